@@ -1,0 +1,178 @@
+"""Method: one published decoding method as a frozen dataclass of hyper-parameters and pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from enum import Flag, auto
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grounddecode.calibration import Calibration
+    from grounddecode.view import Candidates, ImageEdit, Judgement, Rows, StepView
+
+
+class Needs(Flag):
+    """What a method needs of an engine; follows from the functions it defines."""
+
+    NOTHING = 0
+    ATTENTION_EDIT = auto()
+    TOKEN_FLAGS = auto()
+    SECOND_STREAM = auto()
+    LOGITS = auto()
+    CANDIDATES = auto()
+    GRADIENT = auto()
+    VISION_ATTENTION = auto()
+
+
+def option(default: Any, help: str, *, source: str = "paper", neutral: Any = MISSING) -> Any:
+    """A dataclass field of a method.
+
+    Args:
+        default: the default value.  help: one line for `--help` and the docs, with the range.
+        source: where the default comes from: "paper", "released" (code) or "ours".
+        neutral: the value at which the method does nothing, for the one field that switches it off.
+    """
+    metadata: dict[str, Any] = {"help": help, "source": source}
+    if neutral is not MISSING:
+        metadata["neutral"] = neutral
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all methods. Override only what the method does; `needs` follows from it.
+
+    Every function is pure and vectorised over rows: tensors in, new tensors out, float32 inside, nothing in place, no
+    host read, no loop over rows or heads, equivariant to the order of rows.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    summary: ClassVar[str]
+    extra_needs: ClassVar[Needs] = Needs.NOTHING
+
+    # -- what the method is --------------------------------------------------------------------------------------
+    @property
+    def rows(self) -> Rows:
+        """Which query rows its attention edit concerns (see `StepView.rows`)."""
+        return "last"
+
+    @classmethod
+    def needs(cls) -> Needs:
+        """What an engine must offer, read off the functions that this class overrides."""
+        hooks = {
+            "edit_scores": Needs.ATTENTION_EDIT,
+            "edit_weights": Needs.ATTENTION_EDIT,
+            "key_gain": Needs.ATTENTION_EDIT,
+            "flag_tokens": Needs.TOKEN_FLAGS,
+            "second_stream": Needs.SECOND_STREAM,
+            "adjust_logits": Needs.LOGITS,
+            "judge": Needs.CANDIDATES,
+        }
+        found = cls.extra_needs
+        for hook, need in hooks.items():
+            if getattr(cls, hook) is not getattr(Method, hook):
+                found |= need
+        return found
+
+    def acts_on(self, layer: int, n_layers: int) -> bool:
+        """Whether the attention edit concerns decoder layer `layer` (0-based) of `n_layers`."""
+        return True
+
+    def is_neutral(self) -> bool:
+        """True when the hyper-parameters make the method do nothing; engines then leave the model alone."""
+        switches = [f for f in fields(self) if "neutral" in f.metadata]
+        return bool(switches) and any(getattr(self, f.name) == f.metadata["neutral"] for f in switches)
+
+    def calibrated(self, calibration: Calibration | None) -> Self:
+        """A copy whose automatic values are filled in from what is known about the checkpoint."""
+        return self
+
+    # -- attention edits -----------------------------------------------------------------------------------------
+    def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
+        """New pre-softmax scores. (R, heads, T) float32, scaled, rotated, -inf on masked keys."""
+        return scores
+
+    def key_gain(self, step: StepView) -> Tensor | None:
+        """Factors (R, heads or 1, T) > 0 on the attention weights, which are renormalised afterwards; None: no such edit.
+
+        The same in every layer it acts on. Engines may add their logarithm to the scores instead: the same numbers.
+        """
+        return None
+
+    def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
+        """New attention weights. (R, heads, T) float32, rows sum to 1 before the edit."""
+        return weights
+
+    def edit_attention(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
+        """Scores to edited attention weights, this method alone: (R, heads, T) float32."""
+        return edit_attention([self], scores, step, layer)
+
+    # -- hidden states -------------------------------------------------------------------------------------------
+    def flag_tokens(self, hidden: Tensor, layer: int) -> Tensor:
+        """Bool (rows, tokens): one flag per token from the input of decoder layer `layer`, (rows, tokens, width)."""
+        raise TypeError(f"{type(self).__name__} flags no tokens")
+
+    # -- second stream and logits --------------------------------------------------------------------------------
+    def second_stream(self, step: StepView) -> ImageEdit:
+        """What the second stream sees, decided once from the last prompt row (`step.image_attention`)."""
+        raise TypeError(f"{type(self).__name__} has no second stream")
+
+    def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
+        """New next-token logits (R, vocabulary), before every logits processor."""
+        return logits
+
+    # -- candidates ----------------------------------------------------------------------------------------------
+    def judge(self, candidates: Candidates, step: StepView) -> Judgement:
+        """Accept one of the candidates, given their saliencies in `step.saliency`."""
+        raise TypeError(f"{type(self).__name__} judges no candidates")
+
+    def start(self, slots: int, device: Any) -> Any:
+        """State of `slots` fresh requests (tensors indexed by slot), or None when nothing is remembered."""
+        return None
+
+    # -- values --------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form: `{"name": ..., field: value, ...}`."""
+        return {"name": self.name} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def edit_attention(methods: Sequence[Method], scores: Tensor, step: StepView, layer: int) -> Tensor:
+    """Scores to attention weights under several methods, in the one order that composition has.
+
+    1. every `edit_scores`, in list order; 2. softmax; 3. every `key_gain` and `edit_weights`, in list order. A method
+    touches only its own rows and layers.
+
+    Args:
+        scores: (R, heads, T) float32, -inf on masked keys.
+
+    Returns:
+        (R, heads, T) float32.
+    """
+    import torch
+
+    acting = [m for m in methods if Needs.ATTENTION_EDIT in m.needs() and m.acts_on(layer, step.n_layers)]
+    chosen = [step.rows(m.rows)[:, None, None] for m in acting]
+    for method, rows in zip(acting, chosen, strict=True):
+        edited = method.edit_scores(scores, step, layer)
+        scores = scores if edited is scores else torch.where(rows, edited, scores)
+    weights = torch.softmax(scores, dim=-1)
+    for method, rows in zip(acting, chosen, strict=True):
+        weights = torch.where(rows, _edited_weights(method, weights, step, layer), weights)
+    return weights
+
+
+def _edited_weights(method: Method, weights: Tensor, step: StepView, layer: int) -> Tensor:
+    from grounddecode.maths import renormalise
+
+    gain = method.key_gain(step)
+    if gain is not None:
+        weights = renormalise(weights * gain)
+    return method.edit_weights(weights, step, layer)

@@ -1,0 +1,71 @@
+"""LocoRE: local coherence reinforcement, more attention to the most recent tokens behind the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+
+from grounddecode.method import Method, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grounddecode.view import StepView
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocoRE(Method):
+    """Raise the attention of the current token to its `window` predecessors behind the image by `1 + beta`.
+
+    For the query at position i, the keys j with `i - window <= j < i` and `j > image end` get the gain `1 + beta`; its own
+    key never does. It acts on the last prompt row and on every generated token, in every head. Source: "Hallucination
+    Begins Where Saliency Drops" (arXiv 2601.20279), Eq. 8-10 and Algorithm 2; the paper never ran code that is public.
+
+    Where the gain acts (`mode`) is open in the paper: `post_renorm` multiplies the weights and renormalises the row;
+    `post` is the literal Eq. 9 without renormalisation (rows sum to more than 1); `score` multiplies the raw scores, so
+    that negative ones fall.
+    """
+
+    name: ClassVar[str] = "locore"
+    paper: ClassVar[str] = "arXiv:2601.20279 (ICLR 2026)"
+    summary: ClassVar[str] = "raises attention to the most recent tokens"
+
+    beta: float = option(0.15, "gain minus one, >= 0; paper: 0.15 (LLaVA-1.5), 0.20 (Qwen2-VL)", neutral=0.0)
+    window: int = option(8, "how many predecessors are raised, >= 0; the paper gives no value", source="ours", neutral=0)
+    mode: Literal["post_renorm", "post", "score"] = option("post_renorm", "where the gain acts", source="ours")
+    history: Literal["after_image", "generated"] = option("after_image", "`generated` leaves prompt text alone")
+    layers: tuple[int, ...] | None = option(None, "decoder layers (0-based) it acts on; all by default", source="ours")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"locore: beta is {self.beta}, give a finite number of at least 0")
+        if self.window < 0:
+            raise ValueError(f"locore: window is {self.window}, give a number of tokens of at least 0")
+        if self.mode not in ("post_renorm", "post", "score"):
+            raise ValueError(f"locore: mode is {self.mode!r}, give post_renorm, post or score")
+        if self.history not in ("after_image", "generated"):
+            raise ValueError(f"locore: history is {self.history!r}, give after_image or generated")
+
+    def acts_on(self, layer: int, n_layers: int) -> bool:
+        return self.layers is None or layer in self.layers
+
+    def _gain(self, step: StepView) -> Tensor:
+        """(R, 1, T): 1 + beta on the window, 1 elsewhere."""
+        first = (step.queries - self.window).clamp(min=step.prompt_length if self.history == "generated" else 0)
+        query, end = step.queries[:, None], step.image_end[:, None]
+        raised = (step.keys >= first[:, None]) & (step.keys < query) & (step.keys > end)
+        return 1.0 + self.beta * raised[:, None, :].to(torch.float32)
+
+    def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
+        if self.mode != "score":
+            return scores
+        gain = self._gain(step)
+        return torch.where(gain == 1.0, scores, scores * gain)  # a masked score is -inf and stays so
+
+    def key_gain(self, step: StepView) -> Tensor | None:
+        return self._gain(step) if self.mode == "post_renorm" else None
+
+    def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
+        return weights * self._gain(step) if self.mode == "post" else weights

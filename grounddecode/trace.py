@@ -1,0 +1,57 @@
+"""Trace: what the methods did at each step, for reports, pictures and debugging."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Event:
+    """One value of one step: `what` (e.g. "image_mass"), `method`, `layer` (or None), `value` (rows, ...)."""
+
+    step: int
+    method: str
+    what: str
+    value: Tensor
+    layer: int | None = None
+
+
+@dataclass
+class Trace:
+    """Recorder that an engine fills when it is given one: `ground(model, AvisC(), trace=Trace())`.
+
+    Tensors are detached copies on the CPU, row-aligned with the batch. Recording costs a copy a value; without a trace
+    nothing is computed for it.
+    """
+
+    events: list[Event] = field(default_factory=list)
+
+    def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None:
+        self.events.append(Event(step, method, what, value.detach().float().cpu(), layer))
+
+    def clear(self) -> None:
+        self.events.clear()
+
+    def select(self, what: str, method: str | None = None) -> Iterator[Event]:
+        """Events of one kind, in order."""
+        return (e for e in self.events if e.what == what and method in (None, e.method))
+
+    def summary(self) -> dict[str, float]:
+        """Mean of every recorded quantity over steps, layers and rows: `{"avc.contrast": 1.3, ...}`."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for event in self.events:
+            values[f"{event.method}.{event.what}"].append(float(event.value.mean()))
+        return {name: sum(found) / len(found) for name, found in values.items()}
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """All events as plain objects."""
+        return [
+            {"step": e.step, "method": e.method, "what": e.what, "layer": e.layer, "value": e.value.tolist()}
+            for e in self.events
+        ]

@@ -1,0 +1,110 @@
+"""What a method may see of one decoding step: row-aligned tensors only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rows = Literal["last", "after_image"]
+
+
+class Phase(Enum):
+    """Where a forward pass stands in a generation. Never guessed from the query length."""
+
+    PROMPT = "prompt"  # the forward reads prompt tokens only (the last of them predicts the first new token)
+    DECODE = "decode"  # every query is a generated token (several of them when a draft is verified)
+    MIXED = "mixed"  # prompt and generated tokens in one forward: generation without a cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionView:
+    """Attention of the vision tower, for methods that pick image tokens by it.
+
+    `first` and `last`: (images, patches) attention received by each patch of one image in the first layer and in the
+    layer the language model reads, averaged over heads (from the class token where the tower has one, else over all
+    patches). `image_of_key`: (rows, keys) index of the image each key belongs to, -1 elsewhere; `patch_of_key`: (rows, keys).
+    """
+
+    first: Tensor
+    last: Tensor
+    image_of_key: Tensor
+    patch_of_key: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepView:
+    """One forward pass as a method sees it. R query rows, T keys; what no method asked for is None.
+
+    A row is one query of one request; `slots` says which request (batch row in Hugging Face, request slot in vLLM).
+    Positions count columns of the padded sequence, so they agree with the key order of the cache.
+    """
+
+    phase: Phase
+    step: int  # tokens generated before this forward
+    n_layers: int
+    slots: Tensor  # (R,) long: request of the row
+    queries: Tensor  # (R,) long: position of the row's own token
+    keys: Tensor  # (T,) long: position of each key
+    image: Tensor  # (R, T) bool: the key is an image token
+    image_end: Tensor  # (R,) long: position of the last image token of the request, -1 without image
+    prompt_length: int  # padded prompt length: position of the first generated token
+    flags: Tensor | None = None  # (R, T) bool: what `flag_tokens` said of each key in this layer
+    image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
+    second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step
+    saliency: Tensor | None = None  # (R, candidates): score of each candidate token
+    vision: VisionView | None = None
+    state: Any = None  # what `start` and `advance` of the method returned
+
+    def rows(self, which: Rows) -> Tensor:
+        """Bool (R,): the rows an edit concerns.
+
+        `last`: the last prompt row and every later one. `after_image`: every row behind the last image token. Rows of
+        requests without an image are never concerned.
+        """
+        has_image = self.image_end >= 0
+        if which == "last":
+            return has_image & (self.queries >= self.prompt_length - 1)
+        return has_image & (self.queries > self.image_end)
+
+    def with_(self, **changes: Any) -> StepView:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEdit:
+    """What the second stream sees in place of the image.
+
+    `keep`: (R, T) bool, image tokens the second stream keeps. The others are overwritten before layer 0 (`zeros`, `ones`,
+    `noise`) or hidden from every row in every layer (`mask`).
+    """
+
+    keep: Tensor
+    scheme: Literal["zeros", "ones", "noise", "mask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The K most probable next tokens of each row, most probable first, and the order in which they are drawn.
+
+    `tokens`: (R, K) long. `log_probs`: (R, K). `order`: (R, K) long: `order[:, i]` is the column drawn i-th.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    order: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a rejection method decided: `chosen` (R,) column of the token taken, `accepted` (R,) bool (False: fallback),
+    `draws` (R,) long candidates looked at, `state` what the method remembers for the next step."""
+
+    chosen: Tensor
+    accepted: Tensor
+    draws: Tensor
+    state: Any
