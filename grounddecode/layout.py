@@ -46,7 +46,9 @@ class ImageSpan:
 
         values = np.asarray(scores, dtype=np.float32)
         if self.grid is None or values.size != self.grid[0] * self.grid[1]:
-            raise ValueError(f"{values.size} scores for {len(self.positions)} image tokens on grid {self.grid}, no picture")
+            raise ValueError(
+                f"{values.size} scores for {len(self.positions)} image tokens on grid {self.grid}, no picture"
+            )
         picture = Image.fromarray(values.reshape(self.grid), mode="F")
         return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 

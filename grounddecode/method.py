@@ -60,6 +60,11 @@ class Method:
         """Which query rows its attention edit concerns (see `StepView.rows`)."""
         return "last"
 
+    @property
+    def is_key_gain(self) -> bool:
+        """True when `key_gain` is the whole attention edit, so that engines may add its logarithm to the scores."""
+        return False
+
     @classmethod
     def needs(cls) -> Needs:
         """What an engine must offer, read off the functions that this class overrides."""

@@ -33,7 +33,9 @@ class LocoRE(Method):
     summary: ClassVar[str] = "raises attention to the most recent tokens"
 
     beta: float = option(0.15, "gain minus one, >= 0; paper: 0.15 (LLaVA-1.5), 0.20 (Qwen2-VL)", neutral=0.0)
-    window: int = option(8, "how many predecessors are raised, >= 0; the paper gives no value", source="ours", neutral=0)
+    window: int = option(
+        8, "how many predecessors are raised, >= 0; the paper gives no value", source="ours", neutral=0
+    )
     mode: Literal["post_renorm", "post", "score"] = option("post_renorm", "where the gain acts", source="ours")
     history: Literal["after_image", "generated"] = option("after_image", "`generated` leaves prompt text alone")
     layers: tuple[int, ...] | None = option(None, "decoder layers (0-based) it acts on; all by default", source="ours")
@@ -47,6 +49,10 @@ class LocoRE(Method):
             raise ValueError(f"locore: mode is {self.mode!r}, give post_renorm, post or score")
         if self.history not in ("after_image", "generated"):
             raise ValueError(f"locore: history is {self.history!r}, give after_image or generated")
+
+    @property
+    def is_key_gain(self) -> bool:
+        return self.mode == "post_renorm"
 
     def acts_on(self, layer: int, n_layers: int) -> bool:
         return self.layers is None or layer in self.layers

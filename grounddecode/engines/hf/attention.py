@@ -1,0 +1,214 @@
+"""The attention function that stands in for the base one: edits the query rows concerned, leaves the rest to the base.
+
+Decode step: the edited row is computed directly and the base call is skipped; when every edit is a renormalised factor
+on keys, its logarithm is added to the scores inside the base kernel instead. Prompt: base kernel, then the rows concerned
+are recomputed. No query-by-key matrix of the whole sequence is ever allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from grounddecode.method import Method, edit_attention
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.step import Step
+
+Output = tuple[Tensor, Tensor | None]
+BaseAttention = Callable[..., Output]
+
+_BLOCK_BYTES = 64 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens in one attention layer, fixed when the session attaches."""
+
+    layer: int
+    edits: tuple[Method, ...]
+    gains_only: bool
+
+
+def plan_layer(layer: int, methods: Sequence[Method]) -> LayerPlan:
+    """`methods`: those whose edit acts on the layer."""
+    return LayerPlan(layer, tuple(methods), bool(methods) and all(m.is_key_gain for m in methods))
+
+
+@dataclass(frozen=True)
+class Call:
+    """The tensors of one attention call. query (B, H, q, D); key (B, Hkv, T, D); value (B, Hkv, T, Dv)."""
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    options: dict[str, Any]
+
+    @property
+    def scaling(self) -> float:
+        given = self.options.get("scaling")
+        return float(given) if given is not None else 1.0 / math.sqrt(self.query.shape[-1])
+
+    def base(self, function: BaseAttention, mask: Tensor | None) -> Output:
+        return function(self.module, self.query, self.key, self.value, mask, **self.options)
+
+
+def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
+    """The attention of one layer under the plan: (B, q, H, Dv) and, for kernels that return them, the weights."""
+    first = step.first_query(plan.edits) if plan.edits else step.length
+    record = step.record and step.completes_prompt
+    if first == step.length and not record:
+        return call.base(base, call.mask)
+    if plan.gains_only and first == 0 and not record and kernel == "sdpa":
+        return _biased(call, plan, step)
+    if first == 0:
+        return _rows(call, plan, step, 0)
+    output, weights = call.base(base, call.mask)
+    return _overwrite(call, plan, step, first, output, weights)
+
+
+def _overwrite(call: Call, plan: LayerPlan, step: Step, first: int, output: Tensor, weights: Tensor | None) -> Output:
+    """Base output with the concerned rows recomputed; other rows keep their bits."""
+    last = step.sequence.prompt_length - 1 - step.past
+    start = min(first, last) if step.record and step.completes_prompt else first
+    edited, edited_weights = _rows(call, plan, step, start)
+    if plan.edits:
+        concerned = _concerned(plan, step, start, call.key)
+        output[:, start:] = torch.where(concerned[..., None, None], edited, output[:, start:])
+        if weights is not None and edited_weights is not None:
+            weights[:, :, start:] = torch.where(concerned[:, None, :, None], edited_weights, weights[:, :, start:])
+    return output, weights
+
+
+def _concerned(plan: LayerPlan, step: Step, start: int, key: Tensor) -> Tensor:
+    """Bool (B, q): queries from `start` on that any edit concerns."""
+    view = step.view(start, step.length, key.shape[2], key.device)
+    rows = torch.stack([view.rows(method.rows) for method in plan.edits]).any(dim=0)
+    return rows.view(-1, step.length - start)
+
+
+def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
+    """Edited output (B, q - start, H, Dv) and weights of the queries from `start` on, in blocks of bounded size."""
+    batch, heads, _, _ = call.query.shape
+    keys = call.key.shape[2]
+    block = max(1, _BLOCK_BYTES // (4 * batch * heads * keys))
+    outputs, weights = [], []
+    for begin in range(start, step.length, block):
+        stop = min(begin + block, step.length)
+        part = _edited_weights(call, plan, step, begin, stop)
+        _record(part, plan, step, begin, stop, call.key.device)
+        outputs.append(_weighted_values(part, call.value).to(call.query.dtype))
+        weights.append(part)
+    joined = torch.cat(weights, dim=2) if call.options.get("output_attentions") else None
+    return torch.cat(outputs, dim=1), joined
+
+
+def _edited_weights(call: Call, plan: LayerPlan, step: Step, start: int, stop: int) -> Tensor:
+    """Weights (B, H, stop - start, T), float32."""
+    scores = row_scores(call, start, stop, step)
+    batch, heads, count, keys = scores.shape
+    if not plan.edits:
+        return torch.softmax(scores, dim=-1)
+    view = step.view(start, stop, keys, scores.device)
+    flat = scores.transpose(1, 2).reshape(batch * count, heads, keys)
+    weights = edit_attention(plan.edits, flat, view, plan.layer)
+    return weights.view(batch, count, heads, keys).transpose(1, 2)
+
+
+def _record(weights: Tensor, plan: LayerPlan, step: Step, start: int, stop: int, device: torch.device) -> None:
+    """Keep the head mean of the last prompt row over image keys, if it is in this block and somebody asked for it."""
+    row = step.sequence.prompt_length - 1 - step.past
+    if not (step.record and start <= row < stop):
+        return
+    keys = weights.shape[-1]
+    offset = max(0, step.total - keys)
+    image = step.view(row, row + 1, keys, device).image
+    mean = weights[:, :, row - start].mean(dim=1) * image
+    full = mean.new_zeros(mean.shape[0], step.total)
+    full[:, offset : offset + keys] = mean[:, : step.total - offset]
+    step.recorded[plan.layer] = full
+
+
+def row_scores(call: Call, start: int, stop: int, step: Step) -> Tensor:
+    """Scaled scores (B, H, stop - start, T) of some queries, float32, -inf on masked keys; keys are not repeated."""
+    query = call.query[:, :, start:stop].float()
+    batch, heads, count, width = query.shape
+    groups = call.key.shape[1]
+    grouped = query.reshape(batch, groups, heads // groups * count, width)
+    scores = (grouped @ call.key.float().transpose(-1, -2)).view(batch, heads, count, -1) * call.scaling
+    softcap = call.options.get("softcap")
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    return _apply_mask(scores, call, start, stop, step)
+
+
+def _apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) -> Tensor:
+    """-inf where a query may not look: bool or additive 4D masks, 2D padding masks, or plain causality."""
+    mask, keys = call.mask, scores.shape[-1]
+    if mask is not None and mask.dim() == 4:
+        rows = mask[:, :, start:stop, :keys]
+        if rows.dtype == torch.bool:
+            return scores.masked_fill(~rows, -torch.inf)
+        hidden = rows <= torch.finfo(rows.dtype).min / 2
+        return (scores + rows.float()).masked_fill(hidden, -torch.inf)
+    view = step.view(start, stop, keys, scores.device)
+    batch, count = scores.shape[0], stop - start
+    query = view.queries.view(batch, 1, count, 1)
+    allowed = view.keys <= query
+    window = call.options.get("sliding_window")
+    if window is not None:
+        allowed = allowed & (view.keys > query - window)
+    if mask is not None:  # a 2D padding mask of flash kernels, which may be shorter than a static cache
+        width = min(mask.shape[1], step.total)
+        padded = torch.zeros(batch, int(view.keys[-1]) + 1, dtype=torch.bool, device=scores.device)
+        padded[:, :width] = mask[:, :width].bool()
+        allowed = allowed & padded[:, view.keys][:, None, None, :]
+    return scores.masked_fill(~allowed, -torch.inf)
+
+
+def _weighted_values(weights: Tensor, value: Tensor) -> Tensor:
+    """(B, q, H, Dv) float32 from weights (B, H, q, T) and value (B, Hkv, T, Dv)."""
+    batch, heads, count, keys = weights.shape
+    groups = value.shape[1]
+    grouped = weights.reshape(batch, groups, heads // groups * count, keys)
+    return (grouped @ value.float()).view(batch, heads, count, -1).transpose(1, 2).contiguous()
+
+
+def _biased(call: Call, plan: LayerPlan, step: Step) -> Output:
+    """The base kernel with the logarithm of the edits' gains in its mask; K and V are not repeated."""
+    bias = _bias(call, plan, step)
+    grouped = call.query.shape[1] != call.key.shape[1]
+    output = nn.functional.scaled_dot_product_attention(
+        call.query, call.key, call.value, attn_mask=bias, scale=call.scaling, enable_gqa=grouped
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _bias(call: Call, plan: LayerPlan, step: Step) -> Tensor:
+    """Additive mask (B, heads or 1, q, T): log of the edits' gains, and the base mask. Shared by layers that agree."""
+    keys = call.key.shape[2]
+    known = (id(call.mask), keys, plan.edits, call.query.dtype, call.key.device)
+    if known not in step.biases:  # the mask is kept beside its bias, so its id stays its own
+        step.biases[known] = (call.mask, _make_bias(call, plan, step, keys))
+    return step.biases[known][1]
+
+
+def _make_bias(call: Call, plan: LayerPlan, step: Step, keys: int) -> Tensor:
+    view = step.view(0, step.length, keys, call.key.device)
+    bias: Tensor | None = None
+    for method in plan.edits:
+        gain = method.key_gain(view)
+        if gain is not None:
+            log = torch.where(view.rows(method.rows)[:, None, None], gain.log(), 0.0)
+            bias = log if bias is None else bias + log
+    if bias is None:
+        raise RuntimeError("no edit of this layer is a gain on keys")
+    full = bias.view(call.query.shape[0], step.length, -1, keys).transpose(1, 2)
+    return _apply_mask(full, call, 0, step.length, step).to(call.query.dtype)

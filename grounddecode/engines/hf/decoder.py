@@ -1,0 +1,106 @@
+"""Where the decoder of a Hugging Face LVLM is: attention modules, layers, image token. No per-family table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One attention module of the decoder. `cross`: its keys are vision tokens, not text positions (Mllama)."""
+
+    index: int
+    module: nn.Module
+    block: nn.Module
+    cross: bool
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The parts of a model that the engine touches.
+
+    `runner` is the module whose `forward` the generation loop calls: the model itself, or its language model where
+    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers.
+    """
+
+    model: PreTrainedModel
+    runner: nn.Module
+    stack: nn.Module
+    layers: tuple[AttentionLayer, ...]
+    n_layers: int
+    implementation: str
+    image_token_id: int
+
+
+def find_decoder(model: PreTrainedModel) -> Decoder:
+    """The decoder of `model`.
+
+    An attention module of the decoder is one whose `config` *is* the text configuration, with a `layer_idx` and
+    "Attention" in its class name; this held for every family tried (docs: support table).
+
+    Raises:
+        ValueError: not a decoder-only vision-language model whose attention goes through transformers' interface.
+    """
+    name = type(model).__name__
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(model, "generate"):
+        raise ValueError(f"{name} is no transformers model that generates, give e.g. LlavaForConditionalGeneration")
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{name} is an encoder-decoder, grounddecode works on decoder-only vision-language models")
+    text = config.get_text_config(decoder=True)
+    image_token_id = _image_token_id(config)
+    if image_token_id is None:
+        raise ValueError(f"{name} is a text-only model (its config names no image token), give a vision-language model")
+    layers = _attention_layers(model, text)
+    if not layers:
+        raise ValueError(f"{name}: no attention module goes through transformers' attention interface, use native code")
+    paths = {module: path for path, module in model.named_modules()}
+    path = paths[layers[0].block]
+    stack = model.get_submodule(path.rsplit(".layers.", 1)[0]) if ".layers." in path else layers[0].block
+    return Decoder(
+        model=model,
+        runner=_runner(model, stack),
+        stack=stack,
+        layers=layers,
+        n_layers=int(text.num_hidden_layers),
+        implementation=str(text._attn_implementation),
+        image_token_id=image_token_id,
+    )
+
+
+def _attention_layers(model: nn.Module, text: Any) -> tuple[AttentionLayer, ...]:
+    parents = {child: parent for parent in model.modules() for child in parent.children()}
+    found = [
+        AttentionLayer(int(module.layer_idx), module, parents[module], "CrossAttention" in type(module).__name__)
+        for module in model.modules()
+        if getattr(module, "config", None) is text
+        and getattr(module, "layer_idx", None) is not None
+        and "Attention" in type(module).__name__
+    ]
+    return tuple(sorted(found, key=lambda layer: layer.index))
+
+
+def _image_token_id(config: Any) -> int | None:
+    for holder in (config, getattr(config, "vision_config", None)):
+        for key in ("image_token_id", "image_token_index"):
+            value = getattr(holder, key, None)
+            if value is not None:
+                return int(value)
+    return None
+
+
+def _runner(model: PreTrainedModel, stack: nn.Module) -> nn.Module:
+    """The language model if the model's own `generate` hands over to it, else the model."""
+    from transformers import GenerationMixin
+
+    inner = getattr(model, "language_model", None)
+    if type(model).generate is GenerationMixin.generate or not isinstance(inner, GenerationMixin):
+        return model
+    holds_stack = isinstance(inner, nn.Module) and any(module is stack for module in inner.modules())
+    return inner if holds_stack and isinstance(inner, nn.Module) else model

@@ -1,0 +1,74 @@
+"""In-place wrapping of transformers' attention registry: one wrapper a kernel, dispatching on per-module state.
+
+The registry is global to the process, so the wrapper passes modules without state straight through, and the original
+entry comes back when the last session ends.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers.modeling_utils import AttentionInterface
+
+from grounddecode.engines.hf.attention import BaseAttention, Call, Output
+
+STATE = "_grounddecode_attention"  # where an attention module keeps the handler of the session it is attached to
+Handler = Callable[[Call, BaseAttention], Output]
+
+_lock = threading.RLock()
+_users: dict[str, int] = {}
+_originals: dict[str, BaseAttention | None] = {}
+
+
+def install(kernel: str) -> None:
+    """Wrap the registry entry of `kernel` ("sdpa", "eager", "flash_attention_2", ...); counted, see `uninstall`."""
+    with _lock:
+        if not _users.get(kernel):
+            mapping = _mapping()
+            if kernel != "eager" and kernel not in mapping:
+                raise ValueError(
+                    f"attention implementation {kernel!r} is not in transformers' registry, load with sdpa"
+                )
+            _originals[kernel] = mapping.get(kernel)
+            mapping[kernel] = _wrapper(_originals[kernel])
+        _users[kernel] = _users.get(kernel, 0) + 1
+
+
+def uninstall(kernel: str) -> None:
+    """Undo one `install`; the last one restores the registry as it was."""
+    with _lock:
+        _users[kernel] -= 1
+        if _users[kernel]:
+            return
+        del _users[kernel]
+        original = _originals.pop(kernel)
+        if original is None:
+            del _mapping()[kernel]
+        else:
+            _mapping()[kernel] = original
+
+
+def _mapping() -> dict[str, Any]:
+    return cast("dict[str, Any]", AttentionInterface._global_mapping)
+
+
+def _wrapper(original: BaseAttention | None) -> BaseAttention:
+    def grounded_attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    ) -> Output:
+        base = original or _eager_of(module)
+        handler: Handler | None = module.__dict__.get(STATE)
+        if handler is None:
+            return base(module, query, key, value, attention_mask, **options)
+        return handler(Call(module, query, key, value, attention_mask, options), base)
+
+    return grounded_attention
+
+
+def _eager_of(module: nn.Module) -> BaseAttention:
+    """The eager attention of the module's own file: it keeps soft caps and learnable sinks."""
+    return cast(BaseAttention, sys.modules[type(module).__module__].eager_attention_forward)

@@ -1,0 +1,301 @@
+"""Session: binds methods to a model for as long as it is open, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from grounddecode.engines.hf import interface
+from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layer
+from grounddecode.engines.hf.decoder import Decoder, find_decoder
+from grounddecode.engines.hf.step import Sequence as Sequences
+from grounddecode.engines.hf.step import Step
+from grounddecode.method import Method, Needs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from grounddecode.calibration import Calibration
+    from grounddecode.trace import Trace
+
+OWNER = "_grounddecode_session"  # instance attribute of a model that has an open session
+Forward = Callable[[dict[str, Any]], Any]
+
+
+class Part(Protocol):
+    """A piece of the engine that serves one need: a second stream, token flags, gradients."""
+
+    def attach(self, session: Session) -> None: ...
+
+    def detach(self) -> None: ...
+
+    def begin(self, step: Step) -> None:
+        """Before every forward pass."""
+        ...
+
+    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        """Around every forward pass: call `forward(kwargs)` and return its output, changed or not."""
+        ...
+
+    def finish(self) -> None:
+        """After a `generate` call, and when the session ends."""
+        ...
+
+
+class Session:
+    """Methods on a model. Use `with Session(model, methods):`, or `ground`.
+
+    Raises:
+        ValueError: a model or a combination of methods that cannot work, in one sentence.
+        RuntimeError: a model that already has a session.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        methods: Sequence[Method],
+        *,
+        calibration: Calibration | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.model = model
+        self.trace = trace
+        self.methods = tuple(m.calibrated(calibration) for m in methods if not m.is_neutral())
+        self.decoder: Decoder = find_decoder(model)
+        self.step: Step | None = None
+        self.parts: tuple[Part, ...] = _parts(self.methods)
+        self._prompt: Tensor | None = None  # ids of the running `generate` call
+        self._sequence: Sequences | None = None
+        self._undo: list[Callable[[], None]] = []
+        self._undo_caches: list[Callable[[], None]] = []
+
+    # -- attach and restore --------------------------------------------------------------------------------------
+    def __enter__(self) -> Session:
+        if self.model.__dict__.get(OWNER) is not None:
+            raise RuntimeError(
+                f"{type(self.model).__name__} is grounded already, pass all methods to one call: ground(model, [A(), B()])"
+            )
+        try:
+            self._attach()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+        while self._undo:
+            self._undo.pop()()
+        self.step = None
+
+    def on_exit(self, undo: Callable[[], None]) -> None:
+        """Call `undo` when the session ends, last first."""
+        self._undo.append(undo)
+
+    def replace(self, owner: object, name: str, value: object) -> None:
+        """Set an instance attribute until the session ends."""
+        before = vars(owner).get(name, _MISSING)
+
+        def restore() -> None:
+            if before is _MISSING:
+                vars(owner).pop(name, None)
+            else:
+                vars(owner)[name] = before
+
+        vars(owner)[name] = value
+        self.on_exit(restore)
+
+    def _attach(self) -> None:
+        self.replace(self.model, OWNER, self)
+        if not self.methods:
+            return
+        decoder = self.decoder
+        interface.install(decoder.implementation)
+        self.on_exit(functools.partial(interface.uninstall, decoder.implementation))
+        for layer in decoder.layers:
+            if not layer.cross:
+                self.replace(layer.module, interface.STATE, self._handler(self._plan(layer.index)))
+        self.replace(self.model, "generate", self._wrapped_generate())
+        self.replace(decoder.runner, "forward", self._wrapped_forward())
+        if decoder.runner is not self.model:
+            self.on_exit(self.model.register_forward_pre_hook(self._note_ids, with_kwargs=True).remove)
+        for part in self.parts:
+            part.attach(self)
+            self.on_exit(part.detach)
+
+    def _plan(self, layer: int) -> LayerPlan:
+        edits = [
+            m for m in self.methods if Needs.ATTENTION_EDIT in m.needs() and m.acts_on(layer, self.decoder.n_layers)
+        ]
+        return plan_layer(layer, edits)
+
+    def _handler(self, plan: LayerPlan) -> interface.Handler:
+        kernel = self.decoder.implementation
+
+        def handle(call: Call, base: BaseAttention) -> Output:
+            step = self.step
+            if step is None:
+                return call.base(base, call.mask)
+            if call.options.get("cache") is not None:
+                raise ValueError("continuous batching with a paged cache is not supported, use model.generate instead")
+            step.seen.add(plan.layer)
+            return attend(call, base, kernel, plan, step)
+
+        return handle
+
+    # -- generate and forward ------------------------------------------------------------------------------------
+    def _wrapped_generate(self) -> Callable[..., Any]:
+        original = self.model.generate
+
+        @functools.wraps(original)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
+            loose = given.get("kwargs", {})
+            ids = next(
+                (x for x in (given.get("inputs"), loose.get("input_ids"), given.get("input_ids")) if x is not None),
+                None,
+            )
+            self._prompt, self._sequence = ids, None
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._finish()
+
+        return generate
+
+    def _finish(self) -> None:
+        for part in self.parts:
+            part.finish()
+        while self._undo_caches:
+            self._undo_caches.pop()()
+        self._prompt = self._sequence = None
+
+    def _note_ids(self, _: object, __: object, kwargs: dict[str, Any]) -> None:
+        """Ids of a forward of the outer model, where the language model inside sees embeddings only."""
+        if self._prompt is None or not kwargs.get("past_key_values"):
+            self._prompt = kwargs.get("input_ids")
+
+    def _wrapped_forward(self) -> Callable[..., Any]:
+        original = self.decoder.runner.forward
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if args:
+                kwargs = {**dict(zip(signature.parameters, args, strict=False)), **kwargs}
+            return self._run(kwargs, lambda changed: original(**changed))
+
+        return forward
+
+    def _run(self, kwargs: dict[str, Any], original: Forward) -> Any:
+        self.step = step = self._begin(kwargs)
+        try:
+            forward = original
+            for part in reversed(self.parts):
+                part.begin(step)
+                forward = functools.partial(_through, part, step, forward)
+            output = forward(kwargs)
+            self._check_layers(step)
+            self._adjust(step, output)
+        finally:
+            self.step = None
+        return output
+
+    def _begin(self, kwargs: dict[str, Any]) -> Step:
+        """Bookkeeping of one forward pass: which rows, how much is cached, what the prompt is."""
+        ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+        given = ids if ids is not None else embeds
+        if given is None:
+            raise ValueError("forward was called without input_ids, pass them")
+        rows, length = given.shape[0], given.shape[1]
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        if past == 0 or self._sequence is None:
+            self._sequence = self._new_sequence(ids, rows, past, length, kwargs.get("attention_mask"))
+            if self.parts and cache is not None:
+                self._follow_beams(cache, self._sequence)
+        return Step(self._sequence, self.decoder.n_layers, past, length)
+
+    def _new_sequence(self, ids: Tensor | None, rows: int, past: int, length: int, mask: Tensor | None) -> Sequences:
+        prompt = self._prompt if self._prompt is not None else ids
+        if prompt is None:
+            raise ValueError("only inputs_embeds were given, pass input_ids too: image positions are read from them")
+        if past and (self._prompt is None or self.parts):
+            raise ValueError(
+                f"the cache already holds {past} tokens that were not read here, start from the whole prompt"
+            )
+        image = prompt == self.decoder.image_token_id
+        if not bool(image.any()):
+            names = ", ".join(m.name for m in self.methods)
+            raise ValueError(f"{names}: no image token in the prompt, build it with the processor and pass its images")
+        if mask is not None and mask.dim() == 2 and not bool(mask[:, min(prompt.shape[1], mask.shape[1]) - 1].all()):
+            raise ValueError("the batch is padded on the right, set processor.tokenizer.padding_side = 'left'")
+        return Sequences(prompt.shape[1], image.repeat_interleave(rows // prompt.shape[0], dim=0))
+
+    def _follow_beams(self, cache: Any, sequence: Sequences) -> None:
+        """When beam search reorders the cache, reorder what is remembered of its rows, and the rows of a second stream."""
+        original = cache.reorder_cache
+
+        def reorder_cache(beams: Tensor) -> None:
+            rows = sequence.reorder(beams)
+            original(rows)
+
+        cache.reorder_cache = reorder_cache
+        self._undo_caches.append(functools.partial(vars(cache).pop, "reorder_cache", None))
+
+    def _check_layers(self, step: Step) -> None:
+        """Every expected layer must have come through the interface; a fused or remote implementation does not."""
+        missing = [layer.index for layer in self.decoder.layers if not layer.cross and layer.index not in step.seen]
+        if missing:
+            raise RuntimeError(
+                f"layers {missing} of {type(self.model).__name__} did not use transformers' attention interface "
+                f"({self.decoder.implementation}), load the model with attn_implementation='sdpa' and without fused modules"
+            )
+
+    def _adjust(self, step: Step, output: Any) -> None:
+        """Next-token logits through every method that adjusts them, in list order."""
+        acting = [m for m in self.methods if Needs.LOGITS in m.needs()]
+        if not acting or step.total < step.sequence.prompt_length:
+            return
+        logits = output.logits
+        if logits.shape[1] > 1 and not step.completes_prompt:
+            raise ValueError(f"{acting[0].name} cannot verify drafted tokens, switch assisted decoding off")
+        view = step.last_view(logits.device).with_(second_logits=step.second_logits)
+        last = logits[:, -1]
+        for method in acting:
+            last = method.adjust_logits(last, view)
+        output.logits = last[:, None] if logits.shape[1] == 1 else _with_last(logits, last)
+
+
+class _Missing:
+    pass
+
+
+_MISSING = _Missing()
+
+
+def _through(part: Part, step: Step, forward: Forward, kwargs: dict[str, Any]) -> Any:
+    return part.run(step, kwargs, forward)
+
+
+def _with_last(logits: Tensor, last: Tensor) -> Tensor:
+    changed = logits.clone()
+    changed[:, -1] = last
+    return changed
+
+
+def _parts(methods: Sequence[Method]) -> tuple[Part, ...]:
+    """The parts that the methods' needs ask for, outermost first."""
+    parts: list[Part] = []
+    streams = [m for m in methods if Needs.SECOND_STREAM in m.needs()]
+    if len(streams) > 1:
+        raise ValueError(f"{streams[0].name} and {streams[1].name} both need a second stream, use one of them")
+    if streams:
+        from grounddecode.engines.hf.streams import SecondStream
+
+        parts.append(SecondStream(streams[0]))
+    return tuple(parts)

@@ -1,0 +1,284 @@
+"""The second stream: the same prompt with an edited image, run as further rows of one batch and one cache."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from grounddecode.engines.hf.step import Sequence, Step
+from grounddecode.method import Method
+from grounddecode.view import ImageEdit, Phase
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.session import Forward, Session
+
+_NOT_ROWS = {"cache_position", "logits_to_keep", "past_key_values"}  # kwargs whose first dimension is no batch row
+
+
+class SecondStream:
+    """Runs a contrast stream beside the main one.
+
+    Prompt: the main rows are read first (they say what the second stream may see), then the same inputs once more with
+    the edited image, without running the vision tower again; both caches are joined. Decode: one forward pass over 2N
+    rows. The generation loop, its processors and its beams see N rows throughout.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self._session: Session | None = None
+        self._edit: ImageEdit | None = None
+        self._chunks: list[tuple[int, dict[str, Any], _Memo]] = []
+        self._cache: Any = None
+        self._rows = 0
+
+    def attach(self, session: Session) -> None:
+        if any(layer.cross for layer in session.decoder.layers):
+            raise ValueError(
+                f"{self.method.name}: {type(session.model).__name__} reads its images through cross-attention, not as tokens, "
+                "use a model whose image tokens lie in the sequence"
+            )
+        self._session = session
+
+    def detach(self) -> None:
+        self._session = None
+
+    def begin(self, step: Step) -> None:
+        if step.past == 0:
+            self._chunks, self._edit = [], None
+        step.record = step.completes_prompt
+
+    def finish(self) -> None:
+        """Hand the cache back with the main rows only."""
+        if self._cache is not None:
+            _select_rows(self._cache, self._rows)
+        self._cache, self._edit, self._chunks = None, None, []
+
+    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        if step.phase is Phase.DECODE:
+            return self._decode(step, kwargs, forward)
+        return self._read_prompt(step, kwargs, forward)
+
+    # -- prompt --------------------------------------------------------------------------------------------------
+    def _read_prompt(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        cache = kwargs.get("past_key_values")
+        if step.past == 0:
+            self._fresh = copy.deepcopy(cache)
+        memo = _Memo(self._models())
+        self._chunks.append((step.past, kwargs, memo))
+        with memo:
+            output = forward(kwargs)
+        if not step.completes_prompt:
+            return output
+        self._edit = self._decide(step)
+        second = self._second_prompt(step, forward)
+        step.second_logits = second.logits[:, -1]
+        if cache is not None:
+            _join(cache, self._fresh, step.sequence.rows)
+            self._cache, self._rows = cache, step.sequence.rows
+        self._fresh = None
+        return output
+
+    def _decide(self, step: Step) -> ImageEdit:
+        """The image edit, from the attention of the last prompt row in every layer that recorded it."""
+        row = step.sequence.prompt_length - 1 - step.past
+        layers = [step.recorded[layer] for layer in sorted(step.recorded)]
+        device = layers[0].device
+        attention = torch.stack([layer.to(device) for layer in layers])
+        view = step.view(row, row + 1, step.total, device).with_(image_attention=attention)
+        edit = self.method.second_stream(view)
+        if self._session is not None and self._session.trace is not None:
+            share = edit.keep.sum(dim=-1) / view.image.sum(dim=-1).clamp(min=1)
+            self._session.trace.record(step.generated, self.method.name, "kept_share", share)
+        return edit
+
+    def _second_prompt(self, step: Step, forward: Forward) -> Any:
+        """The edited prompt through the model, chunk by chunk as the main one, into a cache of its own."""
+        session, edit = self._session, self._edit
+        if session is None or edit is None:
+            raise RuntimeError("the second stream is not attached")
+        main, output = session.step, None
+        replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
+        twin = Sequence(step.sequence.prompt_length, step.sequence.image)
+        saved = {model: model.rope_deltas for model in self._models() if hasattr(model, "rope_deltas")}
+        for past, kwargs, memo in self._chunks:
+            length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
+            session.step = Step(twin, step.n_layers, past, length)
+            changed = self._edited_inputs(kwargs, replaced, past, length)
+            hook = session.decoder.stack.register_forward_pre_hook(
+                _Overwrite(replaced, past, edit.scheme), with_kwargs=True
+            )
+            try:
+                with memo.replay():
+                    output = forward(changed | ({} if self._fresh is None else {"past_key_values": self._fresh}))
+            finally:
+                hook.remove()
+                session.step = main
+        for model, deltas in saved.items():
+            model.rope_deltas = deltas
+        step.sequence.twin = twin
+        self._replaced = replaced
+        return output
+
+    def _edited_inputs(self, kwargs: dict[str, Any], replaced: Tensor, past: int, length: int) -> dict[str, Any]:
+        """The same inputs; under `mask` the hidden image tokens are padding for every row."""
+        if self._edit is None or self._edit.scheme != "mask":
+            return dict(kwargs)
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(replaced.shape[0], past + length, dtype=torch.long, device=replaced.device)
+        return kwargs | {"attention_mask": _hide(mask, replaced)}
+
+    def _models(self) -> list[Any]:
+        """The modules that may turn pixels into features or keep rotary offsets."""
+        if self._session is None:
+            return []
+        model = self._session.model
+        inner = getattr(model, "model", None)
+        return [model, inner] if isinstance(inner, nn.Module) else [model]
+
+    # -- decode --------------------------------------------------------------------------------------------------
+    def _decode(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        if step.length > 1:
+            raise ValueError(f"{self.method.name} cannot verify drafted tokens, switch assisted decoding off")
+        session = self._session
+        if session is None or self._edit is None or step.sequence.twin is None:
+            raise RuntimeError(
+                f"{self.method.name}: the prompt was not read in this session, start from the whole prompt"
+            )
+        rows = step.sequence.rows
+        joined = step.sequence.joined()
+        session.step = both = Step(joined, step.n_layers, step.past, step.length)
+        try:
+            output = forward(self._doubled(kwargs, rows))
+        finally:
+            session.step = step
+        step.sequence.split(joined)
+        step.seen = both.seen
+        step.second_logits = output.logits[rows:, -1]
+        return _main_rows(output, rows)
+
+    def _doubled(self, kwargs: dict[str, Any], rows: int) -> dict[str, Any]:
+        doubled = {name: value if name in _NOT_ROWS else _twice(name, value, rows) for name, value in kwargs.items()}
+        mask = doubled.get("attention_mask")
+        if self._edit is not None and self._edit.scheme == "mask":
+            if not isinstance(mask, Tensor) or mask.dim() != 2:
+                raise ValueError(f"{self.method.name}: scheme 'mask' needs a 2D attention mask, pass the processor's")
+            hidden = _hide(mask[rows:], self._replaced)
+            doubled["attention_mask"] = torch.cat([mask[:rows], hidden])
+        return doubled
+
+
+class _Overwrite:
+    """Pre-hook of the decoder stack: overwrites image embeddings before layer 0, DeepStack features included."""
+
+    def __init__(self, replaced: Tensor, past: int, scheme: str) -> None:
+        self.replaced, self.past, self.scheme = replaced, past, scheme
+
+    def __call__(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        embeds = kwargs["inputs_embeds"]
+        if self.scheme == "mask":
+            return args, kwargs
+        here = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        part = self.replaced[:, self.past : self.past + embeds.shape[1]].to(embeds.device)
+        here[:, : part.shape[1]] = part
+        changed = kwargs | {"inputs_embeds": torch.where(here[..., None], self._fill(embeds), embeds)}
+        if kwargs.get("deepstack_visual_embeds") is not None:
+            hidden = here[kwargs["visual_pos_masks"].to(here.device)][:, None]
+            deep = kwargs["deepstack_visual_embeds"]
+            changed["deepstack_visual_embeds"] = [x.masked_fill(hidden.to(x.device), 0.0) for x in deep]
+        return args, changed
+
+    def _fill(self, embeds: Tensor) -> Tensor:
+        if self.scheme == "noise":  # a generator of its own: the random numbers of sampling stay what they were
+            generator = torch.Generator().manual_seed(0)
+            return torch.randn(embeds.shape, generator=generator).to(embeds)
+        return torch.full_like(embeds, 1.0 if self.scheme == "ones" else 0.0)
+
+
+class _Memo:
+    """Remembers what `get_image_features` returned in one forward pass and replays it in the next."""
+
+    def __init__(self, models: list[Any]) -> None:
+        self._models = [m for m in models if hasattr(type(m), "get_image_features")]
+        self._results: dict[int, list[Any]] = {}
+        self._replaying: dict[int, int] | None = None
+
+    def __enter__(self) -> _Memo:
+        for index, model in enumerate(self._models):
+            model.get_image_features = self._wrap(index, model.get_image_features)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for model in self._models:
+            vars(model).pop("get_image_features", None)
+        self._replaying = None
+
+    def replay(self) -> _Memo:
+        self._replaying = {}
+        return self
+
+    def _wrap(self, index: int, original: Any) -> Any:
+        def get_image_features(*args: Any, **kwargs: Any) -> Any:
+            results = self._results.setdefault(index, [])
+            if self._replaying is None:
+                results.append(original(*args, **kwargs))
+                return results[-1]
+            at = self._replaying.get(index, 0)
+            self._replaying[index] = at + 1
+            return results[at]
+
+        return get_image_features
+
+
+def _hide(mask: Tensor, replaced: Tensor) -> Tensor:
+    """A 2D mask with the replaced prompt tokens hidden."""
+    hidden = mask.clone()
+    width = min(mask.shape[1], replaced.shape[1])
+    hidden[:, :width] = hidden[:, :width].masked_fill(replaced[:, :width].to(mask.device), 0)
+    return hidden
+
+
+def _twice(name: str, value: Any, rows: int) -> Any:
+    """A row-aligned input for both streams; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: _twice(key, entry, rows) for key, entry in value.items()}
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    if name == "position_ids" and value.dim() == 3:  # multimodal rotary positions: (3 or 4, rows, tokens)
+        return torch.cat([value, value], dim=1)
+    return torch.cat([value, value]) if value.shape[0] == rows else value
+
+
+def _row_tensors(layer: Any, rows: int) -> list[str]:
+    return [n for n, v in vars(layer).items() if isinstance(v, Tensor) and v.dim() >= 2 and v.shape[0] == rows]
+
+
+def _join(cache: Any, other: Any, rows: int) -> None:
+    """Append the rows of `other` to every layer of `cache`."""
+    for mine, theirs in zip(cache.layers, other.layers, strict=True):
+        for name in _row_tensors(mine, rows):
+            setattr(mine, name, torch.cat([getattr(mine, name), getattr(theirs, name)]))
+        if hasattr(mine, "max_batch_size"):
+            mine.max_batch_size = 2 * rows
+
+
+def _select_rows(cache: Any, rows: int) -> None:
+    """Keep the first `rows` rows of a joined cache."""
+    for layer in cache.layers:
+        for name in _row_tensors(layer, 2 * rows):
+            setattr(layer, name, getattr(layer, name)[:rows])
+        if hasattr(layer, "max_batch_size"):
+            layer.max_batch_size = rows
+
+
+def _main_rows(output: Any, rows: int) -> Any:
+    """The output of the doubled batch with the main rows only."""
+    output.logits = output.logits[:rows]
+    for name in ("hidden_states", "attentions"):
+        value = getattr(output, name, None)
+        if value is not None:
+            setattr(output, name, tuple(entry[:rows] for entry in value))
+    return output
