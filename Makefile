@@ -1,0 +1,87 @@
+# Everything from nothing: each target makes what it needs first, in .venv. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast test-matrix lint format typecheck check-python clean distclean
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+OUT ?= out/demo
+MATRIX ?= 5.16.0 5.23.0
+WORKERS ?= 2
+SMOKE ?= tests/contract tests/methods tests/engines
+
+# How much the demo does. 200 captions and 600 questions a method take some minutes on two cores.
+DEMO_METHODS ?= greedy,locore,avc
+DEMO_LIMIT ?= 200
+DEMO_BATCH ?= 16
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+demo: $(VENV)/.demo ## install, run the bench on the embedded model, print the table, write $(OUT)/index.html and picture.png
+	$(BIN)/grounddecode bench --model lab --methods $(DEMO_METHODS) --benchmarks pope,chair \
+	    --limit $(DEMO_LIMIT) --batch-size $(DEMO_BATCH) --out $(OUT)/run
+	$(BIN)/grounddecode report $(OUT)/run --out $(OUT)
+
+test: lint typecheck ## install, then ruff, mypy (strict) and every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+test-fast: $(VENV)/.dev ## the tests without the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-matrix: $(MATRIX:%=matrix-%) ## the quick tests again with the oldest and the newest transformers, each in its own environment
+
+matrix-%: $(VENV)/.matrix-%/.done
+	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(SMOKE)
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## rewrite the sources as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(VENV)/.dev ## mypy, strict on the two packages
+	$(BIN)/mypy
+
+clean: ## remove caches and the output of the demo
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
+	find grounddecode logits_processors tests benchmarks demos -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## the environment too
+	rm -rf $(VENV)
+
+check-python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or say make PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$$($(PYTHON) --version) is too old: give Python 3.11 or newer, e.g. make PYTHON=python3.12"; exit 2; }
+
+$(BIN)/python: | check-python
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone, so that no other requirement drags in another one. The stamps make a second run quick.
+$(VENV)/.torch: | $(BIN)/python
+	$(PIP) install "$(TORCH)"
+	touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(PIP) install -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PIP) install -e ".[dev]"
+	touch $@ $(VENV)/.demo
+
+# A further environment holds only what differs; a .pth file lends it the rest (torch is large) from the first one.
+$(VENV)/.matrix-%/.done: $(VENV)/.dev
+	$(PYTHON) -m venv $(VENV)/.matrix-$*
+	$(BIN)/python -c "import sysconfig; print(f\"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\")" \
+	    > "$$($(VENV)/.matrix-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz-base.pth"
+	$(VENV)/.matrix-$*/bin/python -m pip --disable-pip-version-check -q install "transformers==$*"
+	touch $@

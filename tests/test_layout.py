@@ -1,0 +1,136 @@
+"""The house rules that a machine can check: who may import whom, what an import costs, how things are named."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "grounddecode"
+# A part may import itself and what stands before it; everything not named here (maths, method, registry, ...) is core.
+ORDER = ("core", "methods", "engines", "evaluate", "report", "cli")
+HEAVY = ("torch", "transformers", "vllm", "pycocotools", "scipy", "pandas")
+LIGHT = ("grounddecode/__init__.py", "grounddecode/registry.py", "grounddecode/cli/*.py", "grounddecode/evaluate/*.py", "grounddecode/report/*.py")  # fmt: skip
+
+
+def sources() -> list[Path]:
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "logits_processors").rglob("*.py")])
+
+
+def part(module: str) -> str:
+    """The part that a module `grounddecode.x.y` belongs to; `lab` and `logits_processors` stand beside the order."""
+    pieces = module.split(".")
+    if pieces[0] == "logits_processors":
+        return "logits_processors"
+    name = pieces[1] if len(pieces) > 1 else ""
+    return name if name in (*ORDER, "lab") else "core"
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every imported module and whether the import runs with the module; type-checking imports are left out."""
+
+    def walk(node: ast.AST, at_once: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, at_once) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                yield child.module or "", at_once
+                yield from ((f"{child.module}.{alias.name}", at_once) for alias in child.names)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            else:
+                yield from walk(child, at_once and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def may_import(importer: str, imported: str, at_once: bool) -> bool:
+    if imported in ("cli", "logits_processors"):
+        return importer == imported
+    if imported == "lab":
+        return importer == "lab" or (importer != "core" and not at_once)
+    if importer in ("lab", "logits_processors"):
+        return imported in ("core", "methods", "engines")
+    return ORDER.index(imported) <= ORDER.index(importer)
+
+
+def forbidden(path: Path) -> list[str]:
+    importer = part(module_of(path))
+    ours = ((name, now) for name, now in imports(path) if name.split(".")[0] in ("grounddecode", "logits_processors"))
+    return [name for name, now in ours if not may_import(importer, part(name), now)]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    # `grounddecode/__init__.py` and the registry name later parts, but only as strings that they import on demand.
+    if path.name != "__main__.py":
+        assert forbidden(path) == []
+
+
+def test_the_order_is_not_vacuous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    wrong = tmp_path / "grounddecode" / "methods" / "wrong.py"
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text("def f():\n    from grounddecode.engines.hf import ground\n    import grounddecode.maths\n")
+    assert forbidden(wrong) == ["grounddecode.engines.hf", "grounddecode.engines.hf.ground"]
+
+
+@pytest.mark.parametrize("pattern", LIGHT)
+def test_heavy_packages_are_imported_on_demand(pattern: str) -> None:
+    found = [
+        f"{path.name}: {name}"
+        for path in sorted(ROOT.glob(pattern))
+        for name, at_once in imports(path)
+        if at_once and name.split(".")[0] in HEAVY
+    ]
+    assert found == []
+
+
+MEASURE = """
+import sys, time
+before = time.process_time()
+{work}
+seconds = time.process_time() - before
+heavy = sorted(name for name in {heavy!r} if name in sys.modules)
+sys.stderr.write(f"{{seconds}} {{heavy}}")
+"""
+
+
+@pytest.mark.parametrize(
+    "work",
+    ["import grounddecode", "from grounddecode.cli import main; main(['--help'])", "from grounddecode.cli import main; main(['bench', '--help'])"],
+    ids=["import", "help", "bench-help"],
+)  # fmt: skip
+def test_import_and_help_are_quick(work: str) -> None:
+    script = MEASURE.format(work=work, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, heavy = done.stderr.split(" ", 1)
+    assert heavy == "[]"
+    assert float(seconds) < 1.0  # of processor time, so that a busy machine does not fail it
+
+
+def test_no_drawers_of_odds_and_ends() -> None:
+    assert [str(p) for p in sources() if p.stem in ("utils", "util", "helpers", "helper", "misc", "common")] == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    missing = [module_of(p) for p in sources() if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))]
+    assert missing == []
+
+
+def test_public_names_are_found() -> None:
+    import grounddecode
+
+    for name in grounddecode.__all__:
+        assert getattr(grounddecode, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        grounddecode.no_such_name  # noqa: B018
