@@ -16,8 +16,8 @@ def plausible(logits: Tensor, beta: float) -> Tensor:
         beta: in [0, 1]; 0 keeps every token, 1 only the most probable ones.
 
     Returns:
-        Bool (rows, vocabulary). Source: the adaptive plausibility constraint of contrastive decoding (Li et al. 2023), as
-        used by VCD (Eq. 4) and AvisC: `l >= ln(beta) + max l`.
+        Bool (rows, vocabulary). Source: the adaptive plausibility constraint of contrastive decoding (Li et al.
+        2023), as used by VCD (Eq. 4) and AvisC: `l >= ln(beta) + max l`.
     """
     if beta <= 0:
         return torch.ones_like(logits, dtype=torch.bool)

@@ -102,7 +102,7 @@ class Method:
         return scores
 
     def key_gain(self, step: StepView) -> Tensor | None:
-        """Factors (R, heads or 1, T) > 0 on the attention weights, which are renormalised afterwards; None: no such edit.
+        """Factors (R, heads or 1, T) > 0 on the attention weights, which are then renormalised; None: no such edit.
 
         The same in every layer it acts on. Engines may add their logarithm to the scores instead: the same numbers.
         """

@@ -6,7 +6,6 @@ import difflib
 import types
 import typing
 from dataclasses import Field, fields
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
 
@@ -61,7 +60,10 @@ def from_dict(data: typing.Mapping[str, Any]) -> Method:
 
 
 def parse(spec: str) -> tuple[Method, ...]:
-    """Methods of a specification: `"avc"`, `"locore+avc"`, `"avc:alpha=2.5,beta=0.1+locore"`; `""` or `"greedy"`: none."""
+    """Methods of a specification; `""` and `"greedy"` are none.
+
+    `"avc"`, `"locore+avc"`, `"avc:alpha=2.5,beta=0.1+locore:layers=9;10"`.
+    """
     if spec in ("", "greedy"):
         return ()
     return tuple(_parse_one(part) for part in spec.split("+"))
@@ -78,7 +80,6 @@ def _parse_one(part: str) -> Method:
     return create(name, **params)
 
 
-@cache
 def _types(cls: type[Method]) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

@@ -26,7 +26,8 @@ class VisionView:
 
     `first` and `last`: (images, patches) attention received by each patch of one image in the first layer and in the
     layer the language model reads, averaged over heads (from the class token where the tower has one, else over all
-    patches). `image_of_key`: (rows, keys) index of the image each key belongs to, -1 elsewhere; `patch_of_key`: (rows, keys).
+    patches). `image_of_key`: (rows, keys) index of the image each key belongs to, -1 elsewhere; `patch_of_key`: (rows,
+    keys) index of its patch.
     """
 
     first: Tensor
@@ -79,8 +80,8 @@ class StepView:
 class ImageEdit:
     """What the second stream sees in place of the image.
 
-    `keep`: (R, T) bool, image tokens the second stream keeps. The others are overwritten before layer 0 (`zeros`, `ones`,
-    `noise`) or hidden from every row in every layer (`mask`).
+    `keep`: (R, T) bool, image tokens the second stream keeps. The others are overwritten before layer 0 (`zeros`,
+    `ones`, `noise`) or hidden from every row in every layer (`mask`).
     """
 
     keep: Tensor

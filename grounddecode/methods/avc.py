@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 class AvisC(Method):
     """Subtract what the model would say if it saw only the image tokens that draw attention without reason.
 
-    Once a prompt is read, the attention of its last row picks the layers that look at the image most and, by their mean,
-    the *blind* tokens: those at `lamb` standard deviations or more above the mean. A second stream reads the same prompt
-    with all other image tokens overwritten (or hidden, `scheme="mask"`); at each step the logits become
-    `(1 + alpha) * main - alpha * second` on the tokens that pass the plausibility cut, -inf elsewhere. Both streams read
-    the token that was chosen. Source: "Don't Miss the Forest for the Trees" (arXiv 2405.17820), Eq. 3-10.
+    Once a prompt is read, the attention of its last row picks the layers that look at the image most and, by their
+    mean, the *blind* tokens: those at `lamb` standard deviations or more above the mean. A second stream reads the
+    same prompt with all other image tokens overwritten (or hidden, `scheme="mask"`); at each step the logits become
+    `(1 + alpha) * main - alpha * second` on the tokens that pass the plausibility cut, -inf elsewhere. Both streams
+    read the token that was chosen. Source: "Don't Miss the Forest for the Trees" (arXiv 2405.17820), Eq. 3-10.
 
-    Differs from the released code: every row has its own blind set, image positions and cut; greedy and beam search work;
-    the blind set is `>= mean + lamb * std` as there (the paper's text says `>`); `mask` is the ablation of the paper that
-    was never released. `alpha=0` switches the method off, its cut included. Cost: both streams run as one batch of twice
-    the rows; the image is encoded once; twice the cache.
+    Differs from the released code: every row has its own blind set, image positions and cut; greedy and beam search
+    work; the blind set is `>= mean + lamb * std` as there (the paper's text says `>`); `mask` is the ablation of the
+    paper that was never released. `alpha=0` switches the method off, its cut included. Cost: both streams run as one
+    batch of twice the rows; the image is encoded once; twice the cache.
     """
 
     name: ClassVar[str] = "avc"

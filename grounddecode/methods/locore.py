@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class LocoRE(Method):
     """Raise the attention of the current token to its `window` predecessors behind the image by `1 + beta`.
 
-    For the query at position i, the keys j with `i - window <= j < i` and `j > image end` get the gain `1 + beta`; its own
-    key never does. It acts on the last prompt row and on every generated token, in every head. Source: "Hallucination
-    Begins Where Saliency Drops" (arXiv 2601.20279), Eq. 8-10 and Algorithm 2; the paper never ran code that is public.
+    For the query at position i, the keys j with `i - window <= j < i` and `j > image end` get the gain `1 + beta`;
+    its own key never does. It acts on the last prompt row and on every generated token, in every head. Source:
+    "Hallucination Begins Where Saliency Drops" (arXiv 2601.20279), Eq. 8-10 and Algorithm 2; no code was released.
 
     Where the gain acts (`mode`) is open in the paper: `post_renorm` multiplies the weights and renormalises the row;
     `post` is the literal Eq. 9 without renormalisation (rows sum to more than 1); `score` multiplies the raw scores, so

@@ -1,8 +1,8 @@
 """The attention function that stands in for the base one: edits the query rows concerned, leaves the rest to the base.
 
 Decode step: the edited row is computed directly and the base call is skipped; when every edit is a renormalised factor
-on keys, its logarithm is added to the scores inside the base kernel instead. Prompt: base kernel, then the rows concerned
-are recomputed. No query-by-key matrix of the whole sequence is ever allocated.
+on keys, its logarithm is added to the scores inside the base kernel instead. Prompt: base kernel, then the rows
+concerned are recomputed. No query-by-key matrix of the whole sequence is ever allocated.
 """
 
 from __future__ import annotations

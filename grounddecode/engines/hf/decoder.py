@@ -77,7 +77,7 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
 def _attention_layers(model: nn.Module, text: Any) -> tuple[AttentionLayer, ...]:
     parents = {child: parent for parent in model.modules() for child in parent.children()}
     found = [
-        AttentionLayer(int(module.layer_idx), module, parents[module], "CrossAttention" in type(module).__name__)
+        AttentionLayer(int(str(module.layer_idx)), module, parents[module], "CrossAttention" in type(module).__name__)
         for module in model.modules()
         if getattr(module, "config", None) is text
         and getattr(module, "layer_idx", None) is not None
@@ -100,7 +100,7 @@ def _runner(model: PreTrainedModel, stack: nn.Module) -> nn.Module:
     from transformers import GenerationMixin
 
     inner = getattr(model, "language_model", None)
+    outer: nn.Module = model
     if type(model).generate is GenerationMixin.generate or not isinstance(inner, GenerationMixin):
-        return model
-    holds_stack = isinstance(inner, nn.Module) and any(module is stack for module in inner.modules())
-    return inner if holds_stack and isinstance(inner, nn.Module) else model
+        return outer
+    return inner if isinstance(inner, nn.Module) and any(module is stack for module in inner.modules()) else outer

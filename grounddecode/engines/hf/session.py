@@ -77,7 +77,7 @@ class Session:
     def __enter__(self) -> Session:
         if self.model.__dict__.get(OWNER) is not None:
             raise RuntimeError(
-                f"{type(self.model).__name__} is grounded already, pass all methods to one call: ground(model, [A(), B()])"
+                f"{type(self.model).__name__} is grounded already, pass all methods at once: ground(model, [A(), B()])"
             )
         try:
             self._attach()
@@ -237,7 +237,7 @@ class Session:
         return Sequences(prompt.shape[1], image.repeat_interleave(rows // prompt.shape[0], dim=0))
 
     def _follow_beams(self, cache: Any, sequence: Sequences) -> None:
-        """When beam search reorders the cache, reorder what is remembered of its rows, and the rows of a second stream."""
+        """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's."""
         original = cache.reorder_cache
 
         def reorder_cache(beams: Tensor) -> None:
@@ -253,7 +253,7 @@ class Session:
         if missing:
             raise RuntimeError(
                 f"layers {missing} of {type(self.model).__name__} did not use transformers' attention interface "
-                f"({self.decoder.implementation}), load the model with attn_implementation='sdpa' and without fused modules"
+                f"({self.decoder.implementation}), load it with attn_implementation='sdpa' and no fused modules"
             )
 
     def _adjust(self, step: Step, output: Any) -> None:

@@ -63,7 +63,7 @@ class Sequence:
 
 @dataclass
 class Step:
-    """One forward pass: `length` new tokens behind `past` cached ones, the same for every row (rows are left-padded)."""
+    """One forward pass: `length` new tokens behind `past` cached ones, the same for every (left-padded) row."""
 
     sequence: Sequence
     n_layers: int

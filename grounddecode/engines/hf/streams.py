@@ -37,8 +37,8 @@ class SecondStream:
     def attach(self, session: Session) -> None:
         if any(layer.cross for layer in session.decoder.layers):
             raise ValueError(
-                f"{self.method.name}: {type(session.model).__name__} reads its images through cross-attention, not as tokens, "
-                "use a model whose image tokens lie in the sequence"
+                f"{self.method.name}: {type(session.model).__name__} reads its images through "
+                "cross-attention, use a model whose image tokens lie in the sequence"
             )
         self._session = session
 

@@ -1,0 +1,171 @@
+"""HFEngine: requests to answers through transformers, with methods applied to whole batches."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from PIL import Image, ImageOps
+
+from grounddecode.engines.base import Decoding, Request, Response
+from grounddecode.engines.hf.session import Session
+from grounddecode.trace import Trace
+
+if TYPE_CHECKING:
+    from grounddecode.calibration import Calibration
+    from grounddecode.method import Method
+
+
+class HFEngine:
+    """A transformers vision-language model.
+
+    Args:
+        model: "lab" or "lab:NAME" (the embedded model), a folder, or a hub id.
+        device: "auto" (a GPU if there is one), or a torch device.
+        dtype: "auto" (bfloat16 on a GPU, else float32), or a torch dtype name.
+        attn_implementation: any that transformers offers; "sdpa" by default.
+        calibration: what is known about the checkpoint.
+
+    Raises:
+        ValueError: a model that does not exist or is no vision-language model.
+    """
+
+    name = "hf"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        attn_implementation: str = "sdpa",
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.model_name = model
+        self.calibration = calibration
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            dtype = "bfloat16" if device.startswith("cuda") else "float32"
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"dtype is {dtype!r}, give a torch dtype such as float32 or bfloat16")
+        self.model, self.processor = load(model, kind, attn_implementation)
+        self.model.to(device).eval()
+        self.processor.tokenizer.padding_side = "left"
+
+    def describe(self) -> dict[str, object]:
+        config = self.model.config
+        return {
+            "engine": self.name,
+            "model": self.model_name,
+            "class": type(self.model).__name__,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+            "attention": config.get_text_config(decoder=True)._attn_implementation,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        """Answer one batch. Raises what the model raises; images that cannot be read are a ValueError."""
+        if not requests:
+            return []
+        inputs = self._inputs(requests)
+        trace = Trace() if methods else None
+        torch.manual_seed(_batch_seed(decoding.seed, requests))
+        session = Session(self.model, methods, calibration=self.calibration, trace=trace) if methods else nullcontext()
+        begin = time.perf_counter()
+        with torch.no_grad(), session:
+            ids = self.model.generate(**inputs, **_options(decoding))
+        seconds = (time.perf_counter() - begin) / len(requests)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
+        summary = trace.summary() if trace is not None else {}
+        counts = [self._count(row) for row in new]
+        return [
+            Response(sample_id=r.sample_id, text=text.strip(), n_tokens=n, seconds=seconds, trace=summary)
+            for r, text, n in zip(requests, texts, counts, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        del self.model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _inputs(self, requests: Sequence[Request]) -> Any:
+        texts = [self._prompt(request) for request in requests]
+        images = [open_image(image) for request in requests for image in request.images]
+        inputs = self.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
+        return inputs.to(self.model.device, self.model.dtype)
+
+    def _prompt(self, request: Request) -> str:
+        content = [{"type": "image"} for _ in request.images] + [{"type": "text", "text": request.prompt}]
+        if getattr(self.processor, "chat_template", None) is None:
+            image = getattr(self.processor, "image_token", "<image>")
+            return f"USER: {(image + chr(10)) * len(request.images)}{request.prompt} ASSISTANT:"
+        chat = [{"role": "user", "content": content}]
+        return str(self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+
+    def _count(self, row: torch.Tensor) -> int:
+        """New tokens of one row, the end token included, padding behind it not."""
+        ends = self.model.generation_config.eos_token_id
+        if ends is None:
+            return int(row.numel())
+        stops = torch.isin(row, torch.as_tensor(ends, device=row.device).flatten()).nonzero()
+        return int(stops[0]) + 1 if len(stops) else int(row.numel())
+
+
+def load(model: str, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, Any]:
+    """Model and processor of "lab", "lab:NAME", a folder, or a hub id."""
+    if model == "lab" or model.startswith("lab:"):
+        from grounddecode import lab
+
+        return lab.load(model.partition(":")[2] or "seed0", dtype)
+    try:
+        config = transformers.AutoConfig.from_pretrained(model)
+        if not hasattr(config, "vision_config"):
+            raise ValueError(f"{model} is {type(config).__name__.removesuffix('Config')}, no vision-language model")
+        loaded = transformers.AutoModelForImageTextToText.from_pretrained(
+            model, dtype=dtype, attn_implementation=attn_implementation
+        )
+        return loaded, transformers.AutoProcessor.from_pretrained(model)
+    except OSError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the model {model!r} cannot be loaded: {reason}") from error
+
+
+def open_image(image: Path | Image.Image) -> Image.Image:
+    """An RGB picture, turned as its EXIF data says. Raises ValueError when it cannot be read."""
+    try:
+        opened = image if isinstance(image, Image.Image) else Image.open(image)
+        return ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{image} is no readable image, give a PNG, JPEG or WebP file") from error
+
+
+def _options(decoding: Decoding) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "max_new_tokens": decoding.max_new_tokens,
+        "do_sample": decoding.do_sample,
+        "num_beams": decoding.num_beams,
+    }
+    if decoding.do_sample:
+        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        if decoding.min_p > 0:
+            options["min_p"] = decoding.min_p
+    return options
+
+
+def _batch_seed(seed: int, requests: Sequence[Request]) -> int:
+    """One seed a batch, so that resuming a run draws what an uninterrupted run draws."""
+    return zlib.crc32("\n".join([str(seed), *(r.sample_id for r in requests)]).encode())
