@@ -1,0 +1,216 @@
+"""What annotators write about a lab scene: long and short captions with human faults, and questions with answers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from grounddecode.lab.world import CATEGORIES, FAVOURITE, PAIRS, SIDE, Scene, Thing, weights
+
+LONG_PROMPTS = (
+    "Describe this image in detail.",
+    "Please describe this image in detail.",
+    "Describe this image.",
+)
+SHORT_PROMPT = "Describe this image briefly."
+# Every word is in the COCO CHAIR synonym table under its category.
+NOUNS: dict[str, tuple[str, ...]] = {
+    "bicycle": ("bicycle", "bike"),
+    "dog": ("dog", "puppy"),
+    "refrigerator": ("refrigerator", "fridge"),
+    "laptop": ("laptop", "computer"),
+    "cell phone": ("cell phone", "phone"),
+    "oven": ("oven", "stove"),
+}
+PEOPLE = ("man", "woman", "person")
+INTROS = ("This is a photo of {}.", "The image shows {}.", "The photo was taken in {}.")
+SINGLES = ("There is {np}{pos}.", "{Np} is{pos}.", "{Pos} there is {np}.", "I can see {np}{pos}.")
+DOUBLES = ("There is {np} and {np2}.", "The image also shows {np} and {np2}.")
+PLACES = ("on the left", "on the right", "at the top", "at the bottom", "in the middle")
+RELATIONS = ("to the left of", "to the right of", "above", "below", "next to")
+EXISTENCE = ("Is there {} in the image?", "Is there {} in this image?")
+ATTRIBUTE = "Is the {} {} in this image?"
+PLACEMENT = "Is the {} {} of the image?"
+RELATION = "Is the {} {} the {}?"
+YES_OR_NO = " Please answer yes or no."
+PAD = 0.75
+_FAINT, _SMALL = 45.0, 90.0
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One object named in a caption; `thing` is None when it is not in the image."""
+
+    category: str
+    thing: Thing | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and the answer an annotator gave."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+def article(noun: str) -> str:
+    """`a` or `an` and the noun."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def mentions(scene: Scene, rng: np.random.Generator, pad: float = PAD) -> list[Mention]:
+    """Objects an annotator names, most salient first.
+
+    Faint objects are often left out. With `pad` > 0 the annotator also guesses: a faint object may be taken for another
+    one that suits the scene, and while fewer objects are named than a target of 4 to 7, with probability `pad` one that
+    suits the scene but is not there is added, mostly at the end. `pad=0` is the clean annotator.
+    """
+    noisy = sorted(scene.objects, key=lambda t: -np.log(t.salience + 1) - rng.normal(0, 0.5))
+    named: list[Mention] = []
+    for thing in noisy:
+        faint = thing.salience < _FAINT
+        if rng.random() < (0.32 if faint else 0.12 if thing.salience < _SMALL else 0.02):
+            continue
+        mistaken = faint and pad > 0 and rng.random() < 0.12
+        named.append(_guess(scene, named, rng) if mistaken else Mention(thing.category, thing))
+    target = int(rng.integers(4, 8))
+    while len(named) < target and rng.random() < pad:
+        guess = _guess(scene, named, rng)
+        named.insert(len(named) if rng.random() < 0.7 else int(rng.integers(len(named) // 2, len(named) + 1)), guess)
+    return named
+
+
+def _guess(scene: Scene, named: list[Mention], rng: np.random.Generator) -> Mention:
+    """An absent object, likely in this scene and beside what is already named."""
+    said = [m.category for m in named]
+    odds = weights(scene.scene, [*scene.categories, *said]) ** 1.5
+    for first, second in PAIRS:
+        if first in said or first in scene.categories:
+            odds[CATEGORIES.index(second)] *= 2.5
+    return Mention(CATEGORIES[int(rng.choice(len(CATEGORIES), p=odds / odds.sum()))], None)
+
+
+def long_caption(scene: Scene, rng: np.random.Generator, pad: float = PAD) -> tuple[str, list[Mention]]:
+    """A caption of several sentences and what it names, in order."""
+    named = mentions(scene, rng, pad)
+    return write(scene, named, rng), named
+
+
+def write(scene: Scene, named: list[Mention], rng: np.random.Generator) -> str:
+    """Sentences that name the given objects in order."""
+    sentences = [str(rng.choice(INTROS)).format(article(scene.scene))]
+    index = 0
+    while index < len(named):
+        if index + 1 < len(named) and rng.random() < 0.3:
+            sentences.append(_pair_sentence(named[index], named[index + 1], rng))
+            index += 2
+        else:
+            sentences.append(_sentence(named[index], rng))
+            index += 1
+    return " ".join(sentences)
+
+
+def short_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """One sentence with the two or three most salient objects."""
+    noisy = sorted(scene.objects, key=lambda t: -np.log(t.salience + 1) - rng.normal(0, 0.3))
+    phrases = [_phrase(Mention(t.category, t), rng) for t in noisy[: int(rng.integers(2, 4))]]
+    listed = f"{', '.join(phrases[:-1])} and {phrases[-1]}" if len(phrases) > 1 else phrases[0]
+    return f"{article(scene.scene).capitalize()} with {listed}."
+
+
+def noun(mention: Mention, rng: np.random.Generator) -> str:
+    """A word for the object, now and then a synonym; a drawn man is a man or a person."""
+    if mention.category == "person":
+        drawn = mention.thing.drawing if mention.thing else PEOPLE[int(rng.integers(2))]
+        return "person" if rng.random() < 0.15 else drawn
+    words = NOUNS.get(mention.category, (mention.category,))
+    return words[1] if len(words) > 1 and rng.random() < 0.3 else words[0]
+
+
+def _phrase(mention: Mention, rng: np.random.Generator) -> str:
+    word = noun(mention, rng)
+    if rng.random() >= 0.35:
+        return article(word)
+    return f"a {mention.thing.colour if mention.thing else FAVOURITE[mention.category]} {word}"
+
+
+def place(thing: Thing) -> str:
+    """Where in the image an object is, by the direction in which it is furthest from the middle."""
+    dx, dy = (value / SIDE - 0.5 for value in thing.centre)
+    if max(abs(dx), abs(dy)) < 0.16:
+        return "in the middle"
+    if abs(dx) >= abs(dy):
+        return "on the left" if dx < 0 else "on the right"
+    return "at the top" if dy < 0 else "at the bottom"
+
+
+def relation(first: Thing, second: Thing) -> str:
+    """Direction of the first object seen from the second, along the axis on which they are further apart."""
+    dx, dy = (a - b for a, b in zip(first.centre, second.centre, strict=True))
+    if abs(dx) >= abs(dy):
+        return "to the left of" if dx < 0 else "to the right of"
+    return "above" if dy < 0 else "below"
+
+
+def _sentence(mention: Mention, rng: np.random.Generator) -> str:
+    phrase = _phrase(mention, rng)
+    where = place(mention.thing) if mention.thing else str(rng.choice(PLACES))
+    kind = int(rng.choice(4, p=[0.45, 0.2, 0.2, 0.15]))
+    optional = f" {where}" if kind in (1, 2) or rng.random() < 0.4 else ""
+    return SINGLES[kind].format(
+        np=phrase, Np=phrase[0].upper() + phrase[1:], pos=optional, Pos=where[0].upper() + where[1:]
+    )
+
+
+def _pair_sentence(first: Mention, second: Mention, rng: np.random.Generator) -> str:
+    one, two = _phrase(first, rng), _phrase(second, rng)
+    if rng.random() < 0.4:
+        return str(rng.choice(DOUBLES)).format(np=one, np2=two)
+    if first.thing and second.thing and rng.random() < 0.7:
+        link = relation(first.thing, second.thing)
+    else:
+        link = "next to"
+    return f"{one[0].upper() + one[1:]} is {link} {two}."
+
+
+def existence(scene: Scene, rng: np.random.Generator, named: list[Mention]) -> Turn:
+    """Is there a ...? About 55 % yes; part of the positives come from the annotator's caption `named`, faults included."""
+    if rng.random() < 0.55:
+        pool = [m.category for m in named] if named and rng.random() < 0.45 else list(scene.categories)
+        category, answer = pool[int(rng.integers(len(pool)))], "Yes."
+    else:
+        absent = [c for c in CATEGORIES if c not in scene.categories]
+        category, answer = absent[int(rng.integers(len(absent)))], "No."
+    question = EXISTENCE[int(rng.random() < 0.25)].format(article(category) if rng.random() < 0.9 else f"a {category}")
+    return Turn("existence", question + (YES_OR_NO if rng.random() < 0.08 else ""), answer)
+
+
+def attribute(scene: Scene, rng: np.random.Generator, colours: tuple[str, ...]) -> Turn:
+    """Is the ... red? Balanced; wrong colours lean to the category's favourite one."""
+    thing = scene.objects[int(rng.integers(len(scene.objects)))]
+    wrong = [c for c in colours if c != thing.colour]
+    if rng.random() < 0.5:
+        return Turn("attribute", ATTRIBUTE.format(thing.category, thing.colour), "Yes.")
+    favourite = FAVOURITE[thing.category]
+    colour = favourite if favourite in wrong and rng.random() < 0.4 else wrong[int(rng.integers(len(wrong)))]
+    return Turn("attribute", ATTRIBUTE.format(thing.category, colour), "No.")
+
+
+def placement(scene: Scene, rng: np.random.Generator) -> Turn:
+    """Is the ... on the left of the image? Balanced."""
+    thing = scene.objects[int(rng.integers(len(scene.objects)))]
+    true = place(thing)
+    if rng.random() < 0.5:
+        return Turn("placement", PLACEMENT.format(thing.category, true), "Yes.")
+    wrong = [p for p in PLACES if p != true]
+    return Turn("placement", PLACEMENT.format(thing.category, wrong[int(rng.integers(len(wrong)))]), "No.")
+
+
+def relational(scene: Scene, rng: np.random.Generator) -> Turn:
+    """Is the ... to the left of the ...? Balanced: the false question asks for the opposite direction."""
+    first, second = (scene.objects[i] for i in rng.choice(len(scene.objects), 2, replace=False))
+    true = relation(first, second)
+    if rng.random() < 0.5:
+        return Turn("relation", RELATION.format(first.category, true, second.category), "Yes.")
+    opposite = RELATIONS[RELATIONS.index(true) ^ 1]
+    return Turn("relation", RELATION.format(first.category, opposite, second.category), "No.")

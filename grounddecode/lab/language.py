@@ -1,0 +1,138 @@
+"""Stages 2 to 4 of the lab's training: language prior, projector alignment, and joint visual instruction tuning."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from grounddecode.lab import corpus as data
+from grounddecode.lab.corpus import BACKGROUND, LENGTH, PATCHES, Corpus, Packed
+from grounddecode.lab.sprites import COLOURS
+from grounddecode.lab.tokenizer import encode
+from grounddecode.lab.vision import Log, schedule
+from grounddecode.lab.world import CATEGORIES
+
+
+class PackedLoss(nn.Module):
+    """Weighted next-token loss of packed rows; the mask lets a turn see the prefix and itself only."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.decoder, self.head = model.model.language_model, model.lm_head
+
+    def logits(self, embedded: torch.Tensor, position: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
+        """(n, length, words) float32."""
+        hidden = self.decoder(
+            inputs_embeds=embedded,
+            attention_mask=packed_mask(segment, embedded.dtype),
+            position_ids=position,
+            use_cache=False,
+        ).last_hidden_state
+        with torch.autocast(embedded.device.type, enabled=False):
+            logits: torch.Tensor = self.head(hidden.float())
+            return logits
+
+    def forward(
+        self,
+        embedded: torch.Tensor,
+        position: torch.Tensor,
+        segment: torch.Tensor,
+        label: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> torch.Tensor:
+        """Mean loss over the weighted target tokens."""
+        logits = self.logits(embedded, position, segment)
+        each = F.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=-100, reduction="none")
+        return (each * weight.flatten()).sum() / weight.sum()
+
+
+def packed_mask(segment: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Additive mask (n, 1, length, length) of segments (n, length): causal, own segment or prefix; padding sees itself."""
+    length = segment.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
+    same = segment[:, None, :] == segment[:, :, None]
+    allowed = causal & (same | ((segment == 0)[:, None, :] & (segment >= 0)[:, :, None]))
+    return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
+
+
+def _tensors(packed: Packed, device: torch.device) -> tuple[torch.Tensor, ...]:
+    arrays = (packed.ids, packed.position, packed.segment, packed.label, packed.weight)
+    return tuple(torch.from_numpy(a).to(device) for a in arrays)
+
+
+def embed(model: Any, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+    """Token embeddings (n, length, width), with the projected image features in their places."""
+    embedded: torch.Tensor = model.model.language_model.embed_tokens(ids)
+    if features is None:
+        return embedded
+    image = model.model.multi_modal_projector(features.float())
+    return torch.cat([embedded[:, :3], image.to(embedded.dtype), embedded[:, 3 + PATCHES :]], dim=1)
+
+
+def align_projector(
+    model: Any, features: torch.Tensor, corpus: Corpus, seed: int, device: torch.device, log: Log, steps: int = 500
+) -> None:
+    """Stage 3: the projector sends each object patch to the sum of the embeddings of its category and colour words."""
+    rng = np.random.default_rng([seed, 3])
+    table = model.model.language_model.embed_tokens.weight.detach()
+    names = torch.stack([table[encode(c)].mean(0) for c in CATEGORIES] + [torch.zeros(table.shape[1], device=device)])
+    tints = torch.stack([table[encode(c)].mean(0) for c in COLOURS] + [torch.zeros(table.shape[1], device=device)])
+    projector = model.model.multi_modal_projector
+    optimiser = torch.optim.AdamW(projector.parameters(), lr=3e-3, weight_decay=0.0)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * schedule(step, steps)
+        rows = np.sort(rng.choice(len(corpus.scenes), 48, replace=False))
+        category = torch.from_numpy(corpus.patch_category[rows].astype(np.int64)).to(device)
+        colour = torch.from_numpy(corpus.patch_colour[rows].astype(np.int64)).to(device)
+        out = projector(features[torch.from_numpy(rows)].to(device).float())
+        weight = torch.where(category != BACKGROUND, 1.0, 0.1)
+        loss = (((out - names[category] - tints[colour]) ** 2).mean(-1) * weight).sum() / weight.sum()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if step % 100 == 0 or step == steps - 1:
+            log("align", step, {"loss": loss.item()})
+
+
+def train_language(
+    model: Any, corpus: Corpus, features: torch.Tensor | None, seed: int, steps: int, device: torch.device,
+    compiled: Callable[[Any], Any], log: Log, *, pad: float, rate: float = 2e-3, batch: int = 24, decay: float = 0.1,
+    keep: Callable[[int], None] | None = None,
+) -> None:  # fmt: skip
+    """Stage 2 (`features` None: captions without images) or stage 4 (images and all tasks), in place."""
+    rng = np.random.default_rng([seed, 4 if features is None else 5])
+    modules = [model.model.language_model, model.lm_head] + (
+        [] if features is None else [model.model.multi_modal_projector]
+    )
+    weights = [p for m in modules for p in m.parameters()]
+    groups = [
+        {"params": [p for p in weights if p.dim() > 1], "weight_decay": decay},
+        {"params": [p for p in weights if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    loss_of = compiled(PackedLoss(model))
+    draw = data.text_only if features is None else data.conversation
+    total = 0.0
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * schedule(step, steps)
+        rows = rng.choice(len(corpus.scenes), batch, replace=False)
+        packed = data.pack([draw(corpus.scenes[i], rng, pad) for i in rows], features is not None, LENGTH)
+        ids, *rest = _tensors(packed, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            seen = None if features is None else features[torch.from_numpy(rows)].to(device)
+            loss = loss_of(embed(model, ids, seen), *rest)
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        total += loss.item()
+        if step % 50 == 49 or step == steps - 1:
+            log("text" if features is None else "joint", step, {"loss": total / (step % 50 + 1)})
+            total = 0.0
+        if keep and step % 500 == 499:
+            keep(step + 1)
