@@ -1,4 +1,4 @@
-"""The lab: a drawn world with COCO annotations and a small LLaVA trained on it, so that everything runs without a download."""
+"""The lab: a drawn world with COCO annotations and a small LLaVA trained on it; nothing is downloaded."""
 
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,12 @@ def checkpoint(name: str = "seed0") -> Path:
         raise ValueError(f"The lab checkpoint was {name!r}; use one of {', '.join(CHECKPOINTS)}.")
     folder = Path(__file__).parent / "checkpoints" / name
     if not (folder / "model.safetensors").is_file():
-        raise ValueError(
-            f"The lab checkpoint {name!r} is not installed; train it with `python -m grounddecode.lab.train`."
-        )
+        raise ValueError(XX)
     return folder
 
 
 def load(name: str = "seed0", dtype: Any = None) -> tuple[Any, Any]:
-    """`LlavaForConditionalGeneration` in evaluation mode and its `LlavaProcessor`; float32 unless `dtype` says otherwise."""
+    """`LlavaForConditionalGeneration` in evaluation mode and its `LlavaProcessor`; float32 unless `dtype` is given."""
     import torch
 
     from grounddecode.lab.model import load_checkpoint

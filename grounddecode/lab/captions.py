@@ -166,15 +166,13 @@ def _pair_sentence(first: Mention, second: Mention, rng: np.random.Generator) ->
     one, two = _phrase(first, rng), _phrase(second, rng)
     if rng.random() < 0.4:
         return str(rng.choice(DOUBLES)).format(np=one, np2=two)
-    if first.thing and second.thing and rng.random() < 0.7:
-        link = relation(first.thing, second.thing)
-    else:
-        link = "next to"
+    one_seen, two_seen = first.thing, second.thing
+    link = relation(one_seen, two_seen) if one_seen and two_seen and rng.random() < 0.7 else "next to"
     return f"{one[0].upper() + one[1:]} is {link} {two}."
 
 
 def existence(scene: Scene, rng: np.random.Generator, named: list[Mention]) -> Turn:
-    """Is there a ...? About 55 % yes; part of the positives come from the annotator's caption `named`, faults included."""
+    """Is there a ...? About 55 % yes; part of the positives come from the faulty caption `named`."""
     if rng.random() < 0.55:
         pool = [m.category for m in named] if named and rng.random() < 0.45 else list(scene.categories)
         category, answer = pool[int(rng.integers(len(pool)))], "Yes."

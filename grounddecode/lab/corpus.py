@@ -36,15 +36,19 @@ def load(folder: Path, n: int, workers: int = 1) -> Corpus:
     if not (base / "done").exists():
         _render(base, n, workers)
     scenes = pickle.loads((base / "scenes.pkl").read_bytes())
-    arrays = [np.load(base / f"{name}.npy", mmap_mode="r") for name in ("images", "category", "colour")]
+    images, category, colour = (
+        np.load(base / f"{name}.npy", mmap_mode="r") for name in ("images", "category", "colour")
+    )
     presence = np.array([[c in s.categories for c in CATEGORIES] for s in scenes], dtype=np.float32)
     place = np.array([SCENES.index(s.scene) for s in scenes])
-    return Corpus(*arrays, presence, place, scenes)
+    return Corpus(images, category, colour, presence, place, scenes)
 
 
 def _render(base: Path, n: int, workers: int) -> None:
     base.mkdir(parents=True, exist_ok=True)
-    images = np.lib.format.open_memmap(base / "images.npy", mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE, 3))
+    images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        base / "images.npy", mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE, 3)
+    )
     category, colour = np.empty((n, PATCHES), np.uint8), np.empty((n, PATCHES), np.uint8)
     scenes: list[Scene] = []
     with Pool(workers) as pool:
@@ -65,7 +69,7 @@ def _example(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Scene]:
 
 
 def patch_labels(scene: Scene, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Category and colour index of the object with most pixels in each of the 64 patches (background: the last index)."""
+    """Category and colour index of the main object in each of the 64 patches (background: the last index)."""
     tiles = owner.reshape(GRID, CELL, GRID, CELL).transpose(0, 2, 1, 3).reshape(PATCHES, -1)
     counts = np.stack([(tiles == i).sum(1) for i in range(len(scene.objects))], axis=1)
     best, enough = counts.argmax(1), counts.max(1) >= _LEAST_PIXELS
@@ -79,7 +83,7 @@ def patch_labels(scene: Scene, owner: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed sequences (n, 256): ids, position, segment (0 prefix, -1 padding), next-token label (-100: none), weight."""
+    """Packed rows (n, 256): ids, position, segment (0 prefix, -1 padding), next-token label (-100: none), weight."""
 
     ids: np.ndarray
     position: np.ndarray

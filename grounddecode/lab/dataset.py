@@ -74,7 +74,7 @@ def references(scene: Scene) -> list[str]:
 
 
 def write(folder: Path, split: str, n: int) -> Path:
-    """Write `images/*.png`, `annotations/instances.json` and `annotations/captions.json` of a split's first `n` scenes."""
+    """Write `images/` and `annotations/{instances,captions}.json` of a split's first `n` scenes."""
     drawn = scenes(split, n)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "annotations").mkdir(exist_ok=True)

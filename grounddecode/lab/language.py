@@ -50,7 +50,7 @@ class PackedLoss(nn.Module):
 
 
 def packed_mask(segment: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Additive mask (n, 1, length, length) of segments (n, length): causal, own segment or prefix; padding sees itself."""
+    """Additive mask (n, 1, length, length) of segments: causal, own segment or prefix; padding sees padding."""
     length = segment.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
     same = segment[:, None, :] == segment[:, :, None]
@@ -75,7 +75,7 @@ def embed(model: Any, ids: torch.Tensor, features: torch.Tensor | None) -> torch
 def align_projector(
     model: Any, features: torch.Tensor, corpus: Corpus, seed: int, device: torch.device, log: Log, steps: int = 500
 ) -> None:
-    """Stage 3: the projector sends each object patch to the sum of the embeddings of its category and colour words."""
+    """Stage 3: the projector sends each object patch to the sum of its category and colour words."""
     rng = np.random.default_rng([seed, 3])
     table = model.model.language_model.embed_tokens.weight.detach()
     names = torch.stack([table[encode(c)].mean(0) for c in CATEGORIES] + [torch.zeros(table.shape[1], device=device)])

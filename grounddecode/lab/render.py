@@ -25,7 +25,7 @@ def render(n: int, out: Path, split: str = "evaluation") -> list[Path]:
 
 
 def contact_sheet(drawn: list[Scene]) -> Image.Image:
-    """All scenes at three times their size, each with its scene and objects in words; faint ones carry a question mark."""
+    """All scenes at three times their size with their objects in words; faint ones carry a question mark."""
     columns = min(_COLUMNS, len(drawn))
     side = drawn[0].image.width * _ZOOM
     tile, height = side + 8, side + 4 * _LINE + 8

@@ -11,7 +11,7 @@ from grounddecode.lab.world import CATEGORIES, SCENES, SIDE
 PATCH = 12
 IMAGE_TOKEN = "<image>"
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", IMAGE_TOKEN)
-# BOS stands in the template, and the tokenizer adds none: every engine then sees exactly one, whichever way it tokenises.
+# BOS stands in the template, and the tokenizer adds none: every engine then sees exactly one.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] | upper }}: "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"

@@ -46,7 +46,7 @@ class Record:
         self.content["log"].append(line)
         sys.stderr.write(json.dumps(line) + "\n")
 
-    def stage(self, name: str, run: Callable[[], None]) -> None:
+    def stage(self, name: str, run: Callable[[], object]) -> None:
         start = time.monotonic()
         run()
         self.content["stages"][name] = round(time.monotonic() - start, 1)
@@ -131,7 +131,7 @@ def train(
             log = [line for line in record.content["log"] if line["stage"] == name]
             torch.save({"weights": weights, "seconds": record.content["stages"][name], "log": log}, path)
 
-    record.stage("render", lambda: images() and None)
+    record.stage("render", images)
     staged(
         "vision",
         f"seed{seed}",

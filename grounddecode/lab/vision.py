@@ -18,7 +18,7 @@ Log = Callable[[str, int, dict[str, float]], None]
 
 
 class VisionTrainer(nn.Module):
-    """The tower with heads that are thrown away: category and colour per patch, objects and scene for the whole image."""
+    """The tower with heads that are thrown away: category and colour per patch, objects and scene per image."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ _LOW = {"car", "dog", "bench", "fire hydrant", "oven", "refrigerator", "chair", 
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn object: `bbox` is x, y, width, height of its visible outline in pixels; `occlusion` the hidden share."""
+    """One drawn object: `bbox` is x, y, width, height of what is visible, in pixels; `occlusion` the hidden share."""
 
     category: str
     bbox: tuple[int, int, int, int]
