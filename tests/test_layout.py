@@ -15,7 +15,13 @@ PACKAGE = ROOT / "grounddecode"
 # A part may import itself and what stands before it; everything not named here (maths, method, registry, ...) is core.
 ORDER = ("core", "methods", "engines", "evaluate", "report", "cli")
 HEAVY = ("torch", "transformers", "vllm", "pycocotools", "scipy", "pandas")
-LIGHT = ("grounddecode/__init__.py", "grounddecode/registry.py", "grounddecode/cli/*.py", "grounddecode/evaluate/*.py", "grounddecode/report/*.py")  # fmt: skip
+LIGHT = (
+    "grounddecode/__init__.py",
+    "grounddecode/registry.py",
+    "grounddecode/cli/*.py",
+    "grounddecode/evaluate/*.py",
+    "grounddecode/report/*.py",
+)
 
 
 def sources() -> list[Path]:
@@ -107,9 +113,13 @@ sys.stderr.write(f"{{seconds}} {{heavy}}")
 
 @pytest.mark.parametrize(
     "work",
-    ["import grounddecode", "from grounddecode.cli import main; main(['--help'])", "from grounddecode.cli import main; main(['bench', '--help'])"],
+    [
+        "import grounddecode",
+        "from grounddecode.cli import main; main(['--help'])",
+        "from grounddecode.cli import main; main(['bench', '--help'])",
+    ],
     ids=["import", "help", "bench-help"],
-)  # fmt: skip
+)
 def test_import_and_help_are_quick(work: str) -> None:
     script = MEASURE.format(work=work, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,0 +1,1 @@
+"""Pictures, pages and tables made from run folders."""

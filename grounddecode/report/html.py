@@ -1,0 +1,192 @@
+"""One self-contained HTML page about a run: results, pictures, and what every method said about them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from grounddecode.report.overlay import PALETTE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from grounddecode.report.cases import Case, Said
+    from grounddecode.report.marks import Mark
+    from grounddecode.report.overlay import Box
+    from grounddecode.report.tables import Table
+
+# Pointing at a marked word shows its box alone.
+SCRIPT = """
+for (const article of document.querySelectorAll("article")) {
+  const boxes = article.querySelectorAll("g[data-object]");
+  const show = name => boxes.forEach(b => b.classList.toggle("dim", name !== null && b.dataset.object !== name));
+  for (const word of article.querySelectorAll("[data-points]")) {
+    word.addEventListener("pointerenter", () => show(word.dataset.points));
+    word.addEventListener("pointerleave", () => show(null));
+  }
+}
+"""
+
+
+def page(
+    title: str,
+    lede: str,
+    tables: Sequence[Table],
+    cases: Sequence[Case],
+    chosen: str,
+    facts: Sequence[tuple[str, str]],
+) -> str:
+    """The whole page as text.
+
+    Args:
+        lede: one or two sentences under the title.  chosen: how the pictures were chosen.
+        facts: names and values of the provenance, in order.
+    """
+    style = files("grounddecode.report").joinpath("page.css").read_text(encoding="utf-8")
+    body = "\n".join(
+        (
+            f"<header><h1>{escape(title)}</h1><p>{escape(lede)}</p></header>",
+            "<main>",
+            _results(tables),
+            _pictures(cases, chosen),
+            "</main>",
+            _footer(facts),
+        )
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n"
+        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture as a PNG inside a URI."""
+    buffer = BytesIO()
+    image.convert("RGB").save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _results(tables: Sequence[Table]) -> str:
+    if not tables:
+        return ""
+    shown = "\n".join(_table(table) for table in tables)
+    return f'<section id="results"><h2>Results</h2>\n{shown}</section>'
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    rows = []
+    for name, *cells in table.rows:
+        shown = "".join(
+            f'<td class="{cell.verdict}">{escape(cell.text)}{_small(cell.detail)}</td>'
+            if cell.verdict
+            else f"<td>{escape(cell.text)}{_small(cell.detail)}</td>"
+            for cell in cells
+        )
+        rows.append(f'<tr><th scope="row">{escape(name.text)}</th>{shown}</tr>')
+    return (
+        f'<div class="scroll"><table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _small(detail: str) -> str:
+    return f"<small>{escape(detail)}</small>" if detail else ""
+
+
+def _pictures(cases: Sequence[Case], chosen: str) -> str:
+    if not cases:
+        return ""
+    legend = (
+        '<ul class="legend"><li><mark class="real">word</mark> names an object that is in the picture</li>'
+        '<li><mark class="invented">word</mark> names an object that is not there (hallucinated)</li>'
+        '<li><span class="missed">word</span> is in the picture and was not named</li></ul>'
+    )
+    shown = "\n".join(_case(case) for case in cases)
+    return (
+        f'<section id="pictures"><h2>Pictures</h2><p class="soft">{escape(chosen)} '
+        f"Point at a marked word to see its box alone.</p>{legend}\n{shown}</section>"
+    )
+
+
+def _case(case: Case) -> str:
+    chips = "".join(f'<li data-points="{escape(name)}">{escape(name)}</li>' for name in case.objects)
+    said = "\n".join(_said(one) for one in case.said)
+    return (
+        f"<article><figure>{_figure(case)}<figcaption>{escape(case.label)}</figcaption></figure><div>"
+        f'<div class="truth"><h3>In the picture</h3><ul class="chips">{chips}</ul></div>\n{said}</div></article>'
+    )
+
+
+def _figure(case: Case) -> str:
+    """The picture once, its boxes over it as shapes, so that both stay sharp at any size."""
+    wide, high = case.image.size
+    boxes = "".join(_box(box, PALETTE[at % len(PALETTE)], wide) for at, box in enumerate(case.boxes))
+    words = f"Picture {case.label} with {', '.join(case.objects) or 'no known object'}"
+    return (
+        f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{escape(words)}">'
+        f'<image href="{data_uri(case.image)}" width="{wide}" height="{high}"/>{boxes}</svg>'
+    )
+
+
+def _box(box: Box, colour: str, wide: int) -> str:
+    x, y, w, h = box.bbox
+    size = wide / 27
+    tag, tall = 0.56 * size * len(box.label) + 0.6 * size, 1.25 * size
+    left = max(0.0, min(x, wide - tag))
+    top = y - tall if y >= tall else y + h  # above the box, or below where there is no room
+    shape = f'x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}"'
+    return (
+        f'<g data-object="{escape(box.label)}"><rect class="halo" {shape}/>'
+        f'<rect class="edge" {shape} stroke="{colour}"/>'
+        f'<rect x="{left:.2f}" y="{top:.2f}" width="{tag:.2f}" height="{tall:.2f}" style="fill:{colour}"/>'
+        f'<text x="{left + 0.3 * size:.2f}" y="{top + 0.95 * size:.2f}" font-size="{size:.2f}" '
+        f'textLength="{tag - 0.6 * size:.2f}" lengthAdjust="spacingAndGlyphs">{escape(box.label)}</text></g>'
+    )
+
+
+def _said(said: Said) -> str:
+    if said.same_as:
+        return (
+            f'<div class="said"><h3>{escape(said.method)}</h3>'
+            f'<p class="soft">word for word the caption of {escape(said.same_as)}</p></div>'
+        )
+    missed = "".join(
+        f' <span class="missed" data-points="{escape(name)}">{escape(name)}</span>' for name in said.missed
+    )
+    tail = f"; not named:{missed}" if missed else ""
+    counts = f"{said.n_words} words, {said.n_invented} of {len(said.marks)} mentions hallucinated"
+    return (
+        f'<div class="said"><h3>{escape(said.method)}</h3><p>{_marked(said.text, said.marks)}</p>'
+        f'<p class="soft">{counts}{tail}</p></div>'
+    )
+
+
+def _marked(text: str, marks: Iterable[Mark]) -> str:
+    pieces, at = [], 0
+    for one in marks:
+        kind = "real" if one.real else "invented"
+        hint = f"{one.object}: {'in the picture' if one.real else 'not in the picture'}"
+        word = escape(text[one.start : one.stop])
+        pieces += [
+            escape(text[at : one.start]),
+            f'<mark class="{kind}" title="{escape(hint)}" data-points="{escape(one.object)}">{word}</mark>',
+        ]
+        at = one.stop
+    return "".join(pieces) + escape(text[at:])
+
+
+def _footer(facts: Sequence[tuple[str, str]]) -> str:
+    listed = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in facts)
+    return (
+        "<footer><h2>Where this comes from</h2>"
+        "<p>A mark says what the CHAIR rule counts, which knows a fixed list of objects; it is no proof of what the "
+        "model saw. Intervals are 95 % paired bootstrap intervals, resampled by picture.</p>"
+        f"<dl>{listed}</dl></footer>"
+    )

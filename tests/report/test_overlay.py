@@ -1,0 +1,67 @@
+"""Boxes and heat maps, pixel by pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grounddecode.report.overlay import PALETTE, Box, colours, draw_boxes, draw_heat, enlarge
+
+
+def plain(width: int = 100, height: int = 100, colour: str = "white") -> Image.Image:
+    return Image.new("RGB", (width, height), colour)
+
+
+def test_enlarging_a_small_picture_invents_no_colour() -> None:
+    checks = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8))
+    large = np.asarray(enlarge(checks, 8))
+    assert large.shape == (8, 8, 3)
+    assert set(np.unique(large)) == {0, 255}
+    assert (large[:4, :4] == 0).all()
+    assert (large[:4, 4:] == 255).all()
+
+
+def test_a_box_is_drawn_where_it_lies_and_nowhere_else() -> None:
+    image = plain()
+    drawn = np.asarray(draw_boxes(image, [Box("dog", (20, 40, 50, 30))], width=200))
+    assert drawn.shape == (200, 200, 3)
+    edge = tuple(int(PALETTE[0][i : i + 2], 16) for i in (1, 3, 5))
+    assert tuple(drawn[100, 41]) == edge  # left edge at x = 20 * 2, half-way down
+    assert tuple(drawn[100, 139]) == edge  # right edge at x = 70 * 2
+    assert (drawn[100, 60:120] == 255).all()  # the inside is left alone
+    assert (drawn[160:, :] == 255).all()  # and so is what lies below
+    assert np.asarray(image).min() == 255  # the input is not touched
+
+
+def test_a_label_at_the_upper_edge_goes_below_its_box() -> None:
+    drawn = np.asarray(draw_boxes(plain(200, 200), [Box("kite", (50, 0, 60, 40))]))
+    assert (drawn[44:50, 52:60] != 255).any()
+
+
+def test_heat_is_darkest_at_the_least_and_lightest_at_the_largest_score() -> None:
+    heat = np.asarray(draw_heat(plain(64, 64, "black"), [[0.0, 1.0], [2.0, 3.0]], opacity=1.0)).astype(int).sum(axis=-1)
+    assert heat[0, 0] == 13 + 8 + 38  # the first corner of the ramp
+    assert heat[-1, -1] == 252 + 255 + 164  # and the last one
+    assert heat[0, 0] < heat[0, -1] < heat[-1, 0] < heat[-1, -1]
+
+
+def test_heat_without_contrast_shows_the_picture() -> None:
+    assert (np.asarray(draw_heat(plain(8, 8, "red"), np.ones((2, 2)))) == np.asarray(plain(8, 8, "red"))).all()
+
+
+@pytest.mark.parametrize("scores", [[1.0, 2.0], [[float("nan"), 1.0]], np.zeros((0, 3))])
+def test_scores_that_are_no_grid_are_refused(scores: object) -> None:
+    with pytest.raises(ValueError, match=r"give a grid \(h, w\)"):
+        draw_heat(plain(), scores)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("opacity", [-0.01, 1.01])
+def test_opacity_out_of_range_is_refused(opacity: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        draw_heat(plain(), [[0.0, 1.0]], opacity)
+
+
+def test_colours_are_interpolated_between_corners_and_clipped_outside() -> None:
+    ramp = colours(np.array([-1.0, 0.0, 0.125, 0.25, 1.0, 2.0]))
+    assert ramp.tolist() == [[13, 8, 38], [13, 8, 38], [52, 13, 74], [92, 18, 110], [252, 255, 164], [252, 255, 164]]
