@@ -18,7 +18,8 @@ def checkpoint(name: str = "seed0") -> Path:
         raise ValueError(f"The lab checkpoint was {name!r}; use one of {', '.join(CHECKPOINTS)}.")
     folder = Path(__file__).parent / "checkpoints" / name
     if not (folder / "model.safetensors").is_file():
-        raise ValueError(XX)
+        cure = "train it with `python -m grounddecode.lab.train`"
+        raise ValueError(f"The lab checkpoint {name!r} is not installed; {cure}.")
     return folder
 
 
