@@ -1,0 +1,48 @@
+"""Image positions from ids, and heat maps back on pixels."""
+
+import numpy as np
+import pytest
+import torch
+
+from grounddecode.layout import ImageLayout, token_grids
+
+I = 9
+
+
+def test_runs_are_images_and_squares_are_grids():
+    ids = torch.tensor([[0, 0, 1, I, I, I, I, 2, I, I], [1, I, I, I, I, 2, 3, 4, 5, 6]])
+    layout = ImageLayout.from_ids(ids, I)
+    assert [(s.row, s.start, s.end, s.grid) for s in layout.spans] == [(0, 3, 6, (2, 2)), (0, 8, 9, None), (1, 1, 4, (2, 2))]
+    assert layout.image_end.tolist() == [9, 4]
+
+
+def test_a_row_without_image_ends_at_minus_one():
+    assert ImageLayout.from_ids(torch.tensor([[1, 2, 3]]), I).image_end.tolist() == [-1]
+
+
+def test_known_grids_join_runs_that_row_markers_split():
+    ids = torch.tensor([[1, I, I, 7, I, I, 7, 2]])
+    layout = ImageLayout.from_ids(ids, I, grids=[(2, 2)])
+    assert layout.spans[0].positions == (1, 2, 4, 5)
+    assert layout.spans[0].grid == (2, 2)
+
+
+def test_grids_of_the_processor_are_merged():
+    class Vision:
+        spatial_merge_size = 2
+
+    class Config:
+        vision_config = Vision()
+
+    assert token_grids({"image_grid_thw": torch.tensor([[1, 8, 4]])}, Config()) == [(4, 2)]
+    assert token_grids({}, Config()) is None
+
+
+def test_heat_map_puts_scores_where_their_patch_is():
+    span = ImageLayout.from_ids(torch.tensor([[I, I, I, I]]), I).spans[0]
+    picture = span.heatmap([0.0, 1.0, 0.0, 0.0], (8, 4))
+    assert picture.shape == (4, 8)
+    assert np.unravel_index(picture.argmax(), picture.shape)[1] >= 4  # right half
+    assert picture[0, 7] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="no picture"):
+        span.heatmap([1.0], (8, 8))
