@@ -1,0 +1,48 @@
+"""The application: every command in one place, nothing heavy imported until one runs."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from grounddecode import __version__
+from grounddecode.cli import generate, lab, methods
+from grounddecode.cli.errors import DEBUG_VARIABLE
+
+app = typer.Typer(
+    help="Decoding-time methods that make vision-language models hallucinate less, and honest measurements of them.",
+    epilog="Try: grounddecode bench --model lab --methods greedy,locore,avc --benchmarks pope,chair --out out/run",
+    invoke_without_command=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"grounddecode {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and what libraries log.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.command("methods")(methods.methods)
+app.command("generate")(generate.generate)
+app.add_typer(lab.app, name="lab")

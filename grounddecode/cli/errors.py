@@ -1,0 +1,64 @@
+"""Errors at the command line: one sentence on stderr and an exit code, the traceback only on request."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+LONGEST = 600  # characters of a message; foreign libraries write essays
+
+DEBUG_VARIABLE = "GROUNDDECODE_DEBUG"
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted (`--debug`, or GROUNDDECODE_DEBUG in the environment)."""
+    return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+def guarded(app: typer.Typer, arguments: list[str]) -> int:
+    """Run the application; every failure becomes a sentence on stderr and an exit code."""
+    try:
+        code = app(arguments, prog_name="grounddecode", standalone_mode=False)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; without this the interpreter complains again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debugging():
+            traceback.print_exception(error)
+        complain(sentence(error))
+        return BAD_INPUT
+    return code if isinstance(code, int) else 0
+
+
+def complain(text: str) -> None:
+    """One line on stderr, with the name of the program as is the custom."""
+    sys.stderr.write(f"grounddecode: {text}\n")
+
+
+def sentence(error: Exception) -> str:
+    """The message of an error as one line; the type is named where it was not raised for the user."""
+    format_message = getattr(error, "format_message", None)
+    text = format_message() if callable(format_message) else str(error)
+    text = _first_paragraph(text)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if callable(format_message) or isinstance(error, ValueError | RuntimeError | OSError):
+        return text or type(error).__name__
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where)"
+
+
+def _first_paragraph(text: str) -> str:
+    paragraph = text.strip().split("\n\n")[0]
+    line = " ".join(paragraph.split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."

@@ -1,0 +1,73 @@
+"""What the command line writes: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from grounddecode.cli.errors import debugging
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+PIPE_WIDTH = 120  # columns where there is no terminal to ask
+
+
+def stdout() -> Console:
+    """The console of results. Colours only on a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def stderr() -> Console:
+    """The console of progress and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object, NaN refused: other programs read it."""
+    write_line(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2))
+
+
+def write_line(text: str) -> None:
+    """Print one line of plain text as a result."""
+    sys.stdout.write(f"{text}\n")
+
+
+@contextmanager
+def results_only() -> Iterator[None]:
+    """While the work is done, whatever libraries print goes to stderr, so that stdout carries the result alone.
+
+    On the level of the file descriptor, because worker processes of an engine print too.
+    """
+    _quieten()
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _quieten() -> None:
+    """Only errors from the libraries underneath, unless debugging. Set before they are imported."""
+    if debugging():
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|huggingface_hub)(\..*)?")
