@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,7 @@ def _answer(
             "prompt": prompt,
             "images": [str(path) for path in images],
             "methods": [method.to_dict() for method in plan],
-            "decoding": choices,
+            "decoding": asdict(decoding),
             "n_tokens": response.n_tokens,
             "seconds": round(response.seconds, 4),
             "trace": response.trace,
