@@ -8,32 +8,32 @@ import torch
 from torch import Tensor
 
 
-def plausible(logits: Tensor, beta: float) -> Tensor:
-    """Tokens whose probability is at least `beta` times that of the most probable one.
+def plausible_floor(logits: Tensor, beta: float) -> Tensor:
+    """The lowest plausible logit of each row: that of a token `beta` times as probable as the best one.
 
     Args:
-        logits: (rows, vocabulary), raw; log-probabilities give the same answer.
+        logits: (rows, vocabulary), raw; log-probabilities give the same tokens.
         beta: in [0, 1]; 0 keeps every token, 1 only the most probable ones.
 
     Returns:
-        Bool (rows, vocabulary). Source: the adaptive plausibility constraint of contrastive decoding (Li et al.
-        2023), as used by VCD (Eq. 4) and AvisC: `l >= ln(beta) + max l`.
+        (rows, 1). Source: the adaptive plausibility constraint of contrastive decoding (Li et al. 2023), as used by VCD
+        (Eq. 4) and AvisC: `l >= ln(beta) + max l`.
     """
-    if beta <= 0:
-        return torch.ones_like(logits, dtype=torch.bool)
-    return logits >= logits.amax(dim=-1, keepdim=True) + math.log(beta)
+    return logits.amax(dim=-1, keepdim=True) + (math.log(beta) if beta > 0 else -math.inf)
 
 
-def contrast(main: Tensor, other: Tensor, alpha: float, beta: float) -> Tensor:
+def contrast(main: Tensor, other: Tensor, alpha: float, beta: float, rows: Tensor) -> Tensor:
     """`(1 + alpha) * main - alpha * other` on the plausible tokens of `main`, -inf on the others.
 
     Args:
         main, other: (rows, vocabulary) raw logits of the two streams; float32 inside, the dtype of `main` outside.
         alpha: contrast weight, >= 0.  beta: plausibility cut, in [0, 1].
+        rows: Bool (rows,), the rows concerned; the others come back as they are.
     """
-    first, second = main.float(), other.float()
-    mixed = first + alpha * (first - second)
-    return mixed.masked_fill(~plausible(first, beta), -torch.inf).to(main.dtype)
+    first, second, concerned = main.float(), other.float(), rows[:, None]
+    mixed = torch.lerp(second, first, 1.0 + alpha * concerned)
+    floor = plausible_floor(first, beta).masked_fill(~concerned, -torch.inf)
+    return torch.where(first >= floor, mixed, -torch.inf).to(main.dtype)
 
 
 def renormalise(weights: Tensor) -> Tensor:

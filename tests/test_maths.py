@@ -6,7 +6,11 @@ import statistics
 import pytest
 import torch
 
-from grounddecode.maths import contrast, masked_mean_std, plausible, renormalise
+from grounddecode.maths import contrast, masked_mean_std, plausible_floor, renormalise
+
+
+def plausible(logits, beta):
+    return logits >= plausible_floor(logits, beta)
 
 
 def test_plausible_keeps_the_edge():
@@ -20,14 +24,18 @@ def test_plausible_keeps_the_edge():
 def test_contrast_never_cuts_the_best_token():
     generator = torch.Generator().manual_seed(0)
     main, other = torch.randn(4, 11, generator=generator), torch.randn(4, 11, generator=generator)
-    mixed = contrast(main, other, 3.0, 1.0)
+    mixed = contrast(main, other, 3.0, 1.0, torch.ones(4, dtype=torch.bool))
     assert (mixed.argmax(-1) == main.argmax(-1)).all()
 
 
 def test_contrast_keeps_dtype_and_inputs():
     main, other = torch.randn(2, 5).bfloat16(), torch.randn(2, 5).bfloat16()
     before = main.clone()
-    assert contrast(main, other, 1.0, 0.1).dtype == torch.bfloat16
+    rows = torch.tensor([True, False])
+    mixed = contrast(main, other, 1.0, 0.1, rows)
+    assert mixed.dtype == torch.bfloat16
+    assert torch.equal(mixed[1], main[1])
+    assert not torch.equal(mixed[0], main[0])
     assert torch.equal(main, before)
 
 

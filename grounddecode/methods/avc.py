@@ -88,5 +88,4 @@ class AvisC(Method):
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         if step.second_logits is None:
             raise RuntimeError("avc: the engine gave no logits of the second stream")
-        mixed = contrast(logits, step.second_logits, self.alpha, self.beta)
-        return torch.where(step.image_end[:, None] >= 0, mixed, logits)
+        return contrast(logits, step.second_logits, self.alpha, self.beta, step.image_end >= 0)
