@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
+.PRECIOUS: .venv/.matrix-%/.done
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-matrix lint format typecheck check-python clean distclean
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 OUT ?= out/demo
-MATRIX ?= 5.16.0 5.23.0
+MATRIX ?= 5.16.0 5.19.0 5.23.0
 WORKERS ?= 2
 SMOKE ?= tests/contract tests/methods tests/engines
 
@@ -34,7 +35,7 @@ test: lint typecheck ## install, then ruff, mypy (strict) and every test
 test-fast: $(VENV)/.dev ## the tests without the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-matrix: $(MATRIX:%=matrix-%) ## the quick tests again with the oldest and the newest transformers, each in its own environment
+test-matrix: $(MATRIX:%=matrix-%) ## the quick tests with the oldest, vLLM's and the newest transformers, in environments of their own
 
 matrix-%: $(VENV)/.matrix-%/.done
 	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(SMOKE)

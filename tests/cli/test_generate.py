@@ -83,12 +83,9 @@ def test_sampling_follows_the_seed(checkpoint: Path, image: Path, capfd: pytest.
     assert len(set(spoken)) > 1
 
 
-def test_a_method_without_a_picture_is_refused(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--model", str(checkpoint), "--prompt", PROMPT, "--method", "avc"]) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "image" in err
-    assert err.count("\n") == 1
+def test_a_method_without_a_picture_is_refused(grounddecode: Run, checkpoint: Path) -> None:
+    done = grounddecode("generate", "--model", checkpoint, "--prompt", PROMPT, "--method", "avc")
+    assert_sentence(done, "avc", "image")
 
 
 def test_a_text_model_is_refused(grounddecode: Run, tmp_path: Path, image: Path) -> None:
