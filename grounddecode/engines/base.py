@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from grounddecode.method import Method
 
-ENGINES: dict[str, str] = {"hf": "grounddecode.engines.hf.engine:HFEngine"}
+ENGINES: dict[str, str] = {
+    "hf": "grounddecode.engines.hf.engine:HFEngine",
+    "openai": "grounddecode.engines.openai:OpenAIEngine",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,14 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from PIL import Image, ImageOps
 
 from grounddecode.engines.base import Decoding, Request, Response
 from grounddecode.engines.hf.session import Session
+from grounddecode.engines.images import open_image
 from grounddecode.trace import Trace
 
 if TYPE_CHECKING:
@@ -142,15 +141,6 @@ def load(model: str, dtype: torch.dtype, attn_implementation: str) -> tuple[Any,
     except OSError as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the model {model!r} cannot be loaded: {reason}") from error
-
-
-def open_image(image: Path | Image.Image) -> Image.Image:
-    """An RGB picture, turned as its EXIF data says. Raises ValueError when it cannot be read."""
-    try:
-        opened = image if isinstance(image, Image.Image) else Image.open(image)
-        return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{image} is no readable image, give a PNG, JPEG or WebP file") from error
 
 
 def _options(decoding: Decoding) -> dict[str, Any]:
