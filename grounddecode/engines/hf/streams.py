@@ -184,18 +184,24 @@ class _Overwrite:
         here = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         part = self.replaced[:, self.past : self.past + embeds.shape[1]].to(embeds.device)
         here[:, : part.shape[1]] = part
-        changed = kwargs | {"inputs_embeds": torch.where(here[..., None], self._fill(embeds), embeds)}
+        changed = kwargs | {"inputs_embeds": torch.where(here[..., None], self._fill(embeds, here), embeds)}
         if kwargs.get("deepstack_visual_embeds") is not None:
             hidden = here[kwargs["visual_pos_masks"].to(here.device)][:, None]
             deep = kwargs["deepstack_visual_embeds"]
             changed["deepstack_visual_embeds"] = [x.masked_fill(hidden.to(x.device), 0.0) for x in deep]
         return args, changed
 
-    def _fill(self, embeds: Tensor) -> Tensor:
-        if self.scheme == "noise":  # a generator of its own: the random numbers of sampling stay what they were
-            generator = torch.Generator().manual_seed(0)
-            return torch.randn(embeds.shape, generator=generator).to(embeds)
-        return torch.full_like(embeds, 1.0 if self.scheme == "ones" else 0.0)
+    def _fill(self, embeds: Tensor, here: Tensor) -> Tensor:
+        if self.scheme != "noise":
+            return torch.full_like(embeds, 1.0 if self.scheme == "ones" else 0.0)
+        # The k-th overwritten token of a row gets row k of one table, so that noise depends on no other row and on no
+        # padding. The generator is its own: the random numbers of sampling stay what they were. A table of a multiple
+        # of 16 rows begins like any longer one.
+        read = self.replaced[:, : self.past].sum(dim=-1, keepdim=True).to(here.device)
+        order = (read + here.cumsum(dim=-1) - 1).clamp(min=0)
+        rows = -(-self.replaced.shape[1] // 16) * 16
+        table = torch.randn(rows, embeds.shape[-1], generator=torch.Generator().manual_seed(0))
+        return table.to(embeds)[order]
 
 
 class _Memo:
