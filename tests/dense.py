@@ -1,0 +1,315 @@
+"""The independent oracle: whole sequences, no cache, whole query-by-key attention matrices, formulas by hand.
+
+Nothing here comes from grounddecode. A method is an `Edit`: two functions on whole matrices. The model's own code
+does everything but the attention itself; each step reads prompt and generated tokens anew from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import AttentionInterface
+
+from tests.zoo import FIRST_SPECIAL, Family, at
+
+
+@dataclass
+class Context:
+    """What an edit may know of one pass: `image` (rows, T) bool, `end` position of each row's last image token (-1:
+    none), `prompt` length of the padded prompt, `hidden` input of each decoder layer (rows, T, width), so far."""
+
+    image: Tensor
+    prompt: int
+    n_layers: int
+    layer: int = 0
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    weights: dict[int, Tensor] = field(default_factory=dict)  # (rows, heads, T, T) that met V, by layer
+    hide: Tensor | None = None  # (rows, T) bool: no keys for anybody
+    pictures: Any = None
+
+    @property
+    def end(self) -> list[int]:
+        return [max((j for j, hit in enumerate(row) if hit), default=-1) for row in self.image.tolist()]
+
+    @property
+    def length(self) -> int:
+        return self.image.shape[1]
+
+
+class Edit:
+    """A method on whole matrices (rows, heads, T, T), scores with -inf on masked keys. Return new tensors."""
+
+    def scores(self, scores: Tensor, context: Context) -> Tensor:
+        return scores
+
+    def weights(self, weights: Tensor, context: Context) -> Tensor:
+        return weights
+
+
+@dataclass
+class LocoREEdit(Edit):
+    """Eq. 8-10: keys j of row i with i - window <= j < i and j > image end, for the last prompt row and later ones."""
+
+    beta: float
+    window: int = 8
+    mode: str = "post_renorm"
+    history: str = "after_image"
+    layers: tuple[int, ...] | None = None
+
+    def _gamma(self, context: Context) -> Tensor:
+        gamma = torch.ones(len(context.end), 1, context.length, context.length)
+        if self.layers is not None and context.layer not in self.layers:
+            return gamma
+        for row, end in enumerate(context.end):
+            lowest = context.prompt if self.history == "generated" else end + 1
+            for i in range(context.prompt - 1, context.length if end >= 0 else 0):
+                for j in range(max(i - self.window, lowest, 0), i):
+                    gamma[row, 0, i, j] = 1 + self.beta
+        return gamma
+
+    def scores(self, scores: Tensor, context: Context) -> Tensor:
+        gamma = self._gamma(context) if self.mode == "score" else torch.ones(())
+        return torch.where(scores == -torch.inf, scores, scores * gamma)
+
+    def weights(self, weights: Tensor, context: Context) -> Tensor:
+        if self.mode == "score":
+            return weights
+        raised = weights * self._gamma(context)
+        if self.mode == "post":
+            return raised
+        changed = raised / raised.sum(-1, keepdim=True).clamp(min=1e-30)
+        rows = torch.arange(context.length) >= context.prompt - 1
+        return torch.where(rows[:, None], changed, weights)
+
+
+@dataclass
+class Contrast:
+    """AvisC, two separate passes: blind set from the last prompt row of the first, contrast and cut on the logits."""
+
+    alpha: float = 2.5
+    beta: float = 0.1
+    gamma: float = 0.5
+    lamb: float = 1.0
+    scheme: str = "zeros"
+
+    def blind(self, context: Context) -> Tensor:
+        """(rows, T) bool, one row and one token at a time."""
+        blind = torch.zeros_like(context.image)
+        for row, flags in enumerate(context.image.tolist()):
+            at_image = [j for j, hit in enumerate(flags) if hit]
+            if not at_image:
+                continue
+            by_layer = [
+                context.weights[layer][row, :, context.prompt - 1, at_image].mean(0).double()
+                for layer in sorted(context.weights)
+            ]
+            masses = [float(attention.sum()) for attention in by_layer]
+            order = sorted(range(len(masses)), key=lambda layer: -masses[layer])
+            running, count = 0.0, 1
+            for layer in order:
+                running += masses[layer] / sum(masses)
+                count += running < self.gamma
+            chosen = order[: min(count, len(order))]
+            score = sum(by_layer[layer] for layer in chosen) / len(chosen)
+            floor = score.mean() + self.lamb * score.std(unbiased=True)
+            for j, value in zip(at_image, score.tolist(), strict=True):
+                blind[row, j] = value >= float(floor)
+        return blind
+
+    def mix(self, main: Tensor, other: Tensor) -> Tensor:
+        mixed = (1 + self.alpha) * main.double() - self.alpha * other.double()
+        likely = main.double().softmax(-1)
+        kept = likely >= self.beta * likely.max(-1, keepdim=True).values
+        return torch.where(kept, mixed, -torch.inf).float()
+
+
+@dataclass
+class Oracle:
+    """Full passes of one model. `logits` is one step, `greedy` several."""
+
+    model: Any
+    family: Family
+    edits: Sequence[Edit] = ()
+    contrast: Contrast | None = None
+
+    @property
+    def stack(self) -> Any:
+        return at(self.model, self.family.stack)
+
+    def greedy(self, inputs: dict[str, Tensor], steps: int) -> tuple[Tensor, Tensor]:
+        """Logits (steps, rows, vocabulary) with the methods applied, and the tokens (rows, steps) they lead to."""
+        tokens = torch.zeros(len(inputs["input_ids"]), 0, dtype=torch.long)
+        kept: list[Tensor] = []
+        keep = None
+        for _ in range(steps):
+            logits, keep = self.logits(inputs, tokens, keep)
+            kept.append(logits)
+            tokens = torch.cat([tokens, logits[:, :FIRST_SPECIAL].argmax(-1)[:, None]], dim=1)
+        return torch.stack(kept), tokens
+
+    def logits(
+        self, inputs: dict[str, Tensor], tokens: Tensor, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Next-token logits (rows, vocabulary), and the blind set (rows, prompt), found if not given."""
+        prompt = inputs["input_ids"].shape[1]
+        grown = self.family.extended(inputs, tokens)
+        context, main = self.forward(grown, prompt)
+        if self.contrast is None:
+            return main, None
+        if keep is None:
+            keep = self.contrast.blind(context)
+        dropped = (inputs["input_ids"] == self.family.image_token) & ~keep
+        dropped = torch.cat([dropped, torch.zeros_like(tokens, dtype=torch.bool)], dim=1)
+        _, other = self.forward(grown, prompt, dropped=dropped, scheme=self.contrast.scheme)
+        return self.contrast.mix(main, other), keep
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        prompt: int,
+        dropped: Tensor | None = None,
+        scheme: str = "zeros",
+        gradient: bool = False,
+    ) -> tuple[Context, Tensor]:
+        """One pass over whole sequences.
+
+        `dropped` (rows, T): image tokens that are overwritten or hidden. With `gradient`, the logits depend on
+        `context.weights[layer]` for autograd.
+        """
+        image = inputs["input_ids"] == self.family.image_token
+        image[:, prompt:] = False
+        context = Context(image, prompt, len(_blocks(self.stack)))
+        with ExitStack() as stack:
+            stack.enter_context(full_matrices(self.stack, self.edits, context))
+            if dropped is not None and scheme == "mask":
+                context.hide = dropped
+            elif dropped is not None:
+                stack.enter_context(overwritten(self.stack, dropped, scheme))
+            if gradient:
+                prepared = self._prepared(inputs)
+                with torch.enable_grad():
+                    return context, at(self.model, self.family.runner)(**prepared).logits[:, -1].float()
+            return context, self._first_logits(inputs)
+
+    def _first_logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """A fresh `generate` of one token prepares positions and pixels just as the family wants them."""
+        options = {"do_sample": False, "use_cache": False, "output_logits": True, "return_dict_in_generate": True}
+        return self.model.generate(**inputs, max_new_tokens=1, **options).logits[0].float()
+
+    def _prepared(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """What that `generate` hands to the forward pass."""
+        seen: list[dict[str, Any]] = []
+        runner = at(self.model, self.family.runner)
+        handle = runner.register_forward_pre_hook(lambda _, __, kwargs: seen.append(dict(kwargs)), with_kwargs=True)
+        try:
+            self._first_logits(inputs)
+        finally:
+            handle.remove()
+        return seen[0]
+
+
+def _blocks(stack: nn.Module) -> dict[nn.Module, int]:
+    """Decoder layers (parents of attention modules) and their numbers."""
+    return {
+        parent: int(child.layer_idx)
+        for parent in stack.modules()
+        for child in parent.children()
+        if "Attention" in type(child).__name__ and getattr(child, "layer_idx", None) is not None
+    }
+
+
+@contextmanager
+def full_matrices(stack: nn.Module, edits: Sequence[Edit], context: Context) -> Iterator[None]:
+    """Let every attention of `stack` go through `attention` below."""
+    blocks = _blocks(stack)
+    configs = {id(m.config): m.config for m in stack.modules() if hasattr(m, "config")}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    mapping = AttentionInterface._global_mapping
+    eager = mapping.get("eager")
+    inside = set(stack.modules())
+
+    def dispatch(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if module not in inside:
+            raise RuntimeError("the oracle met an eager vision tower")
+        return attention(edits, context, module, *args, **kwargs)
+
+    def remember(number: int) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+            context.hidden[number] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    handles = [block.register_forward_pre_hook(remember(n), with_kwargs=True) for block, n in blocks.items()]
+    try:
+        mapping["eager"] = dispatch
+        for config in configs.values():
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
+        if eager is None:
+            del mapping["eager"]
+        else:
+            mapping["eager"] = eager
+        for handle in handles:
+            handle.remove()
+
+
+def attention(
+    edits: Sequence[Edit], context: Context, module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
+    mask: Tensor | None, scaling: float | None = None, softcap: float | None = None, **_: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Softmax attention in full: query (B, H, T, D), key and value (B, Hkv, T, D), an additive mask."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = torch.einsum("bhid,bhjd->bhij", query, key).float() * (
+        query.shape[-1] ** -0.5 if scaling is None else scaling
+    )
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = torch.where(mask[..., : key.shape[2]] < -1e30, -torch.inf, scores)
+    own = query.shape[2] == key.shape[2] == context.length  # keys are the sequence itself, not an image beside it
+    if own and context.hide is not None:
+        scores = torch.where(context.hide[:, None, None, :], -torch.inf, scores)
+    context.layer = int(module.layer_idx)
+    for edit in edits if own else ():
+        scores = edit.scores(scores, context)
+    weights = torch.softmax(scores, dim=-1).nan_to_num()  # a padding row sees nothing
+    for edit in edits if own else ():
+        weights = edit.weights(weights, context)
+    if own:
+        context.weights[context.layer] = weights
+    return torch.einsum("bhij,bhjd->bihd", weights.to(value.dtype), value).contiguous(), weights
+
+
+@contextmanager
+def overwritten(stack: nn.Module, dropped: Tensor, scheme: str) -> Iterator[None]:
+    """Image embeddings overwritten before layer 0; features that early layers add again (DeepStack) are set to 0."""
+
+    def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        embeds = kwargs["inputs_embeds"].clone()
+        if scheme == "noise":  # the k-th overwritten token of a row gets the k-th row of one normal table
+            table = torch.randn(256, embeds.shape[-1], generator=torch.Generator().manual_seed(0))
+            for row, flags in enumerate(dropped):
+                embeds[row, flags] = table[: int(flags.sum())]
+        else:
+            embeds[dropped] = {"zeros": 0.0, "ones": 1.0}[scheme]
+        changed = kwargs | {"inputs_embeds": embeds}
+        deep = kwargs.get("deepstack_visual_embeds")
+        if deep is not None:
+            gone = dropped[kwargs["visual_pos_masks"]]
+            changed["deepstack_visual_embeds"] = [torch.where(gone[:, None], 0.0, features) for features in deep]
+        return args, changed
+
+    handle = stack.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
