@@ -1,6 +1,8 @@
 """What annotators write about a lab scene: long and short captions with human faults, and questions with answers."""
 
+import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -56,6 +58,19 @@ class Turn:
 def article(noun: str) -> str:
     """`a` or `an` and the noun."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+@cache
+def _names() -> tuple[re.Pattern[str], dict[str, str]]:
+    table = {c: c for c in CATEGORIES} | {w: c for c, words in NOUNS.items() for w in words}
+    table |= dict.fromkeys(PEOPLE, "person")
+    return re.compile(rf"\b({'|'.join(sorted(table, key=len, reverse=True))})\b"), table
+
+
+def named(text: str) -> list[str]:
+    """Categories that a lab caption names, in order, repeats included."""
+    pattern, table = _names()
+    return [table[word] for word in pattern.findall(text)]
 
 
 def mentions(scene: Scene, rng: np.random.Generator, pad: float = PAD) -> list[Mention]:

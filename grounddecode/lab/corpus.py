@@ -13,7 +13,7 @@ from grounddecode.lab.tokenizer import encode
 from grounddecode.lab.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
 
 PATCHES = GRID * GRID
-LENGTH = 256
+SLOTS, SLOT = 2, 96
 BACKGROUND = len(CATEGORIES)
 _LEAST_PIXELS = 8
 
@@ -83,7 +83,10 @@ def patch_labels(scene: Scene, owner: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed rows (n, 256): ids, position, segment (0 prefix, -1 padding), next-token label (-100: none), weight."""
+    """Packed rows (n, prefix + 2 * 96): ids, position, segment (0 prefix, -1 padding), next-token label, loss weight.
+
+    The label is -100 where nothing is to be predicted.
+    """
 
     ids: np.ndarray
     position: np.ndarray
@@ -97,32 +100,40 @@ def prefix(with_image: bool) -> list[int]:
     return [2, *encode("USER:")] + ([4] * PATCHES if with_image else [])
 
 
-def pack(conversations: list[list[captions.Turn]], with_image: bool, length: int = LENGTH) -> Packed:
-    """One row an image: the prefix once, then turns that see the prefix and themselves only, as many as fit.
+def pack(conversations: list[list[captions.Turn]], with_image: bool) -> Packed:
+    """One row an image: the prefix once, then two slots of turns, each turn in the first slot that has room for it.
 
-    Positions restart behind the image for every turn, so each turn computes what it would alone after the prefix.
+    A turn sees the prefix and itself only, and its positions start right behind the image, so that it computes what it
+    would alone. A turn that fits nowhere is left out.
     """
     n, head = len(conversations), prefix(with_image)
-    start = 3 + PATCHES
-    ids, position = np.full((n, length), 1), np.zeros((n, length), np.int64)
-    segment, label, weight = np.full((n, length), -1), np.full((n, length), -100), np.zeros((n, length), np.float32)
+    length = len(head) + SLOTS * SLOT
+    packed = Packed(
+        np.full((n, length), 1), np.zeros((n, length), np.int64), np.full((n, length), -1), np.full((n, length), -100),
+        np.zeros((n, length), np.float32),
+    )  # fmt: skip
     for row, turns in enumerate(conversations):
-        ids[row, : len(head)], position[row, : len(head)], segment[row, : len(head)] = head, np.arange(len(head)), 0
-        at, number = len(head), 0
-        for turn in turns:
+        packed.ids[row, : len(head)] = head
+        packed.position[row, : len(head)] = np.arange(len(head))
+        packed.segment[row, : len(head)] = 0
+        used = [0] * SLOTS
+        for number, turn in enumerate(turns, start=1):
             question, answer = encode(turn.question + " ASSISTANT:"), [*encode(turn.answer), 3]
             size = len(question) + len(answer)
-            if at + size > length:
+            slot = next((i for i in range(SLOTS) if used[i] + size <= SLOT), None)
+            if slot is None:
                 continue
-            number += 1
-            span = slice(at, at + size)
-            ids[row, span], segment[row, span] = question + answer, number
-            position[row, span] = np.arange(start, start + size)
-            first = at + len(question) - 1
-            label[row, first : first + len(answer)] = answer
-            weight[row, first : first + len(answer)] = token_weights(answer)
-            at += size
-    return Packed(ids, position, segment, label, weight)
+            _put(packed, row, len(head) + slot * SLOT + used[slot], number, question, answer)
+            used[slot] += size
+    return packed
+
+
+def _put(packed: Packed, row: int, at: int, number: int, question: list[int], answer: list[int]) -> None:
+    span = slice(at, at + len(question) + len(answer))
+    packed.ids[row, span], packed.segment[row, span] = question + answer, number
+    packed.position[row, span] = np.arange(len(question) + len(answer)) + 3 + PATCHES
+    targets = slice(at + len(question) - 1, span.stop - 1)
+    packed.label[row, targets], packed.weight[row, targets] = answer, token_weights(answer)
 
 
 def token_weights(answer: list[int]) -> list[float]:
@@ -159,10 +170,10 @@ def conversation(scene: Scene, rng: np.random.Generator, pad: float) -> list[cap
         turns.append(captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng)))
     turns.append(captions.attribute(scene, rng, tuple(COLOURS)))
     turns.append((captions.relational if rng.random() < 0.6 else captions.placement)(scene, rng))
-    return turns + [captions.existence(scene, rng, named) for _ in range(8)]
+    return turns + [captions.existence(scene, rng, named) for _ in range(10)]
 
 
 def text_only(scene: Scene, rng: np.random.Generator, pad: float) -> list[captions.Turn]:
     """Captions alone, for the language prior learnt without images."""
-    turns = [captions.Turn("caption", long_prompt(rng), captions.long_caption(scene, rng, pad)[0]) for _ in range(5)]
+    turns = [captions.Turn("caption", long_prompt(rng), captions.long_caption(scene, rng, pad)[0]) for _ in range(4)]
     return [*turns, captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng))]

@@ -24,10 +24,10 @@ class Recipe:
     """Amounts of the CPU recipe; on a GPU more steps are cheap."""
 
     images: int = 32_000
-    vision_steps: int = 2400
+    vision_steps: int = 2000
     text_steps: int = 700
     align_steps: int = 600
-    joint_steps: int = 3000
+    joint_steps: int = 2400
     pad: float = PAD
     width: int = 128
     layers: int = 6
