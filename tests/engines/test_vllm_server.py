@@ -1,0 +1,117 @@
+"""The lab checkpoint in a real vLLM server, asked through engine openai: the same answers as engine hf gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from grounddecode import lab
+from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
+from grounddecode.lab import world
+from tests.support import vllm_server
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.skipif(vllm_server.python() is None, reason="needs vLLM's environment: make .venv-vllm"),
+]
+DETAIL = "Describe this image in detail."
+GREEDY = Decoding(max_new_tokens=80)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with vllm_server.serve(lab.checkpoint("seed0"), tmp_path_factory.mktemp("vllm") / "log") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def served(url: str) -> Iterator[Engine]:
+    engine = open_engine("openai", f"{url}/v1", concurrency=4)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Engine]:
+    engine = open_engine("hf", "lab", device="cpu", dtype="float32")
+    yield engine
+    engine.close()
+
+
+def questions(n: int) -> list[Request]:
+    """A caption and a question of each of `n` scenes that nobody trained on."""
+    requests = []
+    for scene in world.scenes("evaluation", n):
+        images = (scene.image,)
+        requests += [
+            Request(sample_id=f"{scene.seed}-caption", prompt=DETAIL, images=images),
+            Request(sample_id=f"{scene.seed}-dog", prompt="Is there a dog in the image?", images=images),
+        ]
+    return requests
+
+
+def alone(engine: Engine, requests: list[Request]) -> list[Response]:
+    return [engine.generate([request], GREEDY)[0] for request in requests]
+
+
+def test_it_serves_the_lab_checkpoint(served: Engine) -> None:
+    told = served.describe()
+    assert told["model"] == str(lab.checkpoint("seed0"))
+    assert str(told["version"])[0].isdigit()
+
+
+def test_greedy_answers_are_those_of_engine_hf(served: Engine, local: Engine) -> None:
+    requests = questions(12)
+    ours = served.generate(requests, GREEDY)
+    theirs = alone(local, requests)
+    assert [response.text for response in ours] == [response.text for response in theirs]
+    # Both count the end token: 12 answers of two words and a full stop or less, 12 captions of many.
+    assert [response.n_tokens for response in ours] == [response.n_tokens for response in theirs]
+    captions = {response.text for response in ours[::2]}
+    assert len(captions) > 6, "the pictures make no difference"
+    assert {response.text for response in ours[1::2]} <= {"Yes.", "No."}
+
+
+def test_the_picture_matters_to_the_server(served: Engine) -> None:
+    first, second = (scene.image for scene in world.scenes("evaluation", 2))
+    seen = [
+        served.generate([Request(sample_id="s", prompt=DETAIL, images=images)], GREEDY)[0].text
+        for images in [(first,), (second,), (first,)]
+    ]
+    assert seen[0] == seen[2] != seen[1]
+
+
+@pytest.mark.parametrize("n_images", [0, 2])
+def test_none_and_two_pictures(served: Engine, local: Engine, n_images: int) -> None:
+    images = tuple(scene.image for scene in world.scenes("evaluation", n_images))
+    requests = [Request(sample_id="s", prompt=DETAIL, images=images)]
+    assert served.generate(requests, GREEDY)[0].text == alone(local, requests)[0].text
+
+
+def test_sampling_repeats_under_one_seed_and_differs_under_others(served: Engine) -> None:
+    requests = questions(4)[::2]
+
+    def draw(seed: int) -> list[str]:
+        decoding = Decoding(max_new_tokens=40, do_sample=True, temperature=1.0, seed=seed)
+        return [response.text for response in served.generate(requests, decoding)]
+
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(1)
+
+
+def test_what_the_server_refuses_is_told_in_its_words(served: Engine) -> None:
+    with pytest.raises(RuntimeError, match=r"sample s: .*status 400 .*max"):
+        served.generate([Request(sample_id="s", prompt="dog " * 600)], GREEDY)
+
+
+def test_an_unknown_model_is_told(url: str) -> None:
+    engine = open_engine("openai", f"{url}/v1#another")
+    try:
+        with pytest.raises(RuntimeError, match=r"status 404 .*another"):
+            engine.generate([Request(sample_id="s", prompt="What?")], GREEDY)
+    finally:
+        engine.close()
+    assert httpx.get(f"{url}/health", trust_env=False).is_success
