@@ -83,6 +83,7 @@ def save(model: Any, folder: Path) -> None:
         _hub_key(key): value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # the writer leaves it readable by its owner alone
 
 
 def _hub_key(key: str) -> str:
