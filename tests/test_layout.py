@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "grounddecode"
 # A part may import itself and what stands before it; everything not named here (maths, method, registry, ...) is core.
-ORDER = ("core", "methods", "engines", "evaluate", "report", "cli")
+ORDER = ("core", "methods", "engines", "evaluate", "report", "integrations", "cli")
 HEAVY = ("torch", "transformers", "vllm", "pycocotools", "scipy", "pandas")
 LIGHT = (
     "grounddecode/__init__.py",

@@ -1,4 +1,4 @@
-"""Lets vLLM's CPU wheel start beside the torch audio and vision packages that it drags in.
+"""Lets vLLM's CPU wheel, and lmms-eval, start beside the torch audio and vision packages that they drag in.
 
 Those are built for CUDA: their compiled parts find no CUDA in this torch. The ones for sound and film raise at import,
 and nothing here needs them. The one for pictures imports if the two operators that it expects have been declared.
