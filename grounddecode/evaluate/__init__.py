@@ -1,0 +1,1 @@
+"""Evaluation: scorers that equal the official ones, the runner, statistics and controls."""

@@ -1,0 +1,222 @@
+"""POPE: yes/no questions about objects, scored by the rule of a named public program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grounddecode.evaluate.pope_questions import build, question_text
+from grounddecode.evaluate.ratios import harmonic, ratio
+
+__all__ = ["FIELDS", "RULES", "answer_text", "build", "question_text", "says_yes", "score"]
+
+Question = Mapping[str, Any]
+Answer = str | Mapping[str, Any]
+
+#: Where each family of answer files keeps the text, in the order in which we look.
+FIELDS = {
+    "official": ("answer", "text", "ans"),
+    "llava": ("text", "answer", "ans"),
+    "opera": ("ans", "answer", "text"),
+    "vcd": ("text", "answer", "ans"),
+    "lmms-eval": ("answer", "text", "ans"),
+}
+RULES = tuple(FIELDS)
+
+
+@dataclass
+class _Counts:
+    """What a rule makes of question and answer pairs."""
+
+    tp: int = 0
+    fp: int = 0
+    tn: int = 0
+    fn: int = 0
+    said_yes: int = 0
+    other: int = 0
+
+    @property
+    def n(self) -> int:
+        return self.tp + self.fp + self.tn + self.fn + self.other
+
+    def add(self, label_yes: bool, answer_yes: bool) -> None:
+        self.tp += label_yes and answer_yes
+        self.fp += not label_yes and answer_yes
+        self.tn += not label_yes and not answer_yes
+        self.fn += label_yes and not answer_yes
+
+
+def says_yes(text: str) -> bool:
+    """The rule of POPE `evaluate.py` (and of LLaVA): no when a word of the first sentence is No, no or not; else yes.
+
+    The first sentence ends at the first dot, commas vanish, words lie between single spaces. So `No!` and an empty
+    answer are yes, and `Yes, no dog though` is no.
+    """
+    words = text.split(".", 1)[0].replace(",", "").split(" ")
+    return not ("No" in words or "not" in words or "no" in words)
+
+
+def _says_yes_opera(text: str) -> bool:
+    words = text.replace(".", "").replace(",", "").split(" ")
+    return not any(word in ("No", "not", "no", "NO") or word.endswith("n't") for word in words)
+
+
+def answer_text(answer: Answer, rule: str = "official") -> str:
+    """The model's text of one answer record: the fields `answer`, `text` and `ans`, the rule's own field first.
+
+    Raises:
+        ValueError: the record has none of the fields, or the field is not a string.
+    """
+    if isinstance(answer, str):
+        return answer
+    for field in FIELDS[rule]:
+        if field in answer:
+            if isinstance(answer[field], str):
+                return str(answer[field])
+            raise ValueError(f"the answer {dict(answer)!r} holds no text in {field!r}: give a string there.")
+    raise ValueError(f"the answer {dict(answer)!r} has none of the fields answer, text, ans: rename the one you mean.")
+
+
+def score(
+    questions: Sequence[Question], answers: Sequence[Answer], rule: str = "official", allow_truncation: bool = False
+) -> dict[str, Any]:
+    """Score answers, matched to questions by position.
+
+    Args:
+        questions: records with `label` ("yes" or "no"); `question_id` is compared by the rule `vcd`, and `category`
+            splits the result of the rule `llava`, as in their programs.
+        answers: texts, or records with `answer`, `text` or `ans`.
+        rule: one of `RULES`: RUCAIBox/POPE `evaluate.py` (default), LLaVA `eval_pope.py`, OPERA `pope_eval.py`,
+            VCD `eval_pope.py`, lmms-eval `pope`.
+        allow_truncation: score the common part when the lengths differ (the public programs do so silently).
+
+    Returns:
+        `tp fp tn fn accuracy precision recall f1 yes_ratio n rule`, beside them `balanced_accuracy`, `other` (pairs the
+        rule counts in none of the four) and `warnings`. Fractions, not rounded; an undefined one is None.
+
+    Raises:
+        ValueError: unknown rule, different lengths, no label, ids that differ (`vcd`).
+    """
+    if rule not in FIELDS:
+        raise ValueError(f"POPE has no rule {rule!r}: choose one of {', '.join(RULES)}.")
+    if len(questions) != len(answers) and not allow_truncation:
+        raise ValueError(
+            f"there are {len(questions)} questions and {len(answers)} answers: give files that belong together, "
+            "or allow truncation to score the common part."
+        )
+    texts = [answer_text(answer, rule) for answer in answers]
+    labels = [_label(question) for question in questions]
+    warnings = _label_warnings(labels, rule)
+    if len(labels) != len(texts):
+        warnings.append(f"{len(labels)} questions and {len(texts)} answers: only the common part is scored.")
+    if rule == "vcd":
+        _compare_ids(questions, answers)
+    counts = _COUNTERS[rule](labels, texts)
+    result = _summary(counts, labels, texts, rule, warnings)
+    if rule == "llava" and questions and all("category" in question for question in questions):
+        result["categories"] = _by_category(questions, answers)
+    return result
+
+
+def _label(question: Question) -> Any:
+    if "label" not in question:
+        raise ValueError(f"the question {dict(question)!r} has no label: give a question file with yes/no labels.")
+    return question["label"]
+
+
+def _label_warnings(labels: Sequence[Any], rule: str) -> list[str]:
+    odd = sorted({repr(label) for label in labels} - {"'yes'", "'no'"})
+    return [f"labels other than yes and no, read as the rule {rule} reads them: {', '.join(odd[:5])}."] if odd else []
+
+
+def _compare_ids(questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+    for place, (question, answer) in enumerate(zip(questions, answers, strict=False), 1):
+        if isinstance(answer, Mapping) and "question_id" in answer and "question_id" in question:
+            asked, answered = question["question_id"], answer["question_id"]
+            if asked != answered:
+                raise ValueError(
+                    f"pair {place} has question_id {asked!r} and {answered!r}, which the rule vcd forbids: "
+                    "sort the answers as the questions."
+                )
+
+
+def _count_words(reads_yes: Callable[[str], bool]) -> Callable[[Sequence[Any], Sequence[str]], _Counts]:
+    def count(labels: Sequence[Any], texts: Sequence[str]) -> _Counts:
+        counts = _Counts()
+        answers = [reads_yes(text) for text in texts]
+        for label, answer in zip(labels, answers, strict=False):
+            counts.add(label != "no", answer)
+        counts.said_yes = sum(answers)  # of all answers, as the programs do, not of the pairs
+        return counts
+
+    return count
+
+
+def _count_vcd(labels: Sequence[Any], texts: Sequence[str]) -> _Counts:
+    """A label yes is met by "yes" anywhere in the text, a label no by "no" anywhere; other labels are unknown."""
+    counts = _Counts()
+    for label, text in zip(labels, texts, strict=False):
+        asked, said = str(label).lower().strip(), text.lower().strip()
+        if asked in ("yes", "no"):
+            counts.add(asked == "yes", "yes" in said if asked == "yes" else "no" not in said)
+        else:
+            counts.other += 1
+    counts.said_yes = counts.tp + counts.fp
+    return counts
+
+
+def _count_lmms(labels: Sequence[Any], texts: Sequence[str]) -> _Counts:
+    """The whole answer has to be yes or no; anything else is wrong and in none of the four counts."""
+    counts = _Counts()
+    for label, text in zip(labels, texts, strict=False):
+        asked, said = str(label).lower().strip(), text.lower().strip()
+        if asked not in ("yes", "no"):
+            raise ValueError(f"the rule lmms-eval takes the labels yes and no, not {label!r}: mend the question file.")
+        if said in ("yes", "no"):
+            counts.add(asked == "yes", said == "yes")
+        else:
+            counts.other += 1
+        counts.said_yes += asked == "yes"  # their yes ratio is taken from the labels
+    return counts
+
+
+_COUNTERS: dict[str, Callable[[Sequence[Any], Sequence[str]], _Counts]] = {
+    "official": _count_words(says_yes),
+    "llava": _count_words(says_yes),
+    "opera": _count_words(_says_yes_opera),
+    "vcd": _count_vcd,
+    "lmms-eval": _count_lmms,
+}
+
+
+def _summary(
+    counts: _Counts, labels: Sequence[Any], texts: Sequence[str], rule: str, warnings: list[str]
+) -> dict[str, Any]:
+    tp, fp, tn, fn = counts.tp, counts.fp, counts.tn, counts.fn
+    answered = len(texts) if rule in ("official", "llava", "opera") else counts.n
+    accuracy = ratio(tp + tn, counts.n, "accuracy", warnings, "there is no answer")
+    if rule == "lmms-eval":  # this program says 0 where the others divide by zero
+        precision = tp / (tp + fp) if tp + fp else 0
+        recall = tp / (tp + fn) if tp + fn else 0
+        f1: float | None = 2 * (precision * recall) / (precision + recall) if precision + recall else 0
+        yes_ratio: float | None = counts.said_yes / answered if answered else 0
+    else:
+        precision = ratio(tp, tp + fp, "precision", warnings, "no answer is yes")
+        recall = ratio(tp, tp + fn, "recall", warnings, "no label is yes")
+        f1 = harmonic(precision, recall, "f1", warnings)
+        yes_ratio = ratio(counts.said_yes, answered, "yes_ratio", warnings, "there is no answer")
+    balanced = (tp / (tp + fn) + tn / (tn + fp)) / 2 if tp + fn and tn + fp else None
+    return {
+        **{"rule": rule, "n": counts.n, "tp": tp, "fp": fp, "tn": tn, "fn": fn, "accuracy": accuracy},
+        **{"precision": precision, "recall": recall, "f1": f1, "yes_ratio": yes_ratio},
+        **{"balanced_accuracy": balanced, "other": counts.other, "warnings": warnings},
+    }
+
+
+def _by_category(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    pairs: dict[str, list[tuple[Question, Answer]]] = {}
+    for question, answer in zip(questions, answers, strict=False):
+        plain = {key: value for key, value in question.items() if key != "category"}
+        pairs.setdefault(str(question["category"]), []).append((plain, answer))
+    return {name: score([q for q, _ in group], [a for _, a in group], "llava") for name, group in pairs.items()}
