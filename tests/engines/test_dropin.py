@@ -8,7 +8,7 @@ import torch
 import logits_processors
 from grounddecode import AvisC, GroundedModel, LocoRE, ground
 from grounddecode.registry import names
-from logits_processors import AvisCLogitsProcessor, AVCLogitsProcessor, LocoRELogitsProcessor
+from logits_processors import AVCLogitsProcessor, AvisCLogitsProcessor, LocoRELogitsProcessor
 from logits_processors.hf import MethodLogitsProcessor
 from tests.zoo import make
 
@@ -50,7 +50,7 @@ def test_equals_the_context_manager_and_the_wrapped_model_in_list_order(tiny):
 
 
 def test_the_wrapper_leaves_with_the_last_processor(tiny):
-    model, run = tiny
+    model, _ = tiny
     before = dict(vars(model))
     first, second = AvisCLogitsProcessor(model), LocoRELogitsProcessor(model)
     assert "generate" in vars(model)
