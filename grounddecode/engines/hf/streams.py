@@ -152,7 +152,7 @@ class SecondStream:
         joined = step.sequence.joined()
         session.step = both = Step(joined, step.n_layers, step.past, step.length)
         try:
-            output = forward(self._doubled(kwargs, rows))
+            output = forward(self._doubled(kwargs, rows, step.past, step.length))
         finally:
             session.step = step
         step.sequence.split(joined)
@@ -160,10 +160,12 @@ class SecondStream:
         step.second_logits = output.logits[rows:, -1]
         return _main_rows(output, rows)
 
-    def _doubled(self, kwargs: dict[str, Any], rows: int) -> dict[str, Any]:
+    def _doubled(self, kwargs: dict[str, Any], rows: int, past: int, length: int) -> dict[str, Any]:
         doubled = {name: value if name in _NOT_ROWS else _twice(name, value, rows) for name, value in kwargs.items()}
         mask = doubled.get("attention_mask")
         if self._edit is not None and self._edit.scheme == "mask":
+            if mask is None:  # `generate` drops a mask that hides nothing
+                mask = torch.ones(2 * rows, past + length, dtype=torch.long, device=self._replaced.device)
             if not isinstance(mask, Tensor) or mask.dim() != 2:
                 raise ValueError(f"{self.method.name}: scheme 'mask' needs a 2D attention mask, pass the processor's")
             hidden = _hide(mask[rows:], self._replaced)
