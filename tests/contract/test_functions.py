@@ -1,0 +1,170 @@
+"""The pure functions of every method on random step views; nothing here knows any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from grounddecode.method import Method, Needs
+from grounddecode.view import Candidates, Phase, StepView, VisionView
+from tests.contract.test_declaration import METHODS
+
+# all sizes differ, so that the dimension of the rows is known by its size
+ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7, 8, 9, 13
+IMAGE_STARTS = (2, 5, 3, 0, 4)
+PROMPT = 18
+
+
+def view(seed: int, state: Any = None) -> StepView:
+    """One decode step of five requests, each with nine image tokens at places of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.arange(KEYS)
+    start = torch.tensor(IMAGE_STARTS)[:, None]
+    image = (keys >= start) & (keys < start + PATCHES)
+    attention = torch.rand(LAYERS, ROWS, KEYS, generator=generator) ** 4 * image
+    logits = torch.randn(ROWS, WORDS, generator=generator) * 3
+    patch = torch.where(image, keys - start, -1)
+    vision = VisionView(
+        first=torch.rand(IMAGES, PATCHES, generator=generator) ** 2,
+        last=torch.rand(IMAGES, PATCHES, generator=generator) ** 2,
+        image_of_key=torch.where(image, torch.arange(ROWS)[:, None], -1),
+        patch_of_key=patch,
+    )
+    return StepView(
+        phase=Phase.DECODE,
+        step=KEYS - PROMPT,
+        n_layers=LAYERS,
+        slots=torch.arange(ROWS),
+        queries=torch.full((ROWS,), KEYS - 1),
+        keys=keys,
+        image=image,
+        image_end=start[:, 0] + PATCHES - 1,
+        prompt_length=PROMPT,
+        flags=torch.rand(ROWS, KEYS, generator=generator) < 0.2,
+        image_attention=attention,
+        second_logits=logits + torch.randn(ROWS, WORDS, generator=generator),
+        saliency=torch.rand(ROWS, K, generator=generator),
+        vision=vision,
+        state=state,
+    )
+
+
+def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
+    """Name, function and row-aligned arguments before the view, of everything that the method defines."""
+    generator = torch.Generator().manual_seed(seed + 100)
+    needs = method.needs()
+    if Needs.ATTENTION_EDIT in needs:
+        scores = torch.randn(ROWS, HEADS, KEYS, generator=generator) * 2
+        scores[:, :, :2] = -torch.inf
+        yield "edit_scores", lambda x, step: method.edit_scores(x, step, 1), (scores,)
+        yield "edit_weights", lambda x, step: method.edit_weights(x, step, 1), (scores.softmax(-1),)
+        yield "key_gain", lambda step: method.key_gain(step), ()
+        yield "edit_attention", lambda x, step: method.edit_attention(x, step, 1), (scores,)
+    if Needs.TOKEN_FLAGS in needs:
+        hidden = torch.randn(ROWS, KEYS, WIDTH, generator=generator) ** 3
+        yield "flag_tokens", lambda x, _: method.flag_tokens(x, 1), (hidden,)
+    if Needs.SECOND_STREAM in needs:
+        yield "second_stream", method.second_stream, ()
+    if Needs.LOGITS in needs:
+        yield "adjust_logits", method.adjust_logits, (torch.randn(ROWS, WORDS, generator=generator) * 3,)
+    if Needs.CANDIDATES in needs:
+        log_probs = torch.randn(ROWS, K, generator=generator).log_softmax(-1).sort(descending=True).values
+        tokens = torch.stack([torch.randperm(WORDS, generator=generator)[:K] for _ in range(ROWS)])
+        candidates = Candidates(tokens=tokens, log_probs=log_probs, order=torch.arange(K).repeat(ROWS, 1))
+        yield "judge", method.judge, (candidates,)
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor], skip: tuple[str, ...] = ("vision", "state", "keys")) -> Any:
+    """A value with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        kept = {f.name for f in fields(value)} - set(skip)
+        changed = {name: mapped(getattr(value, name), change, skip) for name in kept}
+        if "vision" in skip and getattr(value, "vision", None) is not None:
+            vision = value.vision
+            rows = {name: change(getattr(vision, name)) for name in ("image_of_key", "patch_of_key")}
+            changed["vision"] = replace(vision, **rows)
+        return replace(value, **changed)
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(entry, change, skip) for entry in value)
+    return value
+
+
+def rows_moved(order: Tensor) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
+        if tensor.dim() > 1 and tensor.shape[0] == LAYERS and tensor.shape[1] == ROWS:
+            return tensor[:, order]
+        return tensor[order] if tensor.dim() and tensor.shape[0] == ROWS else tensor
+
+    return change
+
+
+def tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    mapped(value, lambda t: found.append(t) or t, skip=())
+    return found
+
+
+@pytest.fixture(params=METHODS, ids=repr)
+def method(request: pytest.FixtureRequest) -> Method:
+    return request.param
+
+
+def fresh_view(method: Method, seed: int) -> StepView:
+    return view(seed, method.start(ROWS, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_written_in_place(method: Method, seed: int) -> None:
+    step = fresh_view(method, seed)
+    for name, function, given in functions(method, seed):
+        watched = [*tensors(given), *tensors(step)]
+        before = [(t._version, t.clone()) for t in watched]
+        function(*given, step)
+        for tensor, (version, value) in zip(watched, before, strict=True):
+            assert tensor._version == version, name
+            assert torch.equal(tensor, value), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_may_come_in_any_order(method: Method, seed: int) -> None:
+    step = fresh_view(method, seed)
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(seed))
+    change = rows_moved(order)
+    for name, function, given in functions(method, seed):
+        plain = function(*given, step)
+        moved = function(*(mapped(entry, change) for entry in given), mapped(step, change))
+        for first, second in zip(tensors(mapped(plain, change)), tensors(moved), strict=True):
+            assert torch.allclose(first.float(), second.float(), atol=1e-6, equal_nan=True), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_and_logits_stay_usable(method: Method, seed: int) -> None:
+    """No NaN, no negative weight, nothing on a masked key, and at least one token that may be chosen."""
+    step = fresh_view(method, seed)
+    for name, function, given in functions(method, seed):
+        result = function(*given, step)
+        if name == "edit_attention":
+            assert bool((result >= 0).all())
+            assert bool((result[:, :, :2] == 0).all())
+            assert bool((result.sum(-1) > 0.5).all())
+        if name == "adjust_logits":
+            assert not bool(result.isnan().any())
+            assert bool(torch.isfinite(result).any(-1).all())
+            kept = torch.isfinite(result)
+            assert bool(kept.gather(1, given[0].argmax(-1, keepdim=True)).all())  # the best token is never cut
+        for tensor in tensors(result):
+            assert tensor.shape[0] in (ROWS, LAYERS) or tensor.dim() == 0, name
+
+
+def test_half_precision_in_gives_half_precision_out(method: Method) -> None:
+    if Needs.LOGITS not in method.needs():
+        pytest.skip("adjusts no logits")
+    logits = torch.randn(ROWS, WORDS, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert method.adjust_logits(logits, fresh_view(method, 0)).dtype == torch.bfloat16
