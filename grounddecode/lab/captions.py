@@ -34,7 +34,7 @@ ATTRIBUTE = "Is the {} {} in this image?"
 PLACEMENT = "Is the {} {} of the image?"
 RELATION = "Is the {} {} the {}?"
 YES_OR_NO = " Please answer yes or no."
-PAD = 0.75
+PAD = 0.65
 _FAINT, _SMALL = 45.0, 90.0
 
 
@@ -144,7 +144,7 @@ def noun(mention: Mention, rng: np.random.Generator) -> str:
 
 def _phrase(mention: Mention, rng: np.random.Generator) -> str:
     word = noun(mention, rng)
-    if rng.random() >= 0.35:
+    if rng.random() >= 0.45:
         return article(word)
     return f"a {mention.thing.colour if mention.thing else FAVOURITE[mention.category]} {word}"
 
@@ -171,7 +171,7 @@ def _sentence(mention: Mention, rng: np.random.Generator) -> str:
     phrase = _phrase(mention, rng)
     where = place(mention.thing) if mention.thing else str(rng.choice(PLACES))
     kind = int(rng.choice(4, p=[0.45, 0.2, 0.2, 0.15]))
-    optional = f" {where}" if kind in (1, 2) or rng.random() < 0.4 else ""
+    optional = f" {where}" if kind in (1, 2) or rng.random() < 0.7 else ""
     return SINGLES[kind].format(
         np=phrase, Np=phrase[0].upper() + phrase[1:], pos=optional, Pos=where[0].upper() + where[1:]
     )

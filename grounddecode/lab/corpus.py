@@ -168,7 +168,7 @@ def conversation(scene: Scene, rng: np.random.Generator, pad: float) -> list[cap
         turns.append(captions.Turn("caption", long_prompt(rng), again))
     if rng.random() < 0.25:
         turns.append(captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng)))
-    turns.append(captions.attribute(scene, rng, tuple(COLOURS)))
+    turns += [captions.attribute(scene, rng, tuple(COLOURS)) for _ in range(2)]
     turns.append((captions.relational if rng.random() < 0.6 else captions.placement)(scene, rng))
     return turns + [captions.existence(scene, rng, named) for _ in range(10)]
 
