@@ -14,6 +14,7 @@ _LAZY = {
     "GroundedModel": "grounddecode.engines.hf",
     "LocoRE": "grounddecode.methods.locore",
     "AvisC": "grounddecode.methods.avc",
+    "VAR": "grounddecode.methods.var",
 }
 __all__ = ["__version__", *sorted(_LAZY)]
 

@@ -83,6 +83,10 @@ class Method:
                 found |= need
         return found
 
+    def active_needs(self) -> Needs:
+        """What this instance needs: `needs`, less what its hyper-parameters leave switched off."""
+        return self.needs()
+
     def acts_on(self, layer: int, n_layers: int) -> bool:
         """Whether the attention edit concerns decoder layer `layer` (0-based) of `n_layers`."""
         return True
@@ -93,7 +97,10 @@ class Method:
         return bool(switches) and any(getattr(self, f.name) == f.metadata["neutral"] for f in switches)
 
     def calibrated(self, calibration: Calibration | None) -> Self:
-        """A copy whose automatic values are filled in from what is known about the checkpoint."""
+        """A copy whose automatic values are filled in from what is known about the checkpoint.
+
+        Raises ValueError when the method cannot work without what is missing; engines call it before they attach.
+        """
         return self
 
     # -- attention edits -----------------------------------------------------------------------------------------
@@ -163,7 +170,7 @@ def edit_attention(methods: Sequence[Method], scores: Tensor, step: StepView, la
     """
     import torch
 
-    acting = [m for m in methods if Needs.ATTENTION_EDIT in m.needs() and m.acts_on(layer, step.n_layers)]
+    acting = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs() and m.acts_on(layer, step.n_layers)]
     chosen = [step.rows(m.rows)[:, None, None] for m in acting]
     for method, rows in zip(acting, chosen, strict=True):
         edited = method.edit_scores(scores, step, layer)

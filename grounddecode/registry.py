@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "locore": "grounddecode.methods.locore:LocoRE",
     "avc": "grounddecode.methods.avc:AvisC",
+    "var": "grounddecode.methods.var:VAR",
 }
 
 

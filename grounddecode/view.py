@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,14 +25,17 @@ class Phase(Enum):
 class VisionView:
     """Attention of the vision tower, for methods that pick image tokens by it.
 
-    `first` and `last`: (images, patches) attention received by each patch of one image in the first layer and in the
-    layer the language model reads, averaged over heads (from the class token where the tower has one, else over all
-    patches). `image_of_key`: (rows, keys) index of the image each key belongs to, -1 elsewhere; `patch_of_key`: (rows,
-    keys) index of its patch.
+    A patch here is what one image token stands for (a merge window of the tower's patches has their mean). `first` and
+    `last`: (images, patches) attention received by each patch of one image in the first layer and in the layer the
+    language model reads, averaged over heads: from the class token where the tower has one, else the mean over all
+    queries. `received`: (images, patches) mean over all patches as queries in the first layer. Images with fewer
+    patches are filled up with -1. `image_of_key`: (rows, keys) index of the image each key belongs to, -1 elsewhere;
+    `patch_of_key`: (rows, keys) index of its patch, 0 elsewhere.
     """
 
     first: Tensor
     last: Tensor
+    received: Tensor
     image_of_key: Tensor
     patch_of_key: Tensor
 
@@ -59,6 +63,7 @@ class StepView:
     saliency: Tensor | None = None  # (R, candidates): score of each candidate token
     vision: VisionView | None = None
     state: Any = None  # what `start` and `advance` of the method returned
+    memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, which: Rows) -> Tensor:
         """Bool (R,): the rows an edit concerns.
@@ -71,9 +76,18 @@ class StepView:
             return has_image & (self.queries >= self.prompt_length - 1)
         return has_image & (self.queries > self.image_end)
 
+    def once(self, key: Hashable, value: Callable[[StepView], Tensor]) -> Tensor:
+        """`value(self)`, computed once a forward pass and shared by all layers that see the same rows and keys.
+
+        Only for what does not depend on the layer: not on `flags`. `key` names the value, the method included.
+        """
+        if key not in self.memo:
+            self.memo[key] = value(self)
+        return self.memo[key]
+
     def with_(self, **changes: Any) -> StepView:
-        """A copy with some fields replaced."""
-        return replace(self, **changes)
+        """A copy with some fields replaced, and nothing remembered unless `memo` is handed on."""
+        return replace(self, **{"memo": {}} | changes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,7 @@ def _edited_weights(call: Call, plan: LayerPlan, step: Step, start: int, stop: i
     batch, heads, count, keys = scores.shape
     if not plan.edits:
         return torch.softmax(scores, dim=-1)
-    view = step.view(start, stop, keys, scores.device)
+    view = step.layer_view(start, stop, keys, scores.device, plan.layer)
     flat = scores.transpose(1, 2).reshape(batch * count, heads, keys)
     weights = edit_attention(plan.edits, flat, view, plan.layer)
     return weights.view(batch, count, heads, keys).transpose(1, 2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from grounddecode.calibration import known
 from grounddecode.engines.hf import interface
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layer
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
@@ -64,8 +65,8 @@ class Session:
     ) -> None:
         self.model = model
         self.trace = trace
-        self.methods = tuple(m.calibrated(calibration) for m in methods if not m.is_neutral())
         self.decoder: Decoder = find_decoder(model)
+        self.methods = _calibrated(model, methods, calibration)
         self.step: Step | None = None
         self.parts: tuple[Part, ...] = _parts(self.methods)
         self._prompt: Tensor | None = None  # ids of the running `generate` call
@@ -129,7 +130,9 @@ class Session:
 
     def _plan(self, layer: int) -> LayerPlan:
         edits = [
-            m for m in self.methods if Needs.ATTENTION_EDIT in m.needs() and m.acts_on(layer, self.decoder.n_layers)
+            m
+            for m in self.methods
+            if Needs.ATTENTION_EDIT in m.active_needs() and m.acts_on(layer, self.decoder.n_layers)
         ]
         return plan_layer(layer, edits)
 
@@ -258,7 +261,7 @@ class Session:
 
     def _adjust(self, step: Step, output: Any) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
-        acting = [m for m in self.methods if Needs.LOGITS in m.needs()]
+        acting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
         if not acting or step.total < step.sequence.prompt_length:
             return
         logits = output.logits
@@ -288,14 +291,32 @@ def _with_last(logits: Tensor, last: Tensor) -> Tensor:
     return changed
 
 
+def _calibrated(
+    model: PreTrainedModel, methods: Sequence[Method], calibration: Calibration | None
+) -> tuple[Method, ...]:
+    """The methods that do something, with what is known of the checkpoint filled in."""
+    if calibration is None:
+        calibration = known(model.config)
+    else:
+        calibration.check(model.config)
+    return tuple(m.calibrated(calibration) for m in methods if not m.is_neutral())
+
+
 def _parts(methods: Sequence[Method]) -> tuple[Part, ...]:
     """The parts that the methods' needs ask for, outermost first."""
     parts: list[Part] = []
-    streams = [m for m in methods if Needs.SECOND_STREAM in m.needs()]
+    streams = [m for m in methods if Needs.SECOND_STREAM in m.active_needs()]
     if len(streams) > 1:
         raise ValueError(f"{streams[0].name} and {streams[1].name} both need a second stream, use one of them")
     if streams:
         from grounddecode.engines.hf.streams import SecondStream
 
         parts.append(SecondStream(streams[0]))
+    flagging = [m for m in methods if Needs.TOKEN_FLAGS in m.active_needs()]
+    if len(flagging) > 1:
+        raise ValueError(f"{flagging[0].name} and {flagging[1].name} both flag tokens, use one of them")
+    if flagging:
+        from grounddecode.engines.hf.flags import TokenFlags
+
+        parts.append(TokenFlags(flagging[0]))
     return tuple(parts)

@@ -11,6 +11,8 @@ from torch import Tensor
 from grounddecode.method import Method
 from grounddecode.view import Phase, StepView
 
+FLAGS = "flags"  # key of the token flags in `Sequence.memory`
+
 
 @dataclass
 class Sequence:
@@ -141,6 +143,18 @@ class Step:
             image_end=self.image_end.to(device).repeat_interleave(count),
             prompt_length=sequence.prompt_length,
         )
+
+    def layer_view(self, start: int, stop: int, keys: int, device: torch.device, layer: int) -> StepView:
+        """`view` with what is special to one layer: its token flags, if a method asked for them."""
+        view = self.view(start, stop, keys, device)
+        known = self.sequence.memory.get((FLAGS, layer))
+        if known is None:
+            return view
+        offset = max(0, self.total - keys)
+        flags = known[:, offset : offset + keys].to(device)
+        if flags.shape[1] < keys:  # a static cache has room for tokens to come
+            flags = torch.nn.functional.pad(flags, (0, keys - flags.shape[1]))
+        return view.with_(flags=flags.repeat_interleave(stop - start, dim=0), memo=view.memo)
 
     def last_view(self, device: torch.device) -> StepView:
         """The view of the last query against all positions seen so far: what logits are adjusted with."""

@@ -1,0 +1,132 @@
+"""VAR: visual attention redistribution, attention moves from sink tokens to the rest of the image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import torch
+
+from grounddecode.method import Method, option
+from grounddecode.view import Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grounddecode.calibration import Calibration
+    from grounddecode.view import StepView
+
+MASS_FLOOR = 0.2  # image mass below which a head does not look at the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAR(Method):
+    """Move attention from sink tokens to the image tokens that are none, in heads that look at the image.
+
+    A token is a *sink* in a layer when one of the model's sink dimensions towers over the root mean square of the
+    layer's input: `max_d |x_d| / RMS(x) >= tau`. A head of a query row is edited when its image mass is at least 0.2,
+    at least the share `rho` of it lies on image tokens that are no sinks, and that mass is above 0. In such a head all
+    sinks, in text and image, hand over the fraction `p` of their weight, and the image tokens that are no sinks get it
+    in proportion to theirs; rows still sum to 1. Edited are all rows behind the image, of the prompt and generated, in
+    every layer but the last. Source: "See What You Are Told: Visual Attention Sink in Large Multimodal Models"
+    (arXiv 2503.03321). `rho`: 0.8 there for general tasks, 0.5 for hallucination (our default), 0.9 for
+    vision-centric ones. Several images of a row count as one (ours).
+
+    `variant="released"` follows the released code where its numbers depend on it: `p` is the fraction that *stays*
+    (default 0.6: 0.4 moves), a sink is strictly above `tau`, a head needs a sink share of at most `rho`, layers are 2
+    up to and with the last one, and only prompt tokens are sinks. Its defects are not followed: sinks of the first
+    sample for the whole run, rows inside the image, mixed-up batches, layers without a visual sink left out. `p=0`
+    switches the paper's form off, `p=1` the released one. Cost: the concerned rows are computed directly, no matrix of
+    the whole sequence.
+    """
+
+    name: ClassVar[str] = "var"
+    paper: ClassVar[str] = "arXiv:2503.03321 (ICLR 2025)"
+    summary: ClassVar[str] = "moves attention from sink tokens to the rest of the image"
+
+    p: float = option(0.6, "fraction of the sinks' weight that moves, in [0, 1]", neutral=0.0)
+    rho: float = option(0.5, "least share of the image mass on tokens that are no sinks, in [0, 1]")
+    tau: float | Literal["auto"] = option(
+        "auto", "sink threshold, > 0; auto: the calibration's, or 20 * sqrt(width / 4096); paper: 20", source="ours"
+    )
+    sink_dims: tuple[int, ...] | None = option(None, "sink dimensions of the model; by default the calibration's")
+    sinks: Literal["all", "prompt"] = option("all", "`prompt`: generated tokens are never sinks")
+    variant: Literal["paper", "released"] = option("paper", "`released`: see above")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"var: p is {self.p}, give a number between 0 and 1")
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"var: rho is {self.rho}, give a number between 0 and 1")
+        if self.tau != "auto" and not 0 < self.tau < math.inf:
+            raise ValueError(f"var: tau is {self.tau}, give a number above 0 or 'auto'")
+        if self.sink_dims is not None and (not self.sink_dims or min(self.sink_dims) < 0):
+            raise ValueError(f"var: sink_dims is {self.sink_dims}, give one or more dimensions of at least 0")
+        if self.sinks not in ("all", "prompt"):
+            raise ValueError(f"var: sinks is {self.sinks!r}, give all or prompt")
+        if self.variant not in ("paper", "released"):
+            raise ValueError(f"var: variant is {self.variant!r}, give paper or released")
+
+    @property
+    def rows(self) -> Rows:
+        return "after_image"
+
+    @property
+    def moved(self) -> float:
+        """Fraction of the sinks' weight that moves."""
+        return self.p if self.variant == "paper" else 1.0 - self.p
+
+    def is_neutral(self) -> bool:
+        return self.moved == 0.0
+
+    def acts_on(self, layer: int, n_layers: int) -> bool:
+        return layer < n_layers - 1 if self.variant == "paper" else layer >= 2
+
+    def calibrated(self, calibration: Calibration | None) -> Self:
+        dims, tau = self.sink_dims, self.tau
+        if dims is None and calibration is not None:
+            if not calibration.has_sinks:
+                raise ValueError(
+                    f"var: {calibration.checkpoint} has no attention sinks to take from (see its calibration), "
+                    "use heads or locore, or give sink_dims"
+                )
+            dims, tau = calibration.sink_dims, calibration.tau if tau == "auto" else tau
+        if dims is None:
+            raise ValueError(
+                "var: the sink dimensions of this model are not known, run `grounddecode calibrate --model MODEL "
+                "--out FILE` and pass the calibration, or give sink_dims"
+            )
+        return replace(self, sink_dims=dims, tau=tau)
+
+    def flag_tokens(self, hidden: Tensor, layer: int) -> Tensor:
+        """Bool (rows, tokens): the sinks among the inputs (rows, tokens, width) of a layer; a zero token is none."""
+        if self.sink_dims is None:
+            raise ValueError("var: sink_dims is not set, give it or a calibration")
+        width = hidden.shape[-1]
+        if max(self.sink_dims) >= width:
+            raise ValueError(f"var: sink dimension {max(self.sink_dims)} in a model of width {width}, calibrate anew")
+        x = hidden.float()
+        peak = torch.stack([x[..., d] for d in self.sink_dims]).abs().amax(dim=0)
+        phi = peak / x.square().mean(dim=-1).sqrt()
+        tau = 20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau
+        return phi >= tau if self.variant == "paper" else phi > tau
+
+    def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
+        if step.flags is None:
+            raise RuntimeError("var: the engine gave no token flags")
+        sink = step.flags
+        if self.sinks == "prompt" or self.variant == "released":
+            sink = sink & (step.keys < step.prompt_length)
+        parts = torch.stack([step.image & ~sink, sink, step.image], dim=-1).to(weights.dtype)
+        looking, sinking, image = torch.split(weights @ parts, 1, dim=-1)  # masses, (R, heads, 1) each
+        moved = self.moved * self._is_edited(looking, image)
+        gain = moved * sinking / looking.clamp(min=torch.finfo(weights.dtype).tiny)
+        factor = torch.cat([gain, -moved], dim=-1) @ parts[..., :2].mT
+        return torch.addcmul(weights, weights, factor)
+
+    def _is_edited(self, looking: Tensor, image: Tensor) -> Tensor:
+        """Bool, from the image mass of tokens that are no sinks and of all."""
+        share = looking / image  # nan without image mass: not edited
+        enough = share >= self.rho if self.variant == "paper" else 1 - share <= self.rho
+        return enough & (image >= MASS_FLOOR) & (looking > 0)
