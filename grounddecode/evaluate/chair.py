@@ -73,7 +73,7 @@ def score(
 
 
 def mentions(caption: str, flavour: str = PATTERN) -> list[Mention]:
-    """The objects a caption names: (surface, object, index of the token before merging)."""
+    """The objects a caption names: (surface, object, position of the token before merging)."""
     return list(read_all([caption], flavour)[0].mentions)
 
 
@@ -145,13 +145,16 @@ def _score_one(image: Any, reading: Reading, truth: frozenset[str]) -> dict[str,
         "image_id": image,
         "objects": objects,
         "hallucinated": [[mention.surface, mention.object] for mention in invented],
-        "indices": [mention.index for mention in invented],
+        "indices": [mention.position for mention in invented],
         "n_words": len(reading.words),
         "recall": found / len(truth) if truth else 0.0,
         "chair_s": int(bool(invented)),
         "chair_i": len(invented) / len(objects) if objects else 0.0,
-        **{"n_truth": len(truth), "n_found": found, "n_distinct": len(distinct)},
-        **{"n_four_grams": grams, "n_repeated_four_grams": repeated},
+        "n_truth": len(truth),
+        "n_found": found,
+        "n_distinct": len(distinct),
+        "n_four_grams": grams,
+        "n_repeated_four_grams": repeated,
     }
 
 
@@ -179,7 +182,9 @@ def _summary(results: Sequence[Mapping[str, Any]], flavour: str) -> dict[str, An
         "chair_i": ratio(invented, mentioned, "chair_i", warnings, unnamed),
         "recall": recall,
         "len": ratio(0.01 * words, captions, "len", warnings, nothing),
-        **{"n_captions": captions, "n_mentions": mentioned, "n_hallucinated": invented},
+        "n_captions": captions,
+        "n_mentions": mentioned,
+        "n_hallucinated": invented,
         "n_hallucinated_captions": total("chair_s"),
         "precision": precision,
         "f1": harmonic(precision, recall, "f1", warnings),

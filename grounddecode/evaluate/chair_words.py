@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from grounddecode.evaluate.singular import singular
 from grounddecode.evaluate.tokens import words as tokenise
+from grounddecode.evaluate.word_lists import data, word_list, word_table
 
 #: Base forms of a caption's tokens, one for each.
 BaseForms = Callable[[Sequence[str]], list[str]]
@@ -21,7 +20,7 @@ class Mention(NamedTuple):
 
     surface: str  #: the base form, or the merged double word, that was looked up
     object: str  #: the COCO category
-    index: int  #: position in the token list before double words are merged
+    position: int  #: position in the token list before double words are merged
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,12 @@ class Vocabulary:
 @cache
 def official_vocabulary() -> Vocabulary:
     """The tables of the public programs, slips included."""
-    data = _data()
-    table = {word: category for category, others in data["synonyms"].items() for word in (category, *others)}
-    return Vocabulary(table, _pairs(data["double_words"]))
+    table = {
+        word: category
+        for category, others in data("chair_words.json")["synonyms"].items()
+        for word in (category, *others)
+    }
+    return Vocabulary(table, _pairs(data("chair_words.json")["double_words"]))
 
 
 @cache
@@ -54,13 +56,13 @@ def fixed_vocabulary() -> Vocabulary:
     official = official_vocabulary()
     table = {word.strip().lower(): category for word, category in official.categories.items()}
     table |= {"racquet": "tennis racket", "tennis racquet": "tennis racket", "hair dryer": "hair drier"}
-    doubles = {**_data()["double_words"], "tennis racquet": "tennis racquet", "hair dryer": "hair dryer"}
+    doubles = {
+        **data("chair_words.json")["double_words"],
+        "tennis racquet": "tennis racquet",
+        "hair dryer": "hair dryer",
+    }
     del doubles["wine glas"]
     return Vocabulary(table, _pairs(doubles))
-
-
-def _data() -> Any:
-    return json.loads(resources.files("grounddecode.evaluate.data").joinpath("chair_words.json").read_text("utf-8"))
 
 
 def _pairs(doubles: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -124,16 +126,9 @@ def pattern_forms(tokens: Sequence[str]) -> list[str]:
     return [singular(token) for token in tokens]
 
 
-_PLURALS = {
-    **{"people": "person", "men": "man", "women": "woman", "children": "child", "geese": "goose", "mice": "mouse"},
-    **{"knives": "knife", "calves": "calf", "oxen": "ox", "policemen": "policeman", "gentlemen": "gentleman"},
-    **{"servicemen": "serviceman", "skis": "skis", "scissors": "scissors", "sportsmen": "man"},
-}
+_PLURALS = word_table("fixed_plurals")
 _ADJECTIVES = frozenset(("orange", "remote"))
-_AFTER_A_NOUN = frozenset(
-    "a across an and are as at behind below beside by can control controls for from has have in inside is near next of "
-    "off on or sits slice slices that the there to under was were which while with".split()
-)
+_AFTER_A_NOUN = frozenset(word_list("fixed_after_a_noun"))
 
 
 def _plain_forms(tokens: Sequence[str]) -> list[str]:

@@ -196,21 +196,31 @@ def _summary(
     tp, fp, tn, fn = counts.tp, counts.fp, counts.tn, counts.fn
     answered = len(texts) if rule in ("official", "llava", "opera") else counts.n
     accuracy = ratio(tp + tn, counts.n, "accuracy", warnings, "there is no answer")
-    if rule == "lmms-eval":  # this program says 0 where the others divide by zero
-        precision = tp / (tp + fp) if tp + fp else 0
-        recall = tp / (tp + fn) if tp + fn else 0
-        f1: float | None = 2 * (precision * recall) / (precision + recall) if precision + recall else 0
-        yes_ratio: float | None = counts.said_yes / answered if answered else 0
-    else:
-        precision = ratio(tp, tp + fp, "precision", warnings, "no answer is yes")
-        recall = ratio(tp, tp + fn, "recall", warnings, "no label is yes")
-        f1 = harmonic(precision, recall, "f1", warnings)
-        yes_ratio = ratio(counts.said_yes, answered, "yes_ratio", warnings, "there is no answer")
+    precision = ratio(tp, tp + fp, "precision", warnings, "no answer is yes")
+    recall = ratio(tp, tp + fn, "recall", warnings, "no label is yes")
+    f1 = harmonic(precision, recall, "f1", warnings)
+    yes_ratio = ratio(counts.said_yes, answered, "yes_ratio", warnings, "there is no answer")
+    if (
+        rule == "lmms-eval"
+    ):  # that program has 0 where the others divide by zero, and groups the product of F1 otherwise
+        precision, recall, yes_ratio = precision or 0, recall or 0, yes_ratio or 0
+        f1 = 2 * (precision * recall) / (precision + recall) if precision + recall else 0
     balanced = (tp / (tp + fn) + tn / (tn + fp)) / 2 if tp + fn and tn + fp else None
     return {
-        **{"rule": rule, "n": counts.n, "tp": tp, "fp": fp, "tn": tn, "fn": fn, "accuracy": accuracy},
-        **{"precision": precision, "recall": recall, "f1": f1, "yes_ratio": yes_ratio},
-        **{"balanced_accuracy": balanced, "other": counts.other, "warnings": warnings},
+        "rule": rule,
+        "n": counts.n,
+        "tp": tp,
+        "fp": fp,
+        "tn": tn,
+        "fn": fn,
+        "accuracy": accuracy,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "yes_ratio": yes_ratio,
+        "balanced_accuracy": balanced,
+        "other": counts.other,
+        "warnings": warnings,
     }
 
 

@@ -5,39 +5,17 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from grounddecode.evaluate.word_lists import word_list, word_table
+
 # The rules are facts about that program (pattern.en, BSD-3, itself after the Inflector of Bermi Ferrer, MIT).
-_PREPOSITIONS = frozenset(
-    "about above across after among around at athwart before behind below beneath beside besides between betwixt beyond "
-    "but by during except for from in into near of off on onto out over since till to under until unto upon with".split()
-)
-_UNCHANGED = tuple(
-    "bison bream breeches britches carp chassis christmas clippers cod contretemps corps debris diabetes djinn eland elk "
-    "flounder gallows georgia graffiti headquarters herpes high-jinks homework innings jackanapes mackerel measles mews "
-    "mumps news pincers pliers proceedings rabies salmon scissors series shears species swine swiss trout tuna whiting "
-    "wildebeest advice bread butter cheese electricity equipment fruit furniture garbage gravel happiness information "
-    "ketchup knowledge love luggage mathematics mayonnaise meat mustard progress research rice sand software "
-    "understanding water".split()
-)
-#: Every ending of those words: pattern asks whether a listed word ends with the token, not the other way round.
-_UNCHANGED_ENDINGS = frozenset(word[start:] for word in _UNCHANGED for start in range(len(word)))
+_PREPOSITIONS = frozenset(word_list("pattern_prepositions"))
+#: Every ending of the listed words: pattern asks whether a listed word ends with the token, not the other way round.
+_UNCHANGED_ENDINGS = frozenset(word[at:] for word in word_list("pattern_unchanged") for at in range(len(word)))
 #: Plurals in -ies that the program returns as they are. Two more of its entries begin with "^" and never match.
-_IES = tuple(
-    word + "s"
-    for word in "alergie auntie beanie birdie bogie bombie collie cookie cutie doggie eyrie freebie goonie groupie hankie "
-    "hippie hoagie hottie indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie quickie reverie rookie "
-    "softie sortie stoolie sweetie techie toughie valkyrie veggie weenie yuppie zombie".split()
-)
-_IRREGULAR = {
-    **{"atlantes": "atlas", "atlases": "atlas", "axes": "axe", "beeves": "beef", "brethren": "brother"},
-    **{"children": "child", "corpora": "corpus", "corpuses": "corpus", "ephemerides": "ephemeris", "feet": "foot"},
-    **{"ganglia": "ganglion", "geese": "goose", "genera": "genus", "genii": "genie", "graffiti": "graffito"},
-    **{"helves": "helve", "kine": "cow", "leaves": "leaf", "loaves": "loaf", "men": "man", "mongooses": "mongoose"},
-    **{"monies": "money", "moves": "move", "mythoi": "mythos", "numena": "numen", "occipita": "occiput"},
-    **{"octopodes": "octopus", "opera": "opus", "opuses": "opus", "our": "my", "oxen": "ox", "penes": "penis"},
-    **{"penises": "penis", "people": "person", "sexes": "sex", "soliloquies": "soliloquy", "teeth": "tooth"},
-    **{"testes": "testis", "trilbys": "trilby", "turves": "turf", "zoa": "zoon"},
-}
-#: In order: the ending, what the stem has to end with (a regular expression), the new ending. The first that fits counts.
+_IES = tuple(word + "s" for word in word_list("pattern_ies"))
+_IRREGULAR = word_table("pattern_irregular")
+_IRREGULAR_ENDINGS = tuple(_IRREGULAR)
+#: In order: the ending, what the stem before it has to end with, the new ending. The first that fits counts.
 _RULES = tuple(
     (ending, re.compile(f"(?:{stem})$"), new)
     for ending, stem, new in (
@@ -95,9 +73,9 @@ def singular(word: str) -> str:
         return _IRREGULAR.get(word, "ox" + word[4:])
     if word[-1:] not in _LAST_LETTERS or word in _UNCHANGED_ENDINGS or word.endswith(_IES):
         return word
-    for plural, one in _IRREGULAR.items():
-        if word.endswith(plural):
-            return word[: -len(plural)] + one
+    if word.endswith(_IRREGULAR_ENDINGS):
+        plural = next(plural for plural in _IRREGULAR if word.endswith(plural))
+        return word[: -len(plural)] + _IRREGULAR[plural]
     for ending, stem, new in _RULES:
         if word.endswith(ending) and stem.search(word, 0, len(word) - len(ending)):
             return word[: -len(ending)] + new

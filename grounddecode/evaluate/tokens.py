@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from grounddecode.evaluate.word_lists import word_list
+
 # Steps, their order and the character classes are facts of NLTK's tokenizers (Apache-2.0): Penn Treebank rules after
 # the Punkt sentence splitter. Each step below first asks whether its character occurs at all.
 _OPENING_MARKS = re.compile("([«“‘„]|`+)")
@@ -35,16 +37,12 @@ _CONTRACTIONS = tuple(
     )
 )
 
-# A dot that may end a sentence: one alone, before a blank or a mark, with the word it ends and what follows.
-_SENTENCE_DOT = re.compile(r"([^\s()\"{}\[\]*:;@!?']*)(?<!\.)\.(?=[)\"}\];*:@'({\[!?]|\s+(\S))")
+# A dot that may end a sentence: one alone, before a blank or a mark, with the word it ends and the one that follows.
+_SENTENCE_DOT = re.compile(r"('?[^\s()\"{}\[\]*:;@!?']*)(?<!\.)\.(?=[)\"}\];*:@'({\[!?]|\s+(\S+))")
+_ENDS_INSIDE = re.compile(r"[.?!][)\"}\];*:@'({\[!?]")
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
-#: Abbreviations after which a dot ends no sentence unless a capital follows; the common ones of Punkt's English model.
-_ABBREVIATIONS = frozenset(
-    "adm ala ariz ark aug ave bros calif cie co col colo conn corp cos dec del dr etc feb fla fri ft ga gen gov ill inc "
-    "ind jan jr kan ky la lt ltd maj mass md messrs mg mich minn miss mr mrs ms neb nev nov oct okla ore pa ph.d prof "
-    "rep reps rev sen sens sep sept sr st tenn tex tues u.k u.n u.s va vs vt wash wed wis a.m p.m d.c e.g i.e l.a "
-    "n.c n.d n.h n.j n.m n.y r.i s.c s.d w.va".split()
-)
+#: Abbreviations of Punkt's English model: a dot after one ends no sentence, unless a capital follows.
+_ABBREVIATIONS = frozenset(word_list("abbreviations"))
 
 
 def words(text: str) -> list[str]:
@@ -68,13 +66,17 @@ def words(text: str) -> list[str]:
 
 
 def _split_dot(match: re.Match[str]) -> str:
-    word, following = match[1].lower(), match[2]
-    goes_on = following is not None and following.islower()
-    if goes_on and (_NUMBER.fullmatch(word) or (len(word) == 1 and word.isalpha())):
-        return match[0]
+    """The word and its dot, apart unless the sentence goes on behind the dot.
+
+    Punkt looks at the next word with its marks, so that an end inside that (`Hi!"`) makes an end of this dot too.
+    """
+    word, following = match[1].lower(), match[2] or ""
+    is_letter = len(word) == 1 and word.isalpha()
     if word in _ABBREVIATIONS or word.rpartition("-")[2] in _ABBREVIATIONS:
-        return match[0] if goes_on or following is None or not following.isupper() else f"{match[1]} . "
-    return f"{match[1]} . "
+        goes_on = is_letter or not following[:1].isupper()
+    else:
+        goes_on = following[:1].islower() and (is_letter or _NUMBER.fullmatch(word) is not None)
+    return match[0] if goes_on and not _ENDS_INSIDE.search(following) else f"{match[1]} . "
 
 
 def _open_quotes(text: str) -> str:
