@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from grounddecode.method import Method
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.locore import LocoRE
+from grounddecode.methods.var import VAR
 from tests import dense
+from tests.dense_var import VAREdit
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,26 @@ def _avc() -> Sequence[Case]:
     )
 
 
+def _var() -> Sequence[Case]:
+    dims = (3, 11)
+    yield Case("var", (VAR(sink_dims=dims, tau=2.0),), (VAREdit(dims, 2.0),))
+    yield Case(
+        "var-prompt-sinks",
+        (VAR(sink_dims=dims, tau=1.5, p=0.9, rho=0.2, sinks="prompt"),),
+        (VAREdit(dims, 1.5, p=0.9, rho=0.2, sinks="prompt"),),
+    )
+    yield Case(
+        "var-released",
+        (VAR(sink_dims=dims, tau=1.5, p=0.2, variant="released"),),
+        (VAREdit(dims, 1.5, p=0.2, released=True),),
+    )
+
+
 def _compositions() -> Sequence[Case]:
+    var, edit = VAR(sink_dims=(3, 11), tau=1.5, p=0.9, rho=0.2), VAREdit((3, 11), 1.5, p=0.9, rho=0.2)
+    yield Case("var+avc", (var, AvisC(alpha=1.0)), (edit,), dense.Contrast(alpha=1.0))
+    yield Case("var+locore", (var, LocoRE(beta=3.0)), (edit, dense.LocoREEdit(3.0)))
     yield Case("locore+avc", (LocoRE(beta=3.0), AvisC(alpha=1.0)), (dense.LocoREEdit(3.0),), dense.Contrast(alpha=1.0))
 
 
-CASES: tuple[Case, ...] = (*_locore(), *_avc(), *_compositions())
+CASES: tuple[Case, ...] = (*_locore(), *_avc(), *_var(), *_compositions())
