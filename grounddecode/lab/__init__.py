@@ -11,8 +11,9 @@ __all__ = ["CHECKPOINTS", "checkpoint", "load"]
 def checkpoint(name: str = "seed0") -> Path:
     """Folder of a shipped checkpoint, loadable by Hugging Face and vLLM alike.
 
-    `seed0` is the lab model; `seed1` and `seed2` differ in the training seed alone; `clean` is seed 0's twin that was
-    trained on captions without guessed objects. Raises ValueError for another name or one that is not installed.
+    `seed0` is the lab model; `seed1` and `seed2` differ in the training seed alone; `clean` is seed 0's twin, with the
+    same vision tower, trained on captions without guessed objects.
+    Raises ValueError for another name or one that is not installed.
     """
     if name not in CHECKPOINTS:
         raise ValueError(f"The lab checkpoint was {name!r}; use one of {', '.join(CHECKPOINTS)}.")

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from grounddecode.lab import captions
 from grounddecode.lab.sprites import COLOURS
-from grounddecode.lab.tokenizer import encode
+from grounddecode.lab.tokenizer import encode, vocabulary
 from grounddecode.lab.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
 
 PATCHES = GRID * GRID
@@ -138,20 +139,15 @@ def _put(packed: Packed, row: int, at: int, number: int, question: list[int], an
 
 def token_weights(answer: list[int]) -> list[float]:
     """Loss weights: yes and no 3, object and colour words 2, all others 1."""
-    return [_weight_table()[i] for i in answer]
+    table = _weight_table()
+    return [table[i] for i in answer]
 
 
-_TABLE: list[float] = []
-
-
-def _weight_table() -> list[float]:
-    if not _TABLE:
-        content = {w for c in CATEGORIES for w in c.split()} | set(COLOURS) | set(captions.PEOPLE)
-        content |= {w for words in captions.NOUNS.values() for word in words for w in word.split()}
-        from grounddecode.lab.tokenizer import vocabulary
-
-        _TABLE.extend(3.0 if w in ("Yes", "No") else 2.0 if w in content else 1.0 for w in vocabulary())
-    return _TABLE
+@cache
+def _weight_table() -> tuple[float, ...]:
+    content = {w for c in CATEGORIES for w in c.split()} | set(COLOURS) | set(captions.PEOPLE)
+    content |= {w for words in captions.NOUNS.values() for word in words for w in word.split()}
+    return tuple(3.0 if w in ("Yes", "No") else 2.0 if w in content else 1.0 for w in vocabulary())
 
 
 def long_prompt(rng: np.random.Generator) -> str:

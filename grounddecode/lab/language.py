@@ -187,5 +187,5 @@ def train_language(
             if step % 50 == 49 or step == steps - 1:
                 log("text" if features is None else "joint", step, {"loss": total / (step % 50 + 1)})
                 total = 0.0
-            if keep and step % 500 == 499:
+            if keep:
                 keep(step + 1)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +17,8 @@ from grounddecode.lab.captions import PAD
 from grounddecode.lab.language import align_projector, train_language
 from grounddecode.lab.model import build_model, save
 from grounddecode.lab.vision import cache_features, train_vision
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class Record:
         self.content["log"].append(line)
         sys.stderr.write(json.dumps(line) + "\n")
 
-    def stage(self, name: str, run: Callable[[], object]) -> None:
+    def stage(self, name: str, run: Callable[[], Result]) -> Result:
         start = time.monotonic()
-        run()
+        result = run()
         self.content["stages"][name] = round(time.monotonic() - start, 1)
+        return result
 
     def write(self) -> None:
-        self.content["seconds"] = round(time.monotonic() - self.began, 1)
+        self.content["seconds"] = round(sum(self.content["stages"].values()), 1)
         (self.folder / "training.json").write_text(json.dumps(self.content, indent=1) + "\n")
 
 
@@ -93,76 +96,81 @@ def compiler(device: torch.device, use: bool) -> Callable[[Any], Any]:
     return compiled
 
 
-def train(
-    seed: int,
-    clean: bool,
-    device: torch.device,
-    out: Path,
-    cache: Path,
-    recipe: Recipe,
-    use_compile: bool,
-    only: str | None = None,
-) -> None:
-    """All stages in order, or `only` one of "vision" and "text"; these two are kept in the cache and not run again."""
-    out.mkdir(parents=True, exist_ok=True)
-    pad = 0.0 if clean else recipe.pad
-    record = Record(
-        out, {"seed": seed, "clean": clean, "pad": pad, "recipe": asdict(recipe), "hardware": hardware(device)}
-    )
-    compiled = compiler(device, use_compile)
-    model = build_model(seed, width=recipe.width, layers=recipe.layers).to(device)
-    corpus: data.Corpus | None = None
+class Run:
+    """One training from nothing to a checkpoint, stage after stage.
 
-    def images() -> data.Corpus:
-        nonlocal corpus
-        corpus = corpus or data.load(cache, recipe.images, workers=2)
-        return corpus
+    The stages "vision" and "text" are kept in the cache folder under their settings and are not run again, so that a
+    failed later stage starts from there, and the clean twin shares the vision tower of its seed.
+    """
 
-    def staged(name: str, key: str, run: Callable[[], None]) -> None:
-        path = cache / f"{name}-{key}.pt"
+    def __init__(
+        self, seed: int, clean: bool, device: torch.device, out: Path, cache: Path, recipe: Recipe, use_compile: bool
+    ) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.seed, self.device, self.out, self.cache, self.recipe = seed, device, out, cache, recipe
+        self.pad = 0.0 if clean else recipe.pad
+        header = {"seed": seed, "clean": clean, "pad": self.pad, "recipe": asdict(recipe), "hardware": hardware(device)}
+        self.record = Record(out, header)
+        self.compiled = compiler(device, use_compile)
+        self.model = build_model(seed, width=recipe.width, layers=recipe.layers).to(device)
+        self.corpus = self.record.stage("render", lambda: data.load(cache, recipe.images, workers=2))
+
+    def vision(self, run: bool = True) -> None:
+        """Stage 1."""
+        r = self.recipe
+        self._cached(
+            "vision",
+            f"{r.images}x{r.vision_steps}",
+            run,
+            lambda: train_vision(
+                self.model, self.corpus, self.seed, r.vision_steps, self.device, self.compiled, self.record.log
+            ),
+        )
+
+    def text(self, run: bool = True) -> None:
+        """Stage 2."""
+        r = self.recipe
+        self._cached(
+            "text",
+            f"{r.images}x{r.text_steps}-{r.layers}x{r.width}-pad{self.pad}",
+            run,
+            lambda: self._language(None, r.text_steps),
+        )
+
+    def together(self, keep_every: int = 0) -> None:
+        """Stages 3 and 4, and the checkpoint."""
+        features = cache_features(self.model, self.corpus, self.seed, self.device)
+        steps = self.recipe.align_steps
+        self.record.stage(
+            "align",
+            lambda: align_projector(self.model, features, self.corpus, self.seed, self.device, self.record.log, steps),
+        )
+        self.record.stage("joint", lambda: self._language(features, self.recipe.joint_steps, keep_every))
+        save(self.model, self.out)
+        self.record.write()
+
+    def _language(self, features: torch.Tensor | None, steps: int, keep_every: int = 0) -> None:
+        def keep(step: int) -> None:
+            if keep_every and step % keep_every == 0:
+                save(self.model, self.out / f"step{step}")
+
+        train_language(
+            self.model, self.corpus, features, self.seed, steps, self.device, self.compiled, self.record.log,
+            pad=self.pad, keep=keep,
+        )  # fmt: skip
+
+    def _cached(self, name: str, key: str, run: bool, work: Callable[[], None]) -> None:
+        path = self.cache / f"{name}-seed{self.seed}-{key}.pt"
         if path.exists():
-            saved = torch.load(path, map_location=device)
-            model.load_state_dict(saved["weights"], strict=False)
-            record.content["stages"][name] = saved["seconds"]
-            record.content["log"] += saved["log"]
-        elif only in (None, name):
-            record.stage(name, run)
-            weights = {k: v for k, v in model.state_dict().items() if ("vision_tower" in k) == (name == "vision")}
-            log = [line for line in record.content["log"] if line["stage"] == name]
-            torch.save({"weights": weights, "seconds": record.content["stages"][name], "log": log}, path)
-
-    record.stage("render", images)
-    staged(
-        "vision",
-        f"seed{seed}",
-        lambda: train_vision(model, images(), seed, recipe.vision_steps, device, compiled, record.log),
-    )
-    staged(
-        "text",
-        f"seed{seed}-pad{pad}",
-        lambda: train_language(model, images(), None, seed, recipe.text_steps, device, compiled, record.log, pad=pad),
-    )
-    if only:
-        return
-    features = cache_features(model, images(), seed, device)
-    record.stage(
-        "align", lambda: align_projector(model, features, images(), seed, device, record.log, recipe.align_steps)
-    )
-    joint = lambda: train_language(  # noqa: E731
-        model,
-        images(),
-        features,
-        seed,
-        recipe.joint_steps,
-        device,
-        compiled,
-        record.log,
-        pad=pad,
-        keep=lambda step: save(model, out / f"step{step}"),
-    )
-    record.stage("joint", joint)
-    save(model, out)
-    record.write()
+            saved = torch.load(path, map_location=self.device)
+            self.model.load_state_dict(saved["weights"], strict=False)
+            self.record.content["stages"][name] = saved["seconds"]
+            self.record.content["log"] += saved["log"]
+        elif run:
+            self.record.stage(name, work)
+            weights = {k: v for k, v in self.model.state_dict().items() if ("vision_tower" in k) == (name == "vision")}
+            log = [line for line in self.record.content["log"] if line["stage"] == name]
+            torch.save({"weights": weights, "seconds": self.record.content["stages"][name], "log": log}, path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -176,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the default")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--only", choices=["vision", "text"], help="run this stage alone and keep it in the cache")
+    parser.add_argument("--keep-every", type=int, default=0, help="also save the joint stage every so many steps")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args(argv)
@@ -183,7 +192,11 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
-    train(args.seed, args.clean, device, args.out, args.cache, recipe, not args.no_compile, args.only)
+    run = Run(args.seed, args.clean, device, args.out, args.cache, recipe, not args.no_compile)
+    run.vision(args.only in (None, "vision"))
+    run.text(args.only in (None, "text"))
+    if args.only is None:
+        run.together(args.keep_every)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _only(output: Any) -> torch.Tensor:
 
 def pixels(images: np.ndarray, rng: np.random.Generator | None, device: torch.device) -> torch.Tensor:
     """Images as the processor gives them; with `rng`, one in ten is blended with noise and the light varies."""
-    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     if rng is None:
         return batch
     n = len(images)
