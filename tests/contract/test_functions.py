@@ -12,12 +12,13 @@ from torch import Tensor
 
 from grounddecode.method import Method, Needs
 from grounddecode.view import Candidates, Phase, StepView, VisionView
-from tests.contract.test_declaration import METHODS
+from tests.engines.cases import CASES
 
 # all sizes differ, so that the dimension of the rows is known by its size
 ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7, 8, 9, 13
 IMAGE_STARTS = (2, 5, 3, 0, 4)
 PROMPT = 18
+METHODS = list(dict.fromkeys(method for case in CASES for method in case.methods))
 
 
 def view(seed: int, state: Any = None) -> StepView:
@@ -28,13 +29,12 @@ def view(seed: int, state: Any = None) -> StepView:
     image = (keys >= start) & (keys < start + PATCHES)
     attention = torch.rand(LAYERS, ROWS, KEYS, generator=generator) ** 4 * image
     logits = torch.randn(ROWS, WORDS, generator=generator) * 3
-    patch = torch.where(image, keys - start, -1)
-    vision = VisionView(
-        first=torch.rand(IMAGES, PATCHES, generator=generator) ** 2,
-        last=torch.rand(IMAGES, PATCHES, generator=generator) ** 2,
-        image_of_key=torch.where(image, torch.arange(ROWS)[:, None], -1),
-        patch_of_key=patch,
-    )
+    of_patches = {f.name: torch.rand(IMAGES, PATCHES, generator=generator) ** 2 for f in fields(VisionView)}
+    of_keys = {
+        "image_of_key": torch.where(image, torch.arange(ROWS)[:, None], -1),
+        "patch_of_key": torch.where(image, keys - start, 0),
+    }
+    vision = VisionView(**(of_patches | of_keys))
     return StepView(
         phase=Phase.DECODE,
         step=KEYS - PROMPT,
@@ -79,7 +79,9 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
         yield "judge", method.judge, (candidates,)
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor], skip: tuple[str, ...] = ("vision", "state", "keys")) -> Any:
+def mapped(
+    value: Any, change: Callable[[Tensor], Tensor], skip: tuple[str, ...] = ("vision", "state", "keys", "memo")
+) -> Any:
     """A value with every tensor in it changed."""
     if isinstance(value, Tensor):
         return change(value)
@@ -89,7 +91,7 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor], skip: tuple[str, ...]
         if "vision" in skip and getattr(value, "vision", None) is not None:
             vision = value.vision
             rows = {name: change(getattr(vision, name)) for name in ("image_of_key", "patch_of_key")}
-            changed["vision"] = replace(vision, **rows)
+            changed |= {"vision": replace(vision, **rows), "memo": {}}
         return replace(value, **changed)
     if isinstance(value, (tuple, list)):
         return type(value)(mapped(entry, change, skip) for entry in value)
