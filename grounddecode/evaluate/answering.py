@@ -1,0 +1,181 @@
+"""Putting batches to an engine and its answers into a run folder, whatever goes wrong on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grounddecode.engines.base import Decoding, Engine, Request, Response
+from grounddecode.evaluate.batches import Opened, Unit, batches, opened
+from grounddecode.evaluate.memory import out_of_memory, peak_memory, release
+from grounddecode.evaluate.plans import Plan
+from grounddecode.evaluate.samples import Pictures
+from grounddecode.evaluate.store import Record, RunFolder
+
+log = logging.getLogger(__name__)
+PATIENCE = 3  # samples that fail before anything has succeeded, until a plan is given up
+LONGEST = 300  # characters of an error that are stored
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. `done` and `total` count answers of all methods, those of an earlier start included.
+
+    `note` is a remark in one line about something that went another way than asked for, else "".
+    """
+
+    done: int
+    total: int
+    failed: int
+    method: str
+    benchmark: str
+    note: str = ""
+
+
+@dataclass
+class Answering:
+    """The answers of one start of a run.
+
+    Every method answers a batch before the next batch begins, so that their times suffer alike from a busy machine.
+    A batch that does not fit into memory is halved, for this method from then on. Where a batch fails otherwise, its
+    samples are asked one by one, and those that fail are recorded as failed.
+    """
+
+    engine: Engine
+    folder: RunFolder
+    plans: Sequence[Plan]
+    seed: int
+    batch_size: int
+    device: str | None = None
+    tell: Callable[[Progress], None] | None = None
+    done: int = 0
+    failed: int = 0
+    total: int = 0
+    room: dict[str, int] = field(default_factory=dict)
+    succeeded: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    last_error: str = ""
+    _vain: dict[str, int] = field(default_factory=dict)
+
+    def answer(self, units: Sequence[Unit], known: Mapping[str, set[str]]) -> None:
+        """Ask what has no answer yet; `known` holds the answered sample ids of each plan.
+
+        Raises:
+            RuntimeError: a plan whose first samples, or all samples, failed.
+        """
+        groups = batches(units, self.batch_size)
+        pending = [group for group in groups if any(_unknown(group, known[plan.name]) for plan in self.plans)]
+        for group in opened(pending, Pictures()):
+            for plan in self.plans:
+                self._answer_all(plan, [one for one in group if _unknown([one.unit], known[plan.name])])
+        for plan in self.plans:
+            if plan.name not in self.succeeded:
+                raise RuntimeError(f"{plan.name} could answer no sample: {self.last_error}")
+
+    def _answer_all(self, plan: Plan, group: Sequence[Opened]) -> None:
+        for one in group:
+            if one.picture is None:
+                self._record_failure(plan, one, one.error)
+        readable = [one for one in group if one.picture is not None]
+        self._in_pieces(plan, readable, self.room.get(plan.name, self.batch_size))
+
+    def _in_pieces(self, plan: Plan, group: Sequence[Opened], size: int) -> None:
+        for start in range(0, len(group), size):
+            self._answer(plan, group[start : start + size])
+
+    def _answer(self, plan: Plan, group: Sequence[Opened]) -> None:
+        try:
+            records = self._generate(plan, group)
+        except Exception as error:
+            # Nothing of the error may live on: its traceback holds the tensors of the failed batch.
+            full, text = out_of_memory(error), _sentence(error)
+            log.debug("a batch of %s failed", plan.name, exc_info=True)
+        else:
+            self.succeeded.add(plan.name)
+            self._store(plan, group, records)
+            return
+        if full:
+            release()
+        if len(group) == 1:
+            self._fail(plan, group[0], text)
+        elif full:
+            half = self.room[plan.name] = len(group) // 2
+            self._note(plan, group[0], f"out of memory: batches of {plan.name} are halved to {half}")
+            self._in_pieces(plan, group, half)
+        else:
+            self._in_pieces(plan, group, 1)
+
+    def _generate(self, plan: Plan, group: Sequence[Opened]) -> list[Record]:
+        requests = [
+            Request(sample_id=one.unit.first.sample_id, prompt=one.unit.first.prompt, images=(one.picture,))
+            for one in group
+            if one.picture is not None
+        ]
+        length = group[0].unit.first.max_new_tokens
+        decoding = Decoding(max_new_tokens=length, seed=self.seed, **plan.decoding)
+        with peak_memory(self.device) as peak:
+            responses = self.engine.generate(requests, decoding, plan.methods)
+        if [response.sample_id for response in responses] != [request.sample_id for request in requests]:
+            raise RuntimeError(f"the engine {self.engine.name} answered other samples than it was asked")
+        facts = {"batch": len(group), "peak_memory_mib": peak.mib}
+        return [
+            record
+            for one, response in zip(group, responses, strict=True)
+            for record in _answers(plan, one.unit, response, facts)
+        ]
+
+    def _fail(self, plan: Plan, one: Opened, text: str) -> None:
+        self._record_failure(plan, one, text)
+        if plan.name not in self.succeeded:
+            self._vain[plan.name] = self._vain.get(plan.name, 0) + 1
+            if self._vain[plan.name] >= PATIENCE:
+                raise RuntimeError(f"{plan.name} could answer none of the first {PATIENCE} samples: {text}")
+
+    def _record_failure(self, plan: Plan, one: Opened, text: str) -> None:
+        self.last_error = text[:LONGEST]
+        failure = {"method": plan.name, "response": None, "status": "failed", "error": self.last_error}
+        self.failed += len(one.unit.samples)
+        self._store(plan, [one], [{**sample.to_dict(), **failure} for sample in one.unit.samples])
+
+    def _store(self, plan: Plan, group: Sequence[Opened], records: Sequence[Record]) -> None:
+        self.folder.append(records)
+        self.done += len(records)
+        self._tell(plan, group[0])
+
+    def _note(self, plan: Plan, one: Opened, note: str) -> None:
+        self.notes.append(note)
+        self._tell(plan, one, note)
+
+    def _tell(self, plan: Plan, one: Opened, note: str = "") -> None:
+        if self.tell is not None:
+            benchmark = one.unit.first.benchmark
+            self.tell(Progress(self.done, self.total, self.failed, plan.name, benchmark, note))
+
+
+def _unknown(units: Iterable[Unit], known: Container[str]) -> bool:
+    """Whether a sample of the units has no answer."""
+    return any(sample.sample_id not in known for unit in units for sample in unit.samples)
+
+
+def _answers(plan: Plan, unit: Unit, response: Response, facts: Mapping[str, Any]) -> list[Record]:
+    """One record a sample of the unit; those after the first name it in `same_as`, and cost nothing."""
+    answer = {
+        "method": plan.name,
+        "response": response.text,
+        "status": "ok",
+        "n_tokens": response.n_tokens,
+        "seconds": response.seconds,
+        "trace": dict(response.trace),
+        **facts,
+    }
+    first, *others = unit.samples
+    return [{**first.to_dict(), **answer}] + [
+        {**other.to_dict(), **answer, "same_as": first.sample_id} for other in others
+    ]
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,67 @@
+"""The table of benchmarks, and how their names become samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from grounddecode.evaluate.samples import Sample
+from grounddecode.registry import nearest
+
+BENCHMARKS = ("pope", "chair", "amber", "mme")
+#: Modules whose function `NAME(Wanted)` yields the samples of a benchmark.
+DRAWN, FOLDERS = "grounddecode.evaluate.benchmarks_lab", "grounddecode.evaluate.benchmarks_folders"
+#: Questions are drawn with this seed whatever the seed of a run is, so that all runs are asked the same.
+QUESTION_SEED = 0
+LAB_DATA = "lab"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a benchmark is wanted.
+
+    Attributes:
+        root: folder of the data; None: the lab's drawn scenes.
+        limit: at most so many samples of each split; None: all. A smaller number is a prefix of a larger one.
+        max_new_tokens: of captions; None: 60 on the lab, 512 elsewhere. Answers to yes/no questions have their own.
+        flavour: of CHAIR's ground truth.
+    """
+
+    root: Path | None = None
+    limit: int | None = None
+    max_new_tokens: int | None = None
+    flavour: str = "pattern"
+
+
+def names() -> list[str]:
+    """Names of all benchmarks."""
+    return list(BENCHMARKS)
+
+
+def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
+    """Samples of several benchmarks, in order; the same every time.
+
+    Raises:
+        ValueError: an unknown benchmark, one the lab does not have, or data that are missing or broken.
+    """
+    for name in benchmarks:
+        if name not in BENCHMARKS:
+            raise ValueError(nearest(name, BENCHMARKS, "benchmark"))
+    if not benchmarks:
+        raise ValueError(f"no benchmark was given: name at least one of {', '.join(BENCHMARKS)}")
+    if wanted.limit is not None and wanted.limit < 1:
+        raise ValueError(f"the limit is {wanted.limit}: give at least 1 sample a benchmark")
+    samples = [sample for name in dict.fromkeys(benchmarks) for sample in _load(name, wanted)]
+    if not samples:
+        raise ValueError(f"{', '.join(benchmarks)} hold no sample: give a folder with their data")
+    return samples
+
+
+def _load(name: str, wanted: Wanted) -> Iterator[Sample]:
+    module = import_module(DRAWN if wanted.root is None else FOLDERS)
+    if not hasattr(module, name):
+        raise ValueError(f"the lab has no {name}: give the folder of its data with --data")
+    return cast(Callable[[Wanted], Iterator[Sample]], getattr(module, name))(wanted)

@@ -1,0 +1,81 @@
+"""One run folder out of the shards of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grounddecode.evaluate.batches import parse_shard
+from grounddecode.evaluate.measures import Scoring
+from grounddecode.evaluate.rescoring import finish
+from grounddecode.evaluate.settings import digest, engine_facts, refuse_others
+from grounddecode.evaluate.store import RunFolder
+
+# What shards of one run need not share.
+_OWN = ("shard", "questions")
+
+
+def merge(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
+    """Put the answers of all shards of one run into a new folder, score them, and return the metrics.
+
+    Samples that a shard failed to answer stay failed: resume that shard and merge again into another folder.
+
+    Args:
+        runs: the folders of shards 1/n to n/n, in any order.
+        out: a folder without a run.
+
+    Raises:
+        ValueError: no run folder, shards of different runs, a shard that is missing or given twice, or a taken `out`.
+    """
+    if not runs:
+        raise ValueError("there is nothing to merge: give the folders of all shards")
+    folders = [RunFolder(run) for run in runs]
+    stored = [folder.stored_run() for folder in folders]
+    for folder, run in zip(folders[1:], stored[1:], strict=True):
+        refuse_others(str(folder.path), _common(run), _common(stored[0]))
+    order = _order([str(folder.path) for folder in folders], stored)
+    with RunFolder(out) as merged:
+        if merged.run() is not None or merged.records():
+            raise ValueError(f"{str(out)!r} holds a run already: give another --out")
+        merged.append([record for at in order for record in folders[at].records()])
+        merged.write_run(_merged([stored[at] for at in order]))
+        return finish(merged, Scoring(**stored[0]["scoring"]), {})
+
+
+def _common(run: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {key: value for key, value in run["settings"].items() if key not in _OWN}
+    return {**shared, **engine_facts(run["engine"]), "chair_flavour": run["chair_flavour"]}
+
+
+def _order(paths: Sequence[str], stored: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Places of the runs by shard number."""
+    places: dict[int, int] = {}
+    count = 0
+    for at, run in enumerate(stored):
+        shard = run["settings"]["shard"]
+        if shard is None:
+            raise ValueError(f"{paths[at]!r} is no shard but a whole run: there is nothing to merge it with")
+        index, total = parse_shard(shard)
+        if count not in (0, total):
+            raise ValueError(f"{paths[at]!r} is shard {shard}, the one before is of {count}: give shards of one run")
+        if index in places:
+            raise ValueError(f"{paths[at]!r} and {paths[places[index]]!r} are both shard {shard}: give each shard once")
+        places[index], count = at, total
+    missing = [f"{index}/{count}" for index in range(1, count + 1) if index not in places]
+    if missing:
+        raise ValueError(f"shard {', '.join(missing)} is missing: give the folders of all {count} shards")
+    return [places[index] for index in range(1, count + 1)]
+
+
+def _merged(stored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = stored[0]
+    settings = {**first["settings"], "shard": None, "questions": [run["settings"]["questions"] for run in stored]}
+    return {
+        **first,
+        "hash": digest(settings),
+        "settings": settings,
+        "parts": list(dict.fromkeys(part for run in stored for part in run["parts"])),
+        "n_samples": sum(run["n_samples"] for run in stored),
+        "sessions": [session for run in stored for session in run["sessions"]],
+    }

@@ -1,0 +1,156 @@
+"""From the records of a run to its results: scores, intervals, paired differences, controls, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grounddecode.evaluate.controls import length_matched
+from grounddecode.evaluate.measures import MEASURES, Measure, Record, Row, Scoring
+from grounddecode.evaluate.plans import GREEDY
+from grounddecode.evaluate.stats import Counts, count, differences, intervals, number, verdict
+
+SAMPLED = "sample+cut"
+#: Plans that the others are compared with, and under which key.
+BASELINES = {GREEDY: "vs_greedy", SAMPLED: "vs_sample_cut"}
+Part = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Answered records of one method and one part of a benchmark, each with its row of counts, and the numbers."""
+
+    records: list[Record]
+    rows: list[Row]
+    numbers: dict[str, Any]
+    n_failed: int = 0
+
+    def counts(self) -> Counts:
+        """Sums by picture."""
+        return count([record["image_id"] for record in self.records], self.rows)
+
+    def only(self, sample_ids: Sequence[str]) -> Scored:
+        """These samples, in this order; the numbers are left out."""
+        place = {record["sample_id"]: at for at, record in enumerate(self.records)}
+        at = [place[sample_id] for sample_id in sample_ids]
+        return Scored([self.records[i] for i in at], [self.rows[i] for i in at], {})
+
+
+def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, Any]]:
+    """`{method: {benchmark: numbers, "cost": ...}}`; a benchmark with splits has `{split: numbers}`.
+
+    Beside the scorer's numbers stand `n_failed` (samples without an answer: no number counts them), `ci` (95 %
+    intervals), `vs_greedy` and `vs_sample_cut` (differences on the samples that both answered, with interval and
+    verdict, where the run has those methods), and for captions `control` (the greedy captions cut to as many words in
+    all as the method's) and `vs_control`.
+    """
+    grouped = group(records)
+    scored = {
+        method: {part: score(MEASURES[part[0]], found, scoring) for part, found in parts.items()}
+        for method, parts in grouped.items()
+    }
+    shown: dict[str, dict[str, Any]] = {}
+    for method, parts in scored.items():
+        shown[method] = {}
+        for part, ours in parts.items():
+            others = {name: scored[name][part] for name in BASELINES if name != method and part in scored.get(name, {})}
+            _place(shown[method], part, _block(MEASURES[part[0]], ours, others, scoring))
+        shown[method]["cost"] = cost(_flat(grouped[method]), _flat(grouped.get(GREEDY, {})))
+    return shown
+
+
+def group(records: Iterable[Record]) -> dict[str, dict[Part, list[Record]]]:
+    """Records by method, then by (benchmark, split), each in the order met."""
+    grouped: dict[str, dict[Part, list[Record]]] = {}
+    for record in records:
+        parts = grouped.setdefault(record["method"], {})
+        parts.setdefault((record["benchmark"], record.get("split", "")), []).append(record)
+    return grouped
+
+
+def answered(records: Iterable[Record]) -> list[Record]:
+    """The records that hold an answer."""
+    return [record for record in records if record["status"] == "ok"]
+
+
+def score(measure: Measure, records: Sequence[Record], scoring: Scoring) -> Scored:
+    """The answered ones among the records, scored."""
+    found = answered(records)
+    numbers, rows = measure.score(found, scoring)
+    return Scored(found, rows, numbers, len(records) - len(found))
+
+
+def control(measure: Measure, ours: Scored, greedy: Scored, scoring: Scoring) -> Scored:
+    """Greedy's captions of the samples that both answered, cut to as many words in all as ours."""
+    mine, theirs = paired(ours, greedy)
+    cut = length_matched(*([str(r["response"]) for r in side.records] for side in (theirs, mine)))
+    return score(measure, [{**r, "response": text} for r, text in zip(theirs.records, cut, strict=True)], scoring)
+
+
+def paired(ours: Scored, theirs: Scored) -> tuple[Scored, Scored]:
+    """Both, less the samples that only one side answered, in one order."""
+    known = {record["sample_id"] for record in theirs.records}
+    shared = [record["sample_id"] for record in ours.records if record["sample_id"] in known]
+    return ours.only(shared), theirs.only(shared)
+
+
+def compared(measure: Measure, ours: Scored, theirs: Scored, resamples: int) -> dict[str, dict[str, Any]]:
+    """`{number: {"difference", "ci", "verdict"}}` on the samples that both answered; empty where there are none."""
+    mine, yours = paired(ours, theirs)
+    if not mine.records:
+        return {}
+    found = differences(mine.counts(), yours.counts(), measure.ratios, resamples)
+    return {
+        name: {"difference": number(value), "ci": interval, "verdict": verdict(interval, measure.directions[name])}
+        for name, (value, interval) in found.items()
+    }
+
+
+def cost(records: Iterable[Record], greedy: Iterable[Record]) -> dict[str, float | None]:
+    """Seconds, tokens and peak memory of the answers that were generated, and the speed as a ratio to greedy's."""
+    own, base = ([r for r in answered(found) if "same_as" not in r] for found in (records, greedy))
+    seconds, tokens = sum(r["seconds"] for r in own), sum(r["n_tokens"] for r in own)
+    peaks = [r["peak_memory_mib"] for r in own if r.get("peak_memory_mib") is not None]
+    shared = {r["sample_id"] for r in own} & {r["sample_id"] for r in base}
+    speed, usual = (_speed([r for r in found if r["sample_id"] in shared]) for found in (own, base))
+    return {
+        "seconds": seconds,
+        "n_tokens": tokens,
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "tokens_per_second_ratio": speed / usual if speed and usual else None,
+        "peak_memory_mib": max(peaks) if peaks else None,
+    }
+
+
+def _block(measure: Measure, ours: Scored, others: Mapping[str, Scored], scoring: Scoring) -> dict[str, Any]:
+    block = {**ours.numbers, "n": len(ours.records), "n_failed": ours.n_failed}
+    if not ours.records:
+        return block
+    block["ci"] = intervals(ours.counts(), measure.ratios, scoring.resamples)
+    for name, theirs in others.items():
+        differing = compared(measure, ours, theirs, scoring.resamples)
+        if differing:
+            block[BASELINES[name]] = differing
+    if measure.captions and BASELINES[GREEDY] in block:
+        matched = control(measure, ours, others[GREEDY], scoring)
+        block["control"] = matched.numbers
+        block["vs_control"] = compared(measure, ours, matched, scoring.resamples)
+    return block
+
+
+def _place(shown: dict[str, Any], part: Part, block: dict[str, Any]) -> None:
+    benchmark, split = part
+    if split:
+        shown.setdefault(benchmark, {})[split] = block
+    else:
+        shown[benchmark] = block
+
+
+def _flat(parts: Mapping[Any, Sequence[Record]]) -> list[Record]:
+    return [record for found in parts.values() for record in found]
+
+
+def _speed(records: Sequence[Record]) -> float | None:
+    seconds = sum(r["seconds"] for r in records)
+    return sum(r["n_tokens"] for r in records) / seconds if seconds else None

@@ -1,0 +1,72 @@
+"""Scoring what a run folder holds: at the end of a run, and ever after without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grounddecode.evaluate.benchmarks import LAB_DATA, Wanted, load
+from grounddecode.evaluate.measures import Scoring, ground_truth_of
+from grounddecode.evaluate.metrics import results
+from grounddecode.evaluate.store import Record, RunFolder
+
+
+def rescore(
+    run: Path | str, *, pope_rule: str | None = None, chair_flavour: str | None = None, resamples: int | None = None
+) -> dict[str, Any]:
+    """Metrics of a run folder from its stored answers, without an engine; rewrites metrics.json.
+
+    Args:
+        pope_rule, chair_flavour, resamples: instead of those the run was scored with last. A flavour with a ground
+            truth of its own reads the annotations anew.
+
+    Raises:
+        ValueError: no run folder, an unknown rule or flavour, or annotations that are not where they were.
+    """
+    stored = RunFolder(run).stored_run()
+    old = Scoring(**stored["scoring"])
+    scoring = Scoring(pope_rule or old.pope_rule, chair_flavour or old.chair_flavour, resamples or old.resamples)
+    with RunFolder(run) as folder:
+        return finish(folder, scoring, _truths(stored, scoring.chair_flavour))
+
+
+def _truths(run: Mapping[str, Any], flavour: str) -> dict[str, Any]:
+    """The objects of each caption's picture, where the flavour has another ground truth than the stored one."""
+    settings = run["settings"]
+    if ground_truth_of(flavour) == ground_truth_of(run["chair_flavour"]) or "chair" not in settings["benchmarks"]:
+        return {}
+    root = None if run["data"] == LAB_DATA else Path(run["data"])
+    wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour)
+    return {sample.sample_id: sample.facts["truth"] for sample in load(["chair"], wanted)}
+
+
+def finish(folder: RunFolder, scoring: Scoring, truths: Mapping[str, Any]) -> dict[str, Any]:
+    """Score what the folder holds, in the order of the run's methods and samples.
+
+    Args:
+        truths: by sample, instead of those stored with the answers.
+    """
+    run = folder.stored_run()
+    run["scoring"] = asdict(scoring)
+    folder.write_run(run)
+    methods, parts = ({name: at for at, name in enumerate(run[key])} for key in ("methods", "parts"))
+    records = sorted(folder.records(), key=lambda r: (methods[r["method"]], _rank(r["sample_id"], parts)))
+    failed = sum(record["status"] != "ok" for record in records)
+    metrics = {
+        "results": results((r | _truth(r, truths) for r in records), scoring),
+        "run": {**run, "n_answers": len(records) - failed, "n_failed": failed},
+    }
+    folder.write_metrics(metrics)
+    return metrics
+
+
+def _truth(record: Record, truths: Mapping[str, Any]) -> Record:
+    return {"truth": truths[record["sample_id"]]} if record["sample_id"] in truths else {}
+
+
+def _rank(sample_id: str, parts: Mapping[str, int]) -> tuple[int, int, str]:
+    """Order of sample ids: parts as in the run, then `pope-random/9` before `pope-random/10`."""
+    part, _, rest = sample_id.rpartition("/")
+    return parts[part], int(rest) if rest.isdecimal() else 0, rest

@@ -1,0 +1,168 @@
+"""The run folder: run.json, append-only samples.jsonl, metrics.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+Record = dict[str, Any]
+RUN, SAMPLES, METRICS = "run.json", "samples.jsonl", "metrics.json"
+
+
+class RunFolder:
+    """A folder that one process writes to and any number of processes read.
+
+    A line of `samples.jsonl` is one answer of one method to one sample. Lines are only ever added, a batch in one
+    write followed by fsync, so a process killed at any moment leaves at most one line torn, the last one.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._file: int | None = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- reading -------------------------------------------------------------------------------------------------
+    def run(self) -> dict[str, Any] | None:
+        """What run.json says, or None where there is no run yet."""
+        return self._json(RUN)
+
+    def stored_run(self) -> dict[str, Any]:
+        """What run.json says. Raises ValueError where there is none."""
+        found = self.run()
+        if found is None:
+            raise ValueError(f"{str(self.path)!r} holds no {RUN}: give the folder of a run")
+        return found
+
+    def metrics(self) -> dict[str, Any] | None:
+        """What metrics.json says, or None where nothing was scored yet."""
+        return self._json(METRICS)
+
+    def records(self) -> list[Record]:
+        """The latest line of each (method, sample), in the order of their first lines; a torn last line is left out.
+
+        Raises:
+            ValueError: a broken line that is not the last one.
+        """
+        latest: dict[tuple[str, str], Record] = {}
+        for record in _lines(self.path / SAMPLES):
+            latest[record["method"], record["sample_id"]] = record
+        return list(latest.values())
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): restore it or choose another folder") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} holds no JSON object: restore it or choose another folder")
+        return found
+
+    # -- writing -------------------------------------------------------------------------------------------------
+    def open(self) -> None:
+        """Make the folder, take it for this process, and drop a torn last line.
+
+        Raises:
+            ValueError: the folder cannot be written, or another process writes to it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path / SAMPLES, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise ValueError(
+                f"the run folder {str(self.path)!r} cannot be written ({error.strerror}): choose another --out"
+            ) from None
+        try:
+            _lock(self._file, self.path)
+            _drop_torn_line(self._file)
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines: on the disk when this returns."""
+        if self._file is None:
+            raise RuntimeError(f"the run folder {str(self.path)!r} is not open for writing: call open() first")
+        data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+        while data:
+            data = data[os.write(self._file, data) :]
+        os.fsync(self._file)
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        self._replace(RUN, run)
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        self._replace(METRICS, metrics)
+
+    def close(self) -> None:
+        """Let other processes write."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _replace(self, name: str, content: Mapping[str, Any]) -> None:
+        """A whole file or none: written beside the old one, then renamed over it."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        beside = self.path / f".{name}.{os.getpid()}"
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.path / name)
+
+
+def _lines(path: Path) -> Iterable[Record]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    lines = data.split(b"\n")
+    whole = lines[:-1]  # what follows the last line end is empty, or torn
+    for number, line in enumerate(whole, 1):
+        try:
+            record = json.loads(line)
+            _ = record["method"], record["sample_id"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{path}, line {number}, is no record of a run: restore the file or delete the line"
+            ) from None
+        yield record
+
+
+def _lock(file: int, path: Path) -> None:
+    """One writer at a time; the lock goes with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ValueError(f"another process is writing to {str(path)!r}: wait for it, or choose another --out") from None
+
+
+def _drop_torn_line(file: int, block: int = 65536) -> None:
+    """Cut the file behind its last line end."""
+    end = os.fstat(file).st_size
+    keep = end
+    while keep > 0:
+        start = max(0, keep - block)
+        at = os.pread(file, keep - start, start).rfind(b"\n")
+        if at >= 0:
+            keep = start + at + 1
+            break
+        keep = start
+    if keep != end:
+        os.ftruncate(file, keep)
+        os.fsync(file)
