@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from grounddecode.evaluate import chair_words
+from grounddecode.evaluate import chair_words, lemmas, tagger
 from grounddecode.evaluate.chair_words import Mention, Reading
 from grounddecode.evaluate.ratios import harmonic, ratio
 
 PATTERN, WORDNET, PUBLISHED, FIXED = "pattern", "wordnet", "wordnet-words/pattern-gt", "fixed"
 FLAVOURS = (PATTERN, WORDNET, PUBLISHED, FIXED)
+
+
+def default_flavour() -> str:
+    """The flavour of published tables where its tagger is on this machine, else `pattern`."""
+    return PUBLISHED if tagger.available() else PATTERN
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ def read_all(captions: Sequence[str], flavour: str) -> list[Reading]:
     """Read captions with one flavour's words."""
     if flavour == PATTERN:
         return [chair_words.read(caption, chair_words.pattern_forms) for caption in captions]
+    if flavour in (WORDNET, PUBLISHED):
+        return [chair_words.read(caption, lemmas.wordnet_forms) for caption in captions]
     if flavour == FIXED:
         return [chair_words.read_fixed(caption) for caption in captions]
     raise ValueError(f"CHAIR has no flavour {flavour!r}: choose one of {', '.join(FLAVOURS)}.")
