@@ -146,7 +146,7 @@ class Server:
         headers = {"Content-Type": "application/json"} if content is not None else {}
         try:
             return _json(await self._client.request(verb, url, content=content, headers=headers))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise PassingError(f"{type(error).__name__} {error}".strip()) from error
 
 

@@ -190,6 +190,7 @@ BROKEN = {
     "another JSON": Reply(body=b'["well"]'),
     "no choice": Reply(body=b'{"choices": []}'),
     "an error with status 200": Reply(body=b'{"error": "try later"}'),
+    "garbled compression": Reply(headers={"Content-Encoding": "gzip"}),
     "hung up": Reply(hang_up=True),
 }
 

@@ -6,10 +6,12 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import httpx
 
@@ -31,6 +33,8 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
 }
+
+GUARD = "import os, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), 9)"
 
 
 def python() -> Path | None:
@@ -56,12 +60,16 @@ def serve(model: Path, log: Path, *flags: str) -> Iterator[str]:
             command, env=os.environ | ENVIRONMENT, cwd=log.parent, stdout=out, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+    # A test run that is killed reaches no `finally`: this one sees its own input end, and kills the server's group.
+    guard = subprocess.Popen([sys.executable, "-c", GUARD, str(process.pid)], stdin=PIPE, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(process, url, log)
         yield url
     finally:
         _end(process)
+        guard.kill()
+        guard.communicate()
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
