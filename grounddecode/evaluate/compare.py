@@ -1,32 +1,186 @@
-"""Tables that put runs and methods side by side, with their controls."""
+"""Methods and controls of runs side by side: is a method better than saying less, and not only than greedy?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grounddecode.evaluate.measures import MEASURES, Record, Scoring
+from grounddecode.evaluate.metrics import BASELINES, SAMPLED, Part, Scored, block, cost, group, score
+from grounddecode.evaluate.plans import GREEDY
+from grounddecode.evaluate.store import RunFolder
+from grounddecode.evaluate.tables import Cell, Column, Comparison, Row, Table
+
+__all__ = ["Comparison", "compare"]
+
+PERCENT = 100.0
+_COST = (
+    Column("tokens_per_second_ratio", "tokens/s ratio", digits=2),
+    Column("peak_memory_mib", "peak MiB", digits=0),
+)
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "chair": (
+        Column("chair_s", "CHAIR_s", PERCENT),
+        Column("chair_i", "CHAIR_i", PERCENT),
+        Column("chair_i_unique", "CHAIR_i unique", PERCENT),
+        Column("recall", "recall", PERCENT),
+        Column("f1", "F1", PERCENT),
+        Column("words", "words"),
+        Column("repetition_rate", "repetition", PERCENT),
+    ),
+    "pope": (
+        Column("accuracy", "accuracy", PERCENT),
+        Column("f1", "F1", PERCENT),
+        Column("yes_ratio", "yes rate", PERCENT),
+        Column("balanced_accuracy", "balanced accuracy", PERCENT),
+    ),
+}
+#: The numbers that have to be better for a verdict of better. Mentions are counted each time, so saying what is there
+#: once more lowers CHAIR_i; only a gain in distinct objects too is one.
+HEADLINES = {"chair": ("chair_i", "chair_i_unique"), "pope": ("accuracy",)}
+TITLES = {"chair": "CHAIR", "pope": "POPE"}
+
 
 @dataclass(frozen=True)
-class Comparison:
-    """Tables of runs: rendered as text, Markdown, CSV or plain objects."""
+class _Entry:
+    """One method of one run."""
 
-    tables: Sequence[Any]
-
-    def text(self) -> str:
-        raise RuntimeError("the comparison is being built")
-
-    def markdown(self) -> str:
-        raise RuntimeError("the comparison is being built")
-
-    def csv(self) -> str:
-        raise RuntimeError("the comparison is being built")
-
-    def to_dict(self) -> dict[str, Any]:
-        raise RuntimeError("the comparison is being built")
+    label: str
+    method: str
+    run: int
+    model: str
+    parts: Mapping[Part, list[Record]]
 
 
 def compare(runs: Sequence[Path | str], benchmarks: Sequence[str] | None = None) -> Comparison:
-    """Methods and controls of one or several run folders, side by side."""
-    raise RuntimeError("the comparison is being built")
+    """Tables of what runs hold: one for each benchmark and split, one row for each method and control.
+
+    Everything is scored anew from the stored answers, by the rules of the first run. A method is compared with greedy
+    of its own run, else with greedy of the first run of the same model, on the samples that both answered. The verdict
+    is about CHAIR_i and POPE's accuracy. The controls: for captions, greedy's cut to the method's length; for answers,
+    sampling with the plausibility cut, where a run has it.
+
+    Args:
+        runs: run folders.
+        benchmarks: these only; None: all that the runs hold.
+
+    Raises:
+        ValueError: no run folder, or none of the benchmarks in it.
+    """
+    if not runs:
+        raise ValueError("there is nothing to compare: give at least one run folder")
+    stored = [RunFolder(run).stored_run() for run in runs]
+    scoring = Scoring(**stored[0]["scoring"]) if "scoring" in stored[0] else Scoring()
+    entries = _entries(runs, stored)
+    parts = list(dict.fromkeys(part for entry in entries for part in entry.parts))
+    wanted = [part for part in parts if benchmarks is None or part[0] in benchmarks]
+    if not wanted:
+        known = ", ".join(dict.fromkeys(benchmark for benchmark, _ in parts)) or "no answers"
+        raise ValueError(f"the runs hold {known}, not {', '.join(benchmarks or ['any'])}: choose from those")
+    return Comparison([_table(part, entries, scoring) for part in wanted])
+
+
+def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]]) -> list[_Entry]:
+    found = [
+        (at, method, parts)
+        for at, (folder, run) in enumerate(zip(runs, stored, strict=True))
+        for method, parts in _in_order(group(RunFolder(folder).records()), run).items()
+    ]
+    names = [method for _, method, _ in found]
+    return [
+        _Entry(
+            method if names.count(method) == 1 else f"{method} ({Path(runs[at]).name})",
+            method,
+            at,
+            str(stored[at]["settings"]["model"]),
+            parts,
+        )
+        for at, method, parts in found
+    ]
+
+
+def _in_order(
+    grouped: Mapping[str, dict[Part, list[Record]]], run: Mapping[str, Any]
+) -> dict[str, dict[Part, list[Record]]]:
+    """Methods and parts as the run was asked for them, not as they were answered."""
+    order = {part: at for at, part in enumerate(run["parts"])}
+    return {
+        method: dict(sorted(grouped[method].items(), key=lambda item: order["-".join(filter(None, item[0]))]))
+        for method in run["methods"]
+        if method in grouped
+    }
+
+
+def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
+    benchmark, split = part
+    measure = MEASURES[benchmark]
+    scored = {entry.label: score(measure, entry.parts[part], scoring) for entry in entries if part in entry.parts}
+    rows: list[Row] = []
+    for entry in entries:
+        if part not in entry.parts:
+            continue
+        bases = {name: _base(name, entry, entries, part) for name in BASELINES}
+        others = {name: scored[base.label] for name, base in bases.items() if base is not None}
+        numbers = block(measure, scored[entry.label], others, scoring)
+        greedy = bases[GREEDY]
+        paid = cost(entry.parts[part], greedy.parts[part] if greedy else entry.parts[part])
+        rows.append(_row(entry.label, benchmark, {**numbers, **paid}))
+        if "control" in numbers and entry.method != SAMPLED:
+            rows.append(_control_row(entry.label, benchmark, numbers))
+    n = max((len(one.records) for one in scored.values()), default=0)
+    return Table(benchmark, split, _caption(part, n, scored), (*COLUMNS[benchmark], *_COST), rows)
+
+
+def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _Entry | None:
+    """The entry that `entry` is compared with under a baseline's name."""
+    if entry.method == name:
+        return None
+    same = [one for one in entries if one.method == name and one.model == entry.model and part in one.parts]
+    return min(same, key=lambda one: (one.run != entry.run, one.run), default=None)
+
+
+def _row(label: str, benchmark: str, numbers: Mapping[str, Any]) -> Row:
+    versus, ci = numbers.get(BASELINES[GREEDY], {}), numbers.get("ci", {})
+    cells = {column.key: _cell(column.key, numbers, ci, versus) for column in (*COLUMNS[benchmark], *_COST)}
+    return Row(label, cells, sign=_sign(benchmark, numbers), notes={key: numbers[key] for key in ("n", "n_failed")})
+
+
+def _control_row(label: str, benchmark: str, numbers: Mapping[str, Any]) -> Row:
+    """The control's own numbers, and how the method differs from them."""
+    versus = numbers["vs_control"]
+    cells = {column.key: _cell(column.key, numbers["control"], {}, versus) for column in COLUMNS[benchmark]}
+    return Row(f"greedy cut to {label}", cells, of=label)
+
+
+def _cell(key: str, numbers: Mapping[str, Any], ci: Mapping[str, Any], versus: Mapping[str, Any]) -> Cell:
+    found = versus.get(key, {})
+    return Cell(numbers.get(key), ci.get(key), found.get("difference"), found.get("ci"), str(found.get("verdict", "")))
+
+
+def _sign(benchmark: str, numbers: Mapping[str, Any]) -> str:
+    """What a difference is worth, in words."""
+    greedy = numbers.get(BASELINES[GREEDY])
+    if not greedy:
+        return ""
+    first, *others = HEADLINES[benchmark]
+    control = numbers.get("vs_control") or numbers.get(BASELINES[SAMPLED])
+    if greedy[first]["verdict"] == "worse":
+        return "- worse than greedy"
+    if control and control[first]["verdict"] == "better":
+        hollow = any(control[key]["verdict"] != "better" for key in others)
+        return "better in repeated mentions only" if hollow else "+ better than the control"
+    if greedy[first]["verdict"] == "better":
+        return "better than greedy only" if control else "better than greedy (no control)"
+    return "= not told apart from greedy"
+
+
+def _caption(part: Part, n: int, scored: Mapping[str, Scored]) -> str:
+    benchmark, split = part
+    rule = next((one.numbers.get("rule") or one.numbers.get("flavour") for one in scored.values()), None)
+    title = " ".join(filter(None, (TITLES[benchmark], split)))
+    return (
+        f"{title}, {n} samples, rule {rule}. Under each number the difference from greedy (under a control: of its "
+        "method from it), with 95 % intervals, paired, resampled by picture."
+    )

@@ -55,7 +55,7 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
         shown[method] = {}
         for part, ours in parts.items():
             others = {name: scored[name][part] for name in BASELINES if name != method and part in scored.get(name, {})}
-            _place(shown[method], part, _block(MEASURES[part[0]], ours, others, scoring))
+            _place(shown[method], part, block(MEASURES[part[0]], ours, others, scoring))
         shown[method]["cost"] = cost(_flat(grouped[method]), _flat(grouped.get(GREEDY, {})))
     return shown
 
@@ -107,6 +107,23 @@ def compared(measure: Measure, ours: Scored, theirs: Scored, resamples: int) -> 
     }
 
 
+def block(measure: Measure, ours: Scored, others: Mapping[str, Scored], scoring: Scoring) -> dict[str, Any]:
+    """The numbers of one method on one part, compared with `others`: keys of `BASELINES` that it is not itself."""
+    numbers = {**ours.numbers, "n": len(ours.records), "n_failed": ours.n_failed}
+    if not ours.records:
+        return numbers
+    numbers["ci"] = intervals(ours.counts(), measure.ratios, scoring.resamples)
+    for name, theirs in others.items():
+        differing = compared(measure, ours, theirs, scoring.resamples)
+        if differing:
+            numbers[BASELINES[name]] = differing
+    if measure.captions and BASELINES[GREEDY] in numbers:
+        matched = control(measure, ours, others[GREEDY], scoring)
+        numbers["control"] = matched.numbers
+        numbers["vs_control"] = compared(measure, ours, matched, scoring.resamples)
+    return numbers
+
+
 def cost(records: Iterable[Record], greedy: Iterable[Record]) -> dict[str, float | None]:
     """Seconds, tokens and peak memory of the answers that were generated, and the speed as a ratio to greedy's."""
     own, base = ([r for r in answered(found) if "same_as" not in r] for found in (records, greedy))
@@ -121,22 +138,6 @@ def cost(records: Iterable[Record], greedy: Iterable[Record]) -> dict[str, float
         "tokens_per_second_ratio": speed / usual if speed and usual else None,
         "peak_memory_mib": max(peaks) if peaks else None,
     }
-
-
-def _block(measure: Measure, ours: Scored, others: Mapping[str, Scored], scoring: Scoring) -> dict[str, Any]:
-    block = {**ours.numbers, "n": len(ours.records), "n_failed": ours.n_failed}
-    if not ours.records:
-        return block
-    block["ci"] = intervals(ours.counts(), measure.ratios, scoring.resamples)
-    for name, theirs in others.items():
-        differing = compared(measure, ours, theirs, scoring.resamples)
-        if differing:
-            block[BASELINES[name]] = differing
-    if measure.captions and BASELINES[GREEDY] in block:
-        matched = control(measure, ours, others[GREEDY], scoring)
-        block["control"] = matched.numbers
-        block["vs_control"] = compared(measure, ours, matched, scoring.resamples)
-    return block
 
 
 def _place(shown: dict[str, Any], part: Part, block: dict[str, Any]) -> None:
