@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -77,12 +78,17 @@ class Engine(Protocol):
 
 
 def open_engine(name: str, model: str, **options: Any) -> Engine:
-    """An engine by name. `model`: "lab", "lab:seed1", a folder or a hub id.
+    """An engine by name. `model`: "lab", "lab:seed1", a folder or a hub id; for engine openai a server's address.
 
     Raises:
-        ValueError: unknown engine, or a model it cannot use.
+        ValueError: unknown engine or option of it, or a model it cannot use.
     """
     if name not in ENGINES:
         raise ValueError(nearest(name, ENGINES, "engine"))
     module, _, attribute = ENGINES[name].partition(":")
-    return cast(Engine, getattr(import_module(module), attribute)(model, **options))
+    engine = getattr(import_module(module), attribute)
+    known = [option for option in signature(engine).parameters if option != "model"]
+    for option in options:
+        if option not in known:
+            raise ValueError(nearest(option, known, f"option of engine {name}"))
+    return cast(Engine, engine(model, **options))

@@ -67,13 +67,7 @@ class GroundDecode(lmms):  # type: ignore[misc]
         self.methods, rest = plan(method.strip("'\""), options)
         if device is not None and engine == "hf":
             rest.setdefault("device", device)
-        try:
-            self.engine = open_engine(engine, pretrained, **rest)
-        except TypeError as error:
-            if "unexpected keyword argument" not in str(error):
-                raise
-            wrong = str(error).rpartition(" ")[2]
-            raise ValueError(f"{wrong} is no hyper-parameter of {method} and no option of engine {engine}") from error
+        self.engine = open_engine(engine, pretrained, **rest)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answers in the order of the requests, cut before the first of the task's stop texts."""

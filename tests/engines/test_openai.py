@@ -433,6 +433,11 @@ def test_options_out_of_range_are_refused(fake: Fake, wrong: dict[str, Any]) -> 
         OpenAIEngine(fake.url + "#m", **wrong)
 
 
+def test_an_unknown_option_is_named(fake: Fake) -> None:
+    with pytest.raises(ValueError, match="'retrys' is no option of engine openai, did you mean 'retries'"):
+        open_engine("openai", fake.url, retrys=1)
+
+
 def test_the_key_is_sent_and_never_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "from-environment")
     for options, key in (({}, "from-environment"), ({"api_key": "given"}, "given")):
