@@ -136,7 +136,7 @@ class Server:
                         return read(await self._send("POST", url, content))
                     except PassingError as failure:
                         wait = self.patience.wait(attempt, failure.asked)
-                        log.warning("%s: %s; again in %.1f s", job.name, failure, wait)
+                        log.info("%s: %s; again in %.1f s", job.name, failure, wait)
                         await asyncio.sleep(wait)
                 return read(await self._send("POST", url, content))
             except RuntimeError as failure:
