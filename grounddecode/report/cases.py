@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grounddecode.evaluate.chair import PATTERN
+from grounddecode.evaluate.samples import LAB, open_picture
 from grounddecode.report.marks import Mark, mark
+from grounddecode.report.overlay import Box
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from grounddecode.report.marks import Mention
-    from grounddecode.report.overlay import Box
 
 
 @dataclass(frozen=True)
@@ -38,33 +39,25 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What is known about one picture: `objects` are the names that count as present."""
-
-    image: Image.Image
-    boxes: tuple[Box, ...]
-    objects: tuple[str, ...]
-    label: str
-
-
-@dataclass(frozen=True)
 class Case:
-    """A picture and the captions of all methods, greedy first."""
+    """A picture, what counts as present in it, and the captions of all methods, greedy first.
 
-    image_id: str
+    `boxes` are empty where the run does not know them.
+    """
+
+    label: str
     image: Image.Image
     boxes: tuple[Box, ...]
     objects: tuple[str, ...]
-    label: str
     said: tuple[Said, ...]
 
 
-def captions(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """`{image_id: {method: caption}}` of the caption samples that did not fail, both in the order of the run."""
-    found: dict[str, dict[str, str]] = {}
-    for sample in samples:
-        if sample["benchmark"] == "chair" and sample.get("status", "ok") == "ok":
-            found.setdefault(str(sample["image_id"]), {})[sample["method"]] = sample["response"]
+def captions(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The caption records of each picture that did not fail, both in the order of the run."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["benchmark"] == "chair" and record.get("status", "ok") == "ok":
+            found.setdefault(str(record["image_id"]), []).append(record)
     return found
 
 
@@ -75,17 +68,35 @@ def choose(images: Sequence[str], count: int) -> list[str]:
     return [images[(2 * at + 1) * len(images) // (2 * count)] for at in range(count)]
 
 
-def case(
-    image_id: str, picture: Picture, said: Mapping[str, str], mentions: Callable[[str], Sequence[Mention]]
-) -> Case:
-    """One case; `mentions` is the scorer's own reading of a caption."""
-    order = sorted(said, key=lambda method: method != "greedy")
-    first = {said[method]: method for method in reversed(order)}
+def case(records: Sequence[Mapping[str, Any]], flavour: str = PATTERN) -> Case:
+    """One case from the caption records of one picture."""
+    first = records[0]
+    image, boxes, label = look(first["image"])
+    objects = tuple(first["truth"])
+    captions = {record["method"]: record["response"] for record in records}
+    return Case(label, image, boxes, objects, said(captions, objects, flavour))
+
+
+def said(captions: Mapping[str, str], objects: Sequence[str], flavour: str = PATTERN) -> tuple[Said, ...]:
+    """What every method said, `{method: caption}`, greedy first."""
+    order = sorted(captions, key=lambda method: method != "greedy")
+    first = {captions[method]: method for method in reversed(order)}
     shown = []
     for method in order:
-        marks = tuple(mark(said[method], mentions(said[method]), picture.objects))
+        text = captions[method]
+        marks = tuple(mark(text, objects, flavour))
         named = {one.object for one in marks}
-        missed = tuple(name for name in picture.objects if name not in named)
-        same_as = first[said[method]] if first[said[method]] != method else ""
-        shown.append(Said(method, said[method], marks, missed, same_as))
-    return Case(image_id, picture.image, picture.boxes, picture.objects, picture.label, tuple(shown))
+        missed = tuple(name for name in objects if name not in named)
+        shown.append(Said(method, text, marks, missed, first[text] if first[text] != method else ""))
+    return tuple(shown)
+
+
+def look(image: str) -> tuple[Image.Image, tuple[Box, ...], str]:
+    """A picture of a run, the boxes that are known, and a label: `lab:SEED` is drawn, anything else is a file."""
+    if not image.startswith(LAB):
+        return open_picture(image), (), Path(image).name
+    from grounddecode.lab.world import draw
+
+    scene = draw(int(image.removeprefix(LAB)))
+    boxes = tuple(Box(thing.category, thing.bbox) for thing in scene.objects)
+    return scene.image, boxes, f"scene {scene.seed} of the lab ({scene.scene})"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-# (surface words, object, position), as `evaluate.chair.mentions` gives them in the order of the caption.
-Mention = tuple[str, str, int]
+from grounddecode.evaluate.chair import PATTERN, mentions
+from grounddecode.evaluate.tokens import words
+
+if TYPE_CHECKING:
+    from grounddecode.evaluate.chair_words import Mention
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -20,26 +25,41 @@ class Mark:
     real: bool
 
 
-def mark(caption: str, mentions: Sequence[Mention], present: Collection[str]) -> list[Mark]:
-    """Where each mention stands in the caption, in order.
+def mark(caption: str, present: Collection[str], flavour: str = PATTERN) -> list[Mark]:
+    """The words that CHAIR counts, where they stand in the caption, in order.
 
-    Scorers see lower-case singular words, so a surface form is looked for with any ending a plural can have. A mention
-    that is not found as text (its words were joined by the scorer) is left out: a wrong mark is worse than none.
+    Args:
+        present: COCO categories that the picture has.
+        flavour: whose words, see `grounddecode.evaluate.chair`.
     """
+    spans = token_spans(caption)
     found: list[Mark] = []
-    at = 0
-    for surface, name, _ in mentions:
-        match = _pattern(surface).search(caption, at)
-        if match is None:
-            continue
-        found.append(Mark(match.start(), match.end(), name, name in present))
-        at = match.end()
+    for mention in mentions(caption, flavour):
+        span = _span(caption, mention, spans, flavour)
+        if span is not None and (not found or span[0] >= found[-1].stop):
+            found.append(Mark(*span, mention.object, mention.object in present))
     return found
 
 
-def _pattern(surface: str) -> re.Pattern[str]:
-    words = r"[\s-]+".join(re.escape(word) for word in surface.split())
-    # leaf / leaves, city / cities, glass / glasses: the last letters may change where a plural is built.
-    stem = re.sub(r"(fe|f|y)$", "", words)
-    changed = f"|{stem}(?:ves|ies)" if stem != words else ""
-    return re.compile(rf"\b(?:{words}(?:s|es|en)?{changed})\b", re.IGNORECASE)
+def token_spans(caption: str) -> list[Span | None]:
+    """Where each of the scorer's tokens stands; None for one that the tokeniser has rewritten (quotation marks)."""
+    lower = caption.lower()
+    spans: list[Span | None] = []
+    at = 0
+    for token in words(lower):
+        start = lower.find(token, at)
+        spans.append(None if start < 0 else (start, start + len(token)))
+        at = at if start < 0 else start + len(token)
+    return spans
+
+
+def _span(caption: str, mention: Mention, spans: list[Span | None], flavour: str) -> Span | None:
+    """The token of a mention, and the next one too where it takes both to name the object."""
+    first = spans[mention.position] if mention.position < len(spans) else None
+    second = spans[mention.position + 1] if mention.position + 1 < len(spans) else None
+    if first is None:
+        return None
+    alone = [one.object for one in mentions(caption[slice(*first)], flavour)]
+    if mention.object in alone or second is None:
+        return first
+    return first[0], second[1]

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from grounddecode.lab import world
 from grounddecode.report import html
-from grounddecode.report.cases import Case, Picture, captions, case, choose
+from grounddecode.report.cases import Case, captions, case, choose, said
 from grounddecode.report.overlay import Box
 from grounddecode.report.picture import picture
 from grounddecode.report.tables import Cell, Table
 
-OBJECTS = ("dog", "cup", "chair")
 
-
-def mentions(text: str) -> list[tuple[str, str, int]]:
-    words = text.lower().replace(".", " ").split()
-    return [(word, word, at) for at, word in enumerate(words) if word in OBJECTS]
+def made(captions: dict[str, str], label: str = "7 (park)", box: str = "dog") -> Case:
+    image = Image.new("RGB", (96, 96), "gray")
+    return Case(label, image, (Box(box, (10, 10, 40, 30)),), ("dog", "cup"), said(captions, ("dog", "cup")))
 
 
 @pytest.fixture
 def one() -> Case:
-    shown = Picture(Image.new("RGB", (96, 96), "gray"), (Box("dog", (10, 10, 40, 30)),), ("dog", "cup"), "7 (park)")
-    said = {"avc": "A dog.", "greedy": "A dog on a chair.", "locore": "A dog on a chair."}
-    return case("7", shown, said, mentions)
+    return made({"avc": "A dog.", "greedy": "A dog on a chair.", "locore": "A dog on a chair."})
 
 
 class Reader(HTMLParser):
@@ -90,15 +88,9 @@ def test_the_page_shows_tables_and_provenance() -> None:
 
 def test_what_a_model_says_cannot_become_markup() -> None:
     evil = "<script>alert(1)</script> dog & <img src=x>"
-    shown = Picture(Image.new("RGB", (8, 8)), (Box('d"><b>', (0, 0, 4, 4)),), ("dog",), "<i>1</i>")
-    page = html.page(
-        evil,
-        evil,
-        [Table(evil, (evil,), [(Cell(evil), Cell(evil, evil))])],
-        [case("1", shown, {"greedy": evil}, mentions)],
-        evil,
-        [(evil, evil)],
-    )
+    table = Table(evil, (evil,), [(Cell(evil), Cell(evil, evil))])
+    case = made({"greedy": evil}, label="<i>1</i>", box='d"><b>')
+    page = html.page(evil, evil, [table], [case], evil, [(evil, evil)])
     reader = read(page)
     assert reader.tags.count("script") == 1
     assert "img" not in reader.tags
@@ -106,14 +98,36 @@ def test_what_a_model_says_cannot_become_markup() -> None:
     assert "i" not in reader.tags
 
 
+def record(image_id: int, method: str, response: str, **more: object) -> dict[str, object]:
+    same = {"benchmark": "chair", "image": f"lab:{image_id}", "truth": ["person", "dog"]}
+    return {"image_id": image_id, "method": method, "response": response, **same, **more}
+
+
 def test_captions_leave_out_failures_and_questions() -> None:
-    samples = [
-        {"benchmark": "chair", "image_id": 5, "method": "greedy", "response": "a", "status": "ok"},
-        {"benchmark": "chair", "image_id": 5, "method": "avc", "response": "", "status": "failed"},
-        {"benchmark": "pope", "image_id": 6, "method": "greedy", "response": "Yes.", "status": "ok"},
-        {"benchmark": "chair", "image_id": 4, "method": "avc", "response": "b"},
+    records = [
+        record(5, "greedy", "a", status="ok"),
+        record(5, "avc", "", status="failed"),
+        record(6, "greedy", "Yes.", benchmark="pope"),
+        record(4, "avc", "b"),
     ]
-    assert captions(samples) == {"5": {"greedy": "a"}, "4": {"avc": "b"}}
+    assert captions(records) == {"5": [records[0]], "4": [records[3]]}
+
+
+def test_a_case_of_the_lab_is_drawn_with_its_boxes() -> None:
+    drawn = world.draw(2_000_001)
+    one = case([record(drawn.seed, "greedy", "A dog and a cat."), record(drawn.seed, "avc", "A man.")])
+    assert (np.asarray(one.image) == np.asarray(drawn.image)).all()
+    assert [box.label for box in one.boxes] == list(drawn.categories)
+    assert [(said.method, said.missed, said.n_invented) for said in one.said] == [
+        ("greedy", ("person",), 1),
+        ("avc", ("dog",), 0),
+    ]
+
+
+def test_a_case_of_a_file_is_opened(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), "teal").save(tmp_path / "a.png")
+    one = case([record(1, "greedy", "A dog.", image=str(tmp_path / "a.png"))])
+    assert (one.image.size, one.boxes, one.label) == ((30, 20), (), "a.png")
 
 
 def test_pictures_are_chosen_evenly() -> None:
@@ -131,8 +145,7 @@ def test_the_picture_marks_in_both_colours(one: Case) -> None:
 
 
 def test_a_long_caption_stays_on_the_sheet(one: Case) -> None:
-    shown = Picture(one.image, (), ("dog",), "x")
-    long = case("1", shown, {"greedy": "A dog runs over the grass. " * 40}, mentions)
+    long = made({"greedy": "A dog runs over the grass. " * 40})
     drawn = np.asarray(picture([long], "title"))
     assert drawn.shape[0] > np.asarray(picture([one], "title")).shape[0]
     assert (drawn[:, -20:] == 255).all()  # nothing is written over the right margin

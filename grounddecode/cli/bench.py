@@ -1,0 +1,133 @@
+"""`grounddecode bench`, `merge` and `compare`: runs, and what they show side by side."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from grounddecode.cli.generate import MODEL_HELP
+from grounddecode.cli.output import results_only, write_json, write_line
+from grounddecode.cli.progress import Meter
+
+METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."
+DATA_HELP = "Folder of the benchmarks' data; default: the lab's drawn scenes."
+ERRORS_HELP = "Leave with 0 though samples failed."
+SHARD_HELP = "i/n: every n-th picture only. Put the parts together with `merge`."
+
+
+class Form(StrEnum):
+    """How tables are written."""
+
+    text = "text"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+def bench(
+    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command continues a stopped run.")],
+    methods: Annotated[str, typer.Option("--methods", help=METHODS_HELP)] = "greedy",
+    benchmarks: Annotated[
+        str, typer.Option("--benchmarks", help="Comma-separated: pope, chair, amber, mme.")
+    ] = "pope,chair",
+    engine: Annotated[str, typer.Option("--engine", help="What runs the model.")] = "hf",
+    data: Annotated[Path | None, typer.Option("--data", help=DATA_HELP)] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples of each split at most.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples answered together.")] = 8,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Longest caption, in tokens.")
+    ] = None,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help=SHARD_HELP)] = None,
+    pope_rule: Annotated[str, typer.Option("--pope-rule", help="Whose rule reads yes and no.")] = "official",
+    chair_flavour: Annotated[str, typer.Option("--chair-flavour", help="Whose rule reads captions.")] = "pattern",
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, ...; default: by device.")] = None,
+    allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+) -> None:
+    """Answer benchmarks with several methods, score the answers, write a run folder."""
+    from grounddecode.evaluate import runner
+
+    chosen = {"device": device, "dtype": dtype}
+    with results_only(), Meter.shown("bench") as meter:
+        metrics = runner.bench(
+            model,
+            out,
+            engine=engine,
+            methods=_names(methods),
+            benchmarks=_names(benchmarks),
+            limit=limit,
+            seed=seed,
+            batch_size=batch_size,
+            data=data,
+            shard=shard,
+            max_new_tokens=max_new_tokens,
+            pope_rule=pope_rule,
+            chair_flavour=chair_flavour,
+            engine_options={key: value for key, value in chosen.items() if value is not None},
+            progress=meter.answers,
+        )
+    _show(metrics, out, as_json, allow_errors)
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of all shards of one run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
+    allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+) -> None:
+    """Put the shards of a run together and score them."""
+    from grounddecode.evaluate.merging import merge as together
+
+    with results_only():
+        metrics = together(runs, out)
+    _show(metrics, out, as_json, allow_errors)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    benchmarks: Annotated[str | None, typer.Option("--benchmarks", help="Comma-separated; default: all.")] = None,
+    form: Annotated[Form, typer.Option("--format", help="How to write the tables.")] = Form.text,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Methods and their controls side by side, with paired intervals."""
+    from grounddecode.evaluate.compare import compare as side_by_side
+
+    with results_only():
+        comparison = side_by_side(runs, _names(benchmarks) if benchmarks else None)
+    if as_json or form is Form.json:
+        write_json(comparison.to_dict())
+    else:
+        write_line(getattr(comparison, form)().rstrip("\n"))
+
+
+def _names(listed: str) -> list[str]:
+    """The parts between commas; a comma within settings (`avc:alpha=1,beta=0.1`) does not divide."""
+    parts: list[str] = []
+    for piece in listed.split(","):
+        if parts and ":" in parts[-1] and "=" in piece and ":" not in piece:
+            parts[-1] += f",{piece.strip()}"
+        elif piece.strip():
+            parts.append(piece.strip())
+    return parts
+
+
+def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool) -> None:
+    """The metrics or their tables; leaves with 1 when samples failed: the numbers are not of all that was asked."""
+    failed = metrics["run"]["n_failed"]
+    if as_json:
+        write_json(metrics)
+    else:
+        from grounddecode.evaluate.compare import compare as side_by_side
+
+        write_line(side_by_side([out]).text().rstrip("\n"))
+        write_line(f"\nrun folder: {out}" + (f" ({failed} samples failed)" if failed else ""))
+    if failed and not allow_errors:
+        raise typer.Exit(1)

@@ -1,0 +1,63 @@
+"""How far the work is: a bar on a terminal, a line now and then in a log. Always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from grounddecode.cli.output import stderr
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from grounddecode.evaluate.runner import Progress
+
+SECONDS = 15.0  # between two lines of a log
+
+
+class Meter:
+    """Takes reports of progress."""
+
+    def __init__(self, bars: Bars | None, what: str) -> None:
+        self._bars = bars
+        self._what = what
+        self._task: TaskID | None = None
+        self._said = time.monotonic()
+
+    @classmethod
+    @contextmanager
+    def shown(cls, what: str) -> Iterator[Meter]:
+        """A meter for the time of the block; the bar vanishes with it."""
+        if not sys.stderr.isatty():
+            yield cls(None, what)
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bars(*columns, console=stderr(), transient=True) as bars:
+            yield cls(bars, what)
+
+    def answers(self, progress: Progress) -> None:
+        """One report of the bench."""
+        failures = f", {progress.failed} failed" if progress.failed else ""
+        note = f" ({progress.note})" if progress.note else ""
+        self.step(f"{progress.method} on {progress.benchmark}{failures}{note}", progress.done, progress.total)
+
+    def bytes(self, file: str, done: int, total: int) -> None:
+        """One report of a download."""
+        self.step(file, done, total)
+
+    def step(self, label: str, done: int, total: int) -> None:
+        """`done` of `total`, with what is going on just now."""
+        if self._bars is not None:
+            self._task = self._bars.add_task(label, total=total) if self._task is None else self._task
+            self._bars.update(self._task, description=label, completed=done, total=total)
+        elif done >= total or time.monotonic() - self._said >= SECONDS:
+            self._said = time.monotonic()
+            sys.stderr.write(f"{self._what}: {done}/{total} {label}\n")
+            sys.stderr.flush()
