@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from grounddecode import lab
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
+from grounddecode.evaluate.runner import bench
 from grounddecode.lab import world
 from tests.support import vllm_server
 
@@ -115,3 +118,19 @@ def test_an_unknown_model_is_told(url: str) -> None:
     finally:
         engine.close()
     assert httpx.get(f"{url}/health", trust_env=False).is_success
+
+
+def test_a_bench_of_the_server_gives_the_metrics_of_engine_hf(url: str, tmp_path: Path) -> None:
+    scale = {"limit": 8, "batch_size": 8, "resamples": 10}
+    served = bench(f"{url}/v1", tmp_path / "served", engine="openai", engine_options={"concurrency": "8"}, **scale)
+    local = bench("lab", tmp_path / "local", engine_options={"device": "cpu", "dtype": "float32"}, **scale)
+    assert scores(served) == scores(local)
+    assert served["results"]["greedy"]["chair"]["n_captions"] == 8
+
+
+def scores(metrics: dict[str, Any]) -> Any:
+    """What was answered, without what it cost."""
+    answered = metrics["results"]["greedy"]
+    kept = {key: answered["chair"][key] for key in ("chair_s", "chair_i", "recall", "n_mentions", "len")}
+    counts = {split: [cell[key] for key in ("tp", "fp", "tn", "fn")] for split, cell in answered["pope"].items()}
+    return kept, counts

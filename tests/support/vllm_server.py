@@ -16,7 +16,7 @@ from subprocess import PIPE
 import httpx
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 420.0
+PATIENCE = 600.0
 """Seconds until the server has to be ready: one minute on two idle cores, several on busy ones."""
 FLAGS = (
     "--dtype", "float32", "--max-model-len", "512", "--block-size", "32", "--max-num-seqs", "8",
