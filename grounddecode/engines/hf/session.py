@@ -70,6 +70,7 @@ class Session:
         self.step: Step | None = None
         self.parts: tuple[Part, ...] = _parts(self.methods)
         self._prompt: Tensor | None = None  # ids of the running `generate` call
+        self._padding: Tensor | None = None  # its attention mask
         self._sequence: Sequences | None = None
         self._undo: list[Callable[[], None]] = []
         self._undo_caches: list[Callable[[], None]] = []
@@ -163,6 +164,7 @@ class Session:
                 None,
             )
             self._prompt, self._sequence = ids, None
+            self._padding = loose.get("attention_mask")
             try:
                 return original(*args, **kwargs)
             finally:
@@ -175,7 +177,7 @@ class Session:
             part.finish()
         while self._undo_caches:
             self._undo_caches.pop()()
-        self._prompt = self._sequence = None
+        self._prompt = self._padding = self._sequence = None
 
     def _note_ids(self, _: object, __: object, kwargs: dict[str, Any]) -> None:
         """Ids of a forward of the outer model, where the language model inside sees embeddings only."""
@@ -218,12 +220,16 @@ class Session:
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         if past == 0 or self._sequence is None:
-            self._sequence = self._new_sequence(ids, rows, past, length, kwargs.get("attention_mask"))
+            self._sequence = self._new_sequence(ids, rows, past, kwargs.get("attention_mask"))
+            if past == 0 and length < self._sequence.prompt_length and not _has_images(kwargs):
+                raise ValueError(
+                    "this version of transformers drops the images of a prompt read in chunks, unset prefill_chunk_size"
+                )
             if self.parts and cache is not None:
                 self._follow_beams(cache, self._sequence)
         return Step(self._sequence, self.decoder.n_layers, past, length)
 
-    def _new_sequence(self, ids: Tensor | None, rows: int, past: int, length: int, mask: Tensor | None) -> Sequences:
+    def _new_sequence(self, ids: Tensor | None, rows: int, past: int, mask: Any) -> Sequences:
         prompt = self._prompt if self._prompt is not None else ids
         if prompt is None:
             raise ValueError("only inputs_embeds were given, pass input_ids too: image positions are read from them")
@@ -235,7 +241,8 @@ class Session:
         if not bool(image.any()):
             names = ", ".join(m.name for m in self.methods)
             raise ValueError(f"{names}: no image token in the prompt, build it with the processor and pass its images")
-        if mask is not None and mask.dim() == 2 and not bool(mask[:, min(prompt.shape[1], mask.shape[1]) - 1].all()):
+        mask = self._padding if self._padding is not None else mask  # the forward may get a part, or one a layer kind
+        if isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, prompt.shape[1] - 1 :].all()):
             raise ValueError("the batch is padded on the right, set processor.tokenizer.padding_side = 'left'")
         return Sequences(prompt.shape[1], image.repeat_interleave(rows // prompt.shape[0], dim=0))
 
@@ -283,6 +290,11 @@ _MISSING = _Missing()
 
 def _through(part: Part, step: Step, forward: Forward, kwargs: dict[str, Any]) -> Any:
     return part.run(step, kwargs, forward)
+
+
+def _has_images(kwargs: dict[str, Any]) -> bool:
+    names = [name for name, value in kwargs.items() if value is not None]
+    return any(name in ("mm_encoder_outputs", "inputs_embeds") or "pixel" in name for name in names)
 
 
 def _with_last(logits: Tensor, last: Tensor) -> Tensor:

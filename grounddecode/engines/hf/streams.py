@@ -129,7 +129,7 @@ class SecondStream:
         mask = kwargs.get("attention_mask")
         if mask is None:
             mask = torch.ones(replaced.shape[0], past + length, dtype=torch.long, device=replaced.device)
-        return kwargs | {"attention_mask": _hide(mask, replaced)}
+        return kwargs | {"attention_mask": _hide(mask, replaced, past + length)}
 
     def _models(self) -> list[Any]:
         """The modules that may turn pixels into features or keep rotary offsets."""
@@ -166,10 +166,8 @@ class SecondStream:
         if self._edit is not None and self._edit.scheme == "mask":
             if mask is None:  # `generate` drops a mask that hides nothing
                 mask = torch.ones(2 * rows, past + length, dtype=torch.long, device=self._replaced.device)
-            if not isinstance(mask, Tensor) or mask.dim() != 2:
-                raise ValueError(f"{self.method.name}: scheme 'mask' needs a 2D attention mask, pass the processor's")
-            hidden = _hide(mask[rows:], self._replaced)
-            doubled["attention_mask"] = torch.cat([mask[:rows], hidden])
+            nothing = torch.zeros_like(self._replaced)
+            doubled["attention_mask"] = _hide(mask, torch.cat([nothing, self._replaced]), past + length)
         return doubled
 
 
@@ -241,12 +239,25 @@ class _Memo:
         return get_image_features
 
 
-def _hide(mask: Tensor, replaced: Tensor) -> Tensor:
-    """A 2D mask with the replaced prompt tokens hidden."""
-    hidden = mask.clone()
-    width = min(mask.shape[1], replaced.shape[1])
-    hidden[:, :width] = hidden[:, :width].masked_fill(replaced[:, :width].to(mask.device), 0)
-    return hidden
+def _hide(mask: Any, replaced: Tensor, total: int) -> Any:
+    """A mask, or one for each kind of layer, with the replaced prompt tokens hidden as keys.
+
+    Args:
+        mask: (rows, positions) 0/1, or (rows, 1, queries, keys) bool or additive.  replaced: (rows, prompt) bool.
+        total: tokens seen so far. Keys of a 4D mask are the newest ones, or a static cache from position 0 on.
+    """
+    if isinstance(mask, dict):
+        return {kind: _hide(entry, replaced, total) for kind, entry in mask.items()}
+    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+        raise ValueError("avc: scheme 'mask' cannot read this attention mask, load with attn_implementation='sdpa'")
+    keys = mask.shape[-1]
+    positions = torch.arange(keys, device=mask.device) + (max(0, total - keys) if mask.dim() == 4 else 0)
+    inside = positions < replaced.shape[1]
+    hidden = replaced.to(mask.device)[:, positions.clamp(max=replaced.shape[1] - 1)] & inside
+    if mask.dim() == 2:
+        return mask.masked_fill(hidden, 0)
+    low = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    return mask.masked_fill(hidden[:, None, None, :], low)
 
 
 def _twice(name: str, value: Any, rows: int) -> Any:
