@@ -1,0 +1,360 @@
+"""Every way to generate: what works equals the dense oracle (or the growing cache), what cannot is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.generation.streamers import BaseStreamer
+
+from grounddecode import AvisC, GroundedModel, LocoRE, ground
+from grounddecode.method import Method
+from tests import zoo
+from tests.dense import Oracle
+from tests.engines.cases import CASES, Case
+from tests.engines.test_families import TOLERANCE, difference, generate
+
+STEPS = 5
+BY_NAME = {case.name: case for case in CASES}
+SOME = [BY_NAME[name] for name in ("locore", "avc-zeros", "avc-mask", "locore+avc")]
+some_cases = pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def oracle(name: str, case: Case) -> Oracle:
+    return Oracle(zoo.model(name), zoo.family(name), case.edits, case.contrast)
+
+
+def teacher_forced(judge: Oracle, inputs: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """The oracle's logits (steps, rows, vocabulary) along given tokens."""
+    found, keep = [], None
+    for step in range(tokens.shape[1]):
+        logits, keep = judge.logits(inputs, tokens[:, :step], keep)
+        found.append(logits)
+    return torch.stack(found)
+
+
+def allowed(logits: Tensor) -> Tensor:
+    """Logits without the tokens that the zoo never generates."""
+    return torch.cat(
+        [logits[..., : zoo.FIRST_SPECIAL], torch.full_like(logits[..., zoo.FIRST_SPECIAL :], -torch.inf)], -1
+    )
+
+
+@every_case
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
+    model, inputs = zoo.model(name), zoo.family(name).batch()
+    with ground(model, case.methods):
+        growing, tokens = generate(model, inputs)
+        static, static_tokens = generate(model, inputs, cache_implementation="static")
+    assert difference(static, growing) <= TOLERANCE
+    assert torch.equal(static_tokens, tokens)
+
+
+@every_case
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+def test_without_a_cache(name: str, case: Case) -> None:
+    model, inputs = zoo.model(name), zoo.family(name).batch()
+    with ground(model, case.methods):
+        cached, tokens = generate(model, inputs)
+        anew, anew_tokens = generate(model, inputs, use_cache=False)
+    assert difference(anew, cached) <= TOLERANCE
+    assert torch.equal(anew_tokens, tokens)
+
+
+@every_case
+@pytest.mark.parametrize("name", ["llava", "internvl"])
+@pytest.mark.parametrize("chunk", [5, 11])
+def test_chunked_prefill(name: str, case: Case, chunk: int) -> None:
+    """Some versions of transformers drop the images when the prompt is read in chunks; then it is refused."""
+    model, inputs = zoo.model(name), zoo.family(name).batch()
+    plain = generate(model, inputs)[0]
+    if difference(generate(model, inputs, prefill_chunk_size=chunk)[0], plain) > TOLERANCE:
+        with ground(model, case.methods), pytest.raises(ValueError, match="unset prefill_chunk_size"):
+            generate(model, inputs, prefill_chunk_size=chunk)
+        return
+    with ground(model, case.methods):
+        whole, tokens = generate(model, inputs)
+        chunked, chunked_tokens = generate(model, inputs, prefill_chunk_size=chunk)
+    assert difference(chunked, whole) <= TOLERANCE
+    assert torch.equal(chunked_tokens, tokens)
+
+
+@every_case
+def test_eager_attention_equals_sdpa(case: Case) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    with ground(model, case.methods):
+        expected, _ = generate(model, inputs)
+    model.set_attn_implementation("eager")
+    try:
+        plain, _ = generate(model, inputs)
+        with ground(model, case.methods):
+            logits, _ = generate(model, inputs)
+        assert torch.equal(generate(model, inputs)[0], plain)
+    finally:
+        model.set_attn_implementation("sdpa")
+    assert difference(logits, expected) <= TOLERANCE
+
+
+def test_eager_returns_the_edited_attention() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    model.set_attn_implementation("eager")
+    try:
+        with ground(model, LocoRE(beta=3.0)):
+            output = model(**inputs, output_attentions=True)
+    finally:
+        model.set_attn_implementation("sdpa")
+    judge = oracle("llava", BY_NAME["locore"])
+    context, _ = judge.forward(inputs, inputs["input_ids"].shape[1])
+    for layer, weights in enumerate(output.attentions):
+        seen = inputs["attention_mask"].bool()[:, None, :, None]
+        assert torch.allclose(weights * seen, context.weights[layer] * seen, atol=1e-6)
+
+
+@every_case
+def test_sampling_draws_from_the_oracles_distribution(case: Case) -> None:
+    """Same seed, same tokens: the methods use no random numbers of the caller."""
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    torch.manual_seed(5)
+    with ground(model, case.methods):
+        logits, tokens = generate(model, inputs, do_sample=True, top_k=0)
+    expected = teacher_forced(oracle("llava", case), inputs, tokens)
+    assert difference(logits, expected) <= TOLERANCE
+    torch.manual_seed(5)
+    for step, given in enumerate(allowed(expected).softmax(-1)):
+        assert torch.equal(torch.multinomial(given, 1)[:, 0], tokens[:, step])
+
+
+@some_cases
+def test_several_sequences_a_prompt(case: Case) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    torch.manual_seed(6)
+    with ground(model, case.methods):
+        logits, tokens = generate(model, inputs, do_sample=True, num_return_sequences=3, max_new_tokens=STEPS)
+    assert len({tuple(row) for row in tokens.tolist()}) > 3
+    for copy in range(3):
+        expected = teacher_forced(oracle("llava", case), inputs, tokens[copy::3])
+        assert difference(logits[:, copy::3], expected) <= TOLERANCE
+
+
+def beam_search(judge: Oracle, inputs: dict[str, Tensor], beams: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Plain beam search over the oracle: tokens (rows, beams, steps), best first, and their summed log-probability."""
+    rows = len(inputs["input_ids"])
+    tokens, scores, keep = torch.zeros(rows, 1, 0, dtype=torch.long), torch.zeros(rows, 1), None
+    for _ in range(steps):
+        found = []
+        for beam in range(tokens.shape[1]):
+            logits, keep = judge.logits(inputs, tokens[:, beam], keep)
+            found.append(allowed(logits.log_softmax(-1)) + scores[:, beam : beam + 1])
+        scores, best = torch.cat(found, dim=1).topk(beams)
+        parent, word = best // zoo.VOCABULARY, best % zoo.VOCABULARY
+        tokens = torch.cat(
+            [tokens.gather(1, parent[..., None].expand(-1, -1, tokens.shape[2])), word[..., None]], dim=2
+        )
+    return tokens, scores
+
+
+@every_case
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+def test_beams_equal_a_beam_search_over_the_oracle(name: str, case: Case) -> None:
+    model, inputs = zoo.model(name), zoo.family(name).batch()
+    options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "max_new_tokens": STEPS}
+    with ground(model, case.methods):
+        output = model.generate(**inputs, **options, do_sample=False, return_dict_in_generate=True, output_scores=True)
+    expected, scores = beam_search(oracle(name, case), inputs, 3, STEPS)
+    assert torch.equal(output.sequences[:, -STEPS:].view(3, 2, STEPS), expected[:, :2])
+    assert torch.allclose(output.sequences_scores.view(3, 2), scores[:, :2], atol=5e-5)
+
+
+class _Collector(BaseStreamer):
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.ended = False
+
+    def put(self, value: Tensor) -> None:
+        self.tokens += value.flatten().tolist()
+
+    def end(self) -> None:
+        self.ended = True
+
+
+@some_cases
+def test_streaming(case: Case) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch(zoo.ROWS[:1])
+    collector = _Collector()
+    with ground(model, case.methods):
+        sequences = model.generate(**inputs, do_sample=False, max_new_tokens=STEPS, streamer=collector)
+    assert collector.ended
+    assert collector.tokens == sequences[0].tolist()
+
+
+LOOKUP = {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}
+
+
+def _repeating() -> dict[str, Tensor]:
+    """A prompt whose tokens recur, so that drafts are made."""
+    return zoo.family("llava").batch([(1, 5, -1, *range(3, 60), *range(3, 60))])
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.name.startswith("locore") and not c.contrast], ids=lambda c: c.name
+)
+def test_prompt_lookup_equals_greedy(case: Case) -> None:
+    model, inputs = zoo.model("llava"), _repeating()
+    drafts: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, __, kwargs: drafts.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        with ground(model, case.methods):
+            expected = model.generate(**inputs, do_sample=False, max_new_tokens=16)
+            drafts.clear()
+            looked_up = model.generate(**inputs, do_sample=False, max_new_tokens=16, **LOOKUP)
+    finally:
+        handle.remove()
+    assert torch.equal(looked_up, expected)
+    assert max(drafts[1:]) > 1  # several tokens were verified at once
+
+
+def test_assisted_decoding_equals_greedy() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch(zoo.ROWS[:1])
+    helper = zoo.fresh("llava")
+    with ground(model, LocoRE(beta=3.0)):
+        expected = model.generate(**inputs, do_sample=False, max_new_tokens=12)
+        assisted = model.generate(**inputs, do_sample=False, max_new_tokens=12, assistant_model=helper)
+    assert torch.equal(assisted, expected)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.contrast], ids=lambda c: c.name)
+def test_a_second_stream_refuses_drafts(case: Case) -> None:
+    with ground(zoo.model("llava"), case.methods), pytest.raises(ValueError, match="switch assisted decoding off"):
+        zoo.model("llava").generate(**_repeating(), do_sample=False, max_new_tokens=16, **LOOKUP)
+
+
+@some_cases
+def test_forward_without_generate(case: Case) -> None:
+    """A forward pass over a prompt is the first step of a generation."""
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    with ground(model, case.methods), torch.no_grad():
+        first, _ = generate(model, inputs)
+        logits = model(**inputs, position_ids=positions).logits
+    assert difference(logits[:, -1], first[0]) <= TOLERANCE
+    with torch.no_grad():
+        plain = model(**inputs, position_ids=positions).logits
+    assert torch.equal(logits[:, :-1], plain[:, :-1])  # only the last row of a prompt is concerned
+
+
+@some_cases
+def test_ids_may_be_given_by_position(case: Case) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    rest = {key: value for key, value in inputs.items() if key != "input_ids"}
+    with ground(model, case.methods):
+        named = model.generate(**inputs, do_sample=False, max_new_tokens=STEPS)
+        assert torch.equal(model.generate(inputs["input_ids"], **rest, do_sample=False, max_new_tokens=STEPS), named)
+        assert torch.equal(
+            model.generate(inputs=inputs["input_ids"], **rest, do_sample=False, max_new_tokens=STEPS), named
+        )
+
+
+@some_cases
+def test_inference_mode(case: Case) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    with ground(model, case.methods):
+        expected, _ = generate(model, inputs)
+        with torch.inference_mode():
+            assert torch.equal(generate(model, inputs)[0], expected)
+
+
+@some_cases
+def test_the_callers_cache_holds_the_main_rows_only(case: Case) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    plain, caller = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    model.generate(**inputs, do_sample=False, max_new_tokens=STEPS, past_key_values=plain)
+    with ground(model, case.methods):
+        model.generate(**inputs, do_sample=False, max_new_tokens=STEPS, past_key_values=caller)
+    assert [layer.keys.shape for layer in caller.layers] == [layer.keys.shape for layer in plain.layers]
+    assert "reorder_cache" not in vars(caller)
+
+
+def test_a_prefix_that_was_read_before() -> None:
+    """LocoRE does not touch prompt rows but the last, so a plain prefix may be cached; two streams need it all."""
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch(zoo.ROWS[:1])
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(**inputs | {key: inputs[key][:, :-2] for key in ("input_ids", "attention_mask")}, past_key_values=cache)
+    rest = {key: value for key, value in inputs.items() if key != "pixel_values"}
+    with ground(model, LocoRE(beta=3.0)):
+        expected, _ = generate(model, inputs)
+        logits, _ = generate(model, rest, past_key_values=cache)
+    assert difference(logits, expected) <= TOLERANCE
+    with ground(model, AvisC()), pytest.raises(ValueError, match="start from the whole prompt"):
+        generate(model, rest, past_key_values=cache)
+
+
+def test_two_models_at_once() -> None:
+    first, second = zoo.model("llava"), zoo.model("internvl")
+    inputs, others = zoo.family("llava").batch(), zoo.family("internvl").batch()
+    with ground(first, LocoRE(beta=3.0)):
+        expected, _ = generate(first, inputs)
+        plain, _ = generate(second, others)
+        with ground(second, AvisC(alpha=1.0)):
+            assert torch.equal(generate(first, inputs)[0], expected)
+            assert difference(generate(second, others)[0], plain) > 0.05
+        assert torch.equal(generate(second, others)[0], plain)
+        assert torch.equal(generate(first, inputs)[0], expected)
+
+
+@some_cases
+def test_wrapped_model(case: Case) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    wrapped = GroundedModel(model, case.methods)
+    with ground(model, case.methods):
+        expected, _ = generate(model, inputs)
+    plain, _ = generate(model, inputs)
+    assert torch.equal(generate(wrapped, inputs)[0], expected)
+    assert torch.equal(generate(model, inputs)[0], plain)
+    assert wrapped.device == model.device
+
+
+@every_case
+def test_bfloat16_ranks(case: Case) -> None:
+    """The five best tokens in bfloat16 are those of float32, up to what bfloat16 does to the plain model.
+
+    Measured on the first step of each row: `error` is the largest logit difference between the plain model in bfloat16
+    and in float32. A contrast multiplies errors by up to `1 + 2 alpha`. Two tokens may swap only if their float32
+    logits lie within twice that bound of each other.
+    """
+    model, half, inputs = zoo.model("llava"), zoo.fresh("llava").bfloat16(), zoo.family("llava").batch()
+    lowered = inputs | {"pixel_values": inputs["pixel_values"].bfloat16()}
+    error = float((generate(model, inputs)[0][0] - generate(half, lowered)[0][0]).abs().max())
+    amplification = 1 + 2 * max((getattr(m, "alpha", 0.0) for m in case.methods), default=0.0)
+    with ground(model, case.methods):
+        exact = generate(model, inputs)[0][0]
+    with ground(half, case.methods):
+        rough = generate(half, lowered)[0][0]
+    assert 0 < error < 0.1
+    for row, other in zip(exact, rough, strict=True):
+        best, seen = row.topk(5), other.topk(5)
+        for rank in range(5):
+            assert row[seen.indices[rank]] >= best.values[rank] - 2 * amplification * error
+            assert abs(float(row[seen.indices[rank]] - seen.values[rank])) <= 2 * amplification * error
+
+
+@pytest.mark.parametrize("methods", [[LocoRE(beta=3.0)], [AvisC(alpha=1.0)]], ids=["locore", "avc"])
+def test_compiled_forward(methods: list[Method]) -> None:
+    """`model.forward = torch.compile(...)` by the caller: the same numbers."""
+    model, inputs = zoo.fresh("llava"), zoo.family("llava").batch()
+    with ground(model, methods):
+        expected, _ = generate(model, inputs)
+    model.forward = torch.compile(model.forward, backend="eager")
+    torch._dynamo.reset()
+    with warnings.catch_warnings(), ground(model, methods):
+        warnings.simplefilter("ignore")
+        logits, _ = generate(model, inputs)
+    torch._dynamo.reset()
+    assert difference(logits, expected) <= TOLERANCE
