@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,33 @@ class Call:
     def base(self, function: BaseAttention, mask: Tensor | None) -> Output:
         return function(self.module, self.query, self.key, self.value, mask, **self.options)
 
+    def queries(self, start: int, stop: int) -> Tensor:
+        """(B, H, stop - start, D): some queries of this forward."""
+        return self.query[:, :, start:stop]
+
+    def times_keys(self, rows: Tensor) -> Tensor:
+        """(B, Hkv, n, D) to (B, Hkv, n, T), float32."""
+        return rows @ self.key.float().transpose(-1, -2)
+
+    def times_values(self, rows: Tensor) -> Tensor:
+        """(B, Hkv, n, T) to (B, Hkv, n, Dv), float32."""
+        return rows @ self.value.float()
+
+
+class Capture(Protocol):
+    """What stands between the model and `attend` while the last row is recorded for gradients."""
+
+    def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
+
 
 def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
     """The attention of one layer under the plan: (B, q, H, Dv) and, for kernels that return them, the weights."""
+    if step.capture is None:
+        return _attend(call, base, kernel, plan, step)
+    return step.capture.attend(call, lambda: _attend(call, base, kernel, plan, step), plan, step)
+
+
+def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
     first = step.first_query(plan.edits) if plan.edits else step.length
     record = step.record and step.completes_prompt
     if first == step.length and not record:
@@ -102,15 +126,15 @@ def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
     outputs, weights = [], []
     for begin in range(start, step.length, block):
         stop = min(begin + block, step.length)
-        part = _edited_weights(call, plan, step, begin, stop)
+        part = edited_weights(call, plan, step, begin, stop)
         _record(part, plan, step, begin, stop, call.key.device)
-        outputs.append(_weighted_values(part, call.value).to(call.query.dtype))
+        outputs.append(weighted_values(part, call).to(call.query.dtype))
         weights.append(part)
     joined = torch.cat(weights, dim=2) if call.options.get("output_attentions") else None
-    return torch.cat(outputs, dim=1), joined
+    return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], joined
 
 
-def _edited_weights(call: Call, plan: LayerPlan, step: Step, start: int, stop: int) -> Tensor:
+def edited_weights(call: Call, plan: LayerPlan, step: Step, start: int, stop: int) -> Tensor:
     """Weights (B, H, stop - start, T), float32."""
     scores = row_scores(call, start, stop, step)
     batch, heads, count, keys = scores.shape
@@ -138,18 +162,18 @@ def _record(weights: Tensor, plan: LayerPlan, step: Step, start: int, stop: int,
 
 def row_scores(call: Call, start: int, stop: int, step: Step) -> Tensor:
     """Scaled scores (B, H, stop - start, T) of some queries, float32, -inf on masked keys; keys are not repeated."""
-    query = call.query[:, :, start:stop].float()
+    query = call.queries(start, stop).float() * call.scaling
     batch, heads, count, width = query.shape
     groups = call.key.shape[1]
     grouped = query.reshape(batch, groups, heads // groups * count, width)
-    scores = (grouped @ call.key.float().transpose(-1, -2)).view(batch, heads, count, -1) * call.scaling
+    scores = call.times_keys(grouped).view(batch, heads, count, -1)
     softcap = call.options.get("softcap")
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    return _apply_mask(scores, call, start, stop, step)
+    return apply_mask(scores, call, start, stop, step)
 
 
-def _apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) -> Tensor:
+def apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) -> Tensor:
     """-inf where a query may not look: bool or additive 4D masks, 2D padding masks, or plain causality."""
     mask, keys = call.mask, scores.shape[-1]
     if mask is not None and mask.dim() == 4:
@@ -158,11 +182,13 @@ def _apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) -
             return scores.masked_fill(~rows, -torch.inf)
         hidden = rows <= torch.finfo(rows.dtype).min / 2
         return (scores + rows.float()).masked_fill(hidden, -torch.inf)
+    window = call.options.get("sliding_window")
+    if mask is None and start == step.length - 1 and keys <= min(step.total, window or step.total):
+        return scores  # the newest token sees every key there is
     view = step.view(start, stop, keys, scores.device)
     batch, count = scores.shape[0], stop - start
     query = view.queries.view(batch, 1, count, 1)
     allowed = view.keys <= query
-    window = call.options.get("sliding_window")
     if window is not None:
         allowed = allowed & (view.keys > query - window)
     if mask is not None:  # a 2D padding mask of flash kernels, which may be shorter than a static cache
@@ -173,12 +199,12 @@ def _apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) -
     return scores.masked_fill(~allowed, -torch.inf)
 
 
-def _weighted_values(weights: Tensor, value: Tensor) -> Tensor:
-    """(B, q, H, Dv) float32 from weights (B, H, q, T) and value (B, Hkv, T, Dv)."""
+def weighted_values(weights: Tensor, call: Call) -> Tensor:
+    """(B, q, H, Dv) float32 from weights (B, H, q, T)."""
     batch, heads, count, keys = weights.shape
-    groups = value.shape[1]
+    groups = call.value.shape[1]
     grouped = weights.reshape(batch, groups, heads // groups * count, keys)
-    return (grouped @ value.float()).view(batch, heads, count, -1).transpose(1, 2).contiguous()
+    return call.times_values(grouped).view(batch, heads, count, -1).transpose(1, 2).contiguous()
 
 
 def _biased(call: Call, plan: LayerPlan, step: Step) -> Output:
@@ -211,4 +237,4 @@ def _make_bias(call: Call, plan: LayerPlan, step: Step, keys: int) -> Tensor:
     if bias is None:
         raise RuntimeError("no edit of this layer is a gain on keys")
     full = bias.view(call.query.shape[0], step.length, -1, keys).transpose(1, 2)
-    return _apply_mask(full, call, 0, step.length, step).to(call.query.dtype)
+    return apply_mask(full, call, 0, step.length, step).to(call.query.dtype)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from grounddecode.method import Method
 from grounddecode.view import Phase, StepView
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.attention import Capture
 
 FLAGS = "flags"  # key of the token flags in `Sequence.memory`
 
@@ -75,6 +79,7 @@ class Step:
     recorded: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, keys) head mean of the last prompt row
     record: bool = False
     second_logits: Tensor | None = None
+    capture: Capture | None = None  # records the last row for gradients
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)
     biases: dict[object, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # shared by layers of one kind
     _image_end: Tensor | None = None
@@ -154,7 +159,9 @@ class Step:
         flags = known[:, offset : offset + keys].to(device)
         if flags.shape[1] < keys:  # a static cache has room for tokens to come
             flags = torch.nn.functional.pad(flags, (0, keys - flags.shape[1]))
-        return view.with_(flags=flags.repeat_interleave(stop - start, dim=0), memo=view.memo)
+        if stop - start > 1:
+            flags = flags.repeat_interleave(stop - start, dim=0)
+        return view.with_(flags=flags, memo=view.memo)
 
     def last_view(self, device: torch.device) -> StepView:
         """The view of the last query against all positions seen so far: what logits are adjusted with."""
