@@ -30,7 +30,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name in self._husks:
             return Husk
-        if (module, name) == ("copyreg", "_reconstructor"):
+        if module in ("copyreg", "copy_reg") and name == "_reconstructor":
             return _new_husk
         found = _HARMLESS.get((module.replace("__builtin__", "builtins"), name))
         if found is None:

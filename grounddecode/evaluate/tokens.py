@@ -41,8 +41,9 @@ _CONTRACTIONS = tuple(
 _SENTENCE_DOT = re.compile(r"('?[^\s()\"{}\[\]*:;@!?']*)(?<!\.)\.(?=[)\"}\];*:@'({\[!?]|\s+(\S+))")
 _ENDS_INSIDE = re.compile(r"[.?!][)\"}\];*:@'({\[!?]")
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
-#: Abbreviations of Punkt's English model: a dot after one ends no sentence, unless a capital follows.
+#: Abbreviations of Punkt's English model: a dot after one ends no sentence, unless one clearly starts behind it.
 _ABBREVIATIONS = frozenset(word_list("abbreviations"))
+_SENTENCE_STARTERS = frozenset(word_list("sentence_starters"))
 
 
 def words(text: str) -> list[str]:
@@ -73,7 +74,7 @@ def _split_dot(match: re.Match[str]) -> str:
     word, following = match[1].lower(), match[2] or ""
     is_letter = len(word) == 1 and word.isalpha()
     if word in _ABBREVIATIONS or word.rpartition("-")[2] in _ABBREVIATIONS:
-        goes_on = is_letter or not following[:1].isupper()
+        goes_on = is_letter or not (following[:1].isupper() and following.lower() in _SENTENCE_STARTERS)
     else:
         goes_on = following[:1].islower() and (is_letter or _NUMBER.fullmatch(word) is not None)
     return match[0] if goes_on and not _ENDS_INSIDE.search(following) else f"{match[1]} . "

@@ -280,7 +280,8 @@ def test_released_files_read_and_say_what_our_questions_say(split):
     questions = score.records.read(path)
     assert len(questions) == 3000
     thing = re.compile(r"Is there an? (.+) in the image\?")
-    for question in questions:
-        assert pope.question_text(thing.fullmatch(question["text"])[1]) == question["text"]
+    ours = [pope.question_text(thing.fullmatch(question["text"])[1]) for question in questions]
+    differ = [question["text"] for question, text in zip(questions, ours, strict=True) if question["text"] != text]
+    assert differ == (["Is there an traffic light in the image?"] if split == "random" else [])  # a slip of the file
     perfect = pope.score(questions, [q["label"].capitalize() + "." for q in questions])
     assert (perfect["tp"], perfect["tn"], perfect["accuracy"], perfect["yes_ratio"]) == (1500, 1500, 1.0, 0.5)
