@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OWNER = "_grounddecode_session"  # instance attribute of a model that has an open session
 Forward = Callable[[dict[str, Any]], Any]
+_CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
 class Part(Protocol):
@@ -123,11 +124,18 @@ class Session:
                 self.replace(layer.module, interface.STATE, self._handler(self._plan(layer.index)))
         self.replace(self.model, "generate", self._wrapped_generate())
         self.replace(decoder.runner, "forward", self._wrapped_forward())
+        for name in _CONTINUOUS_BATCHING:
+            if hasattr(self.model, name):  # it would swallow what the attention function raises
+                self.replace(self.model, name, self._refuse_continuous_batching)
         if decoder.runner is not self.model:
             self.on_exit(self.model.register_forward_pre_hook(self._note_ids, with_kwargs=True).remove)
         for part in self.parts:
             part.attach(self)
             self.on_exit(part.detach)
+
+    def _refuse_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        names = ", ".join(m.name for m in self.methods)
+        raise ValueError(f"{names}: continuous batching with a paged cache is not supported, use model.generate")
 
     def _plan(self, layer: int) -> LayerPlan:
         edits = [
@@ -145,7 +153,7 @@ class Session:
             if step is None:
                 return call.base(base, call.mask)
             if call.options.get("cache") is not None:
-                raise ValueError("continuous batching with a paged cache is not supported, use model.generate instead")
+                self._refuse_continuous_batching()
             step.seen.add(plan.layer)
             return attend(call, base, kernel, plan, step)
 
