@@ -1,0 +1,158 @@
+"""What cannot work is refused: one sentence that says what was given and what to do, and the model stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from grounddecode import AvisC, LocoRE, ground
+from tests import zoo
+from tests.engines.cases import CASES
+from tests.engines.test_families import TOLERANCE, difference, generate
+from tests.footprint import footprint
+
+METHODS = [LocoRE(beta=3.0), AvisC(alpha=1.0)]
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def refused(call: Callable[[], Any], kind: type[Exception], *words: str) -> str:
+    """The sentence that `call` is refused with."""
+    with pytest.raises(kind) as caught:
+        call()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert 20 < len(sentence) < 300
+    for word in words:
+        assert word in sentence
+    return sentence
+
+
+@pytest.fixture
+def llava() -> tuple[Any, dict[str, Tensor]]:
+    return zoo.model("llava"), zoo.family("llava").batch()
+
+
+@every_case
+def test_no_image_in_the_prompt(llava: Any, case: Any) -> None:
+    model, _ = llava
+    ids = torch.tensor([[1, 5, 6, 7]])
+    plain = model.generate(input_ids=ids, max_new_tokens=3, do_sample=False)
+    with ground(model, case.methods):
+        refused(lambda: model.generate(input_ids=ids, max_new_tokens=3), ValueError, "no image token in the prompt")
+    assert torch.equal(model.generate(input_ids=ids, max_new_tokens=3, do_sample=False), plain)
+
+
+@every_case
+def test_a_row_without_image_among_others_stays_plain(llava: Any, case: Any) -> None:
+    model, _ = llava
+    inputs = zoo.family("llava").batch([zoo.ROWS[0], (1, 5, 6, 7, 8)])
+    plain, plain_tokens = generate(model, inputs)
+    with ground(model, case.methods):
+        logits, tokens = generate(model, inputs)
+    assert difference(logits[:, 1], plain[:, 1]) <= TOLERANCE
+    assert torch.equal(tokens[1], plain_tokens[1])
+    assert difference(logits[:, 0], plain[:, 0]) > 0
+
+
+@each_method
+def test_right_padding(llava: Any, method: Any) -> None:
+    model, inputs = llava
+    turned = inputs | {"attention_mask": inputs["attention_mask"].flip(1), "input_ids": inputs["input_ids"].flip(1)}
+    with ground(model, method):
+        refused(lambda: generate(model, turned), ValueError, "padded on the right", "padding_side = 'left'")
+        with torch.no_grad():
+            refused(lambda: model(**turned), ValueError, "padded on the right", "padding_side = 'left'")
+
+
+@each_method
+def test_embeddings_alone(llava: Any, method: Any) -> None:
+    model, inputs = llava
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    given = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+    with ground(model, method):
+        refused(lambda: generate(model, given), ValueError, "inputs_embeds", "pass input_ids")
+
+
+@each_method
+def test_grounded_twice(llava: Any, method: Any) -> None:
+    model, inputs = llava
+    with ground(model, method):
+        expected, _ = generate(model, inputs)
+        refused(ground(model, LocoRE()).__enter__, RuntimeError, "grounded already", "all methods at once")
+        assert torch.equal(generate(model, inputs)[0], expected)  # the refusal did not undo the first
+
+
+def test_two_second_streams(llava: Any) -> None:
+    model, _ = llava
+    refused(lambda: ground(model, [AvisC(), AvisC(scheme="mask")]), ValueError, "second stream", "use one of them")
+
+
+@each_method
+def test_attention_outside_the_interface(llava: Any, method: Any) -> None:
+    model, inputs = llava
+    fused = zoo.at(model, zoo.family("llava").stack).layers[2].self_attn
+    before = footprint(model)
+    fused.forward = lambda hidden_states, **_: (hidden_states, None)
+    try:
+        with ground(model, method):
+            refused(lambda: generate(model, inputs), RuntimeError, "layers [2]", "attention interface", "sdpa")
+    finally:
+        del fused.forward
+    assert footprint(model) == before
+
+
+@each_method
+def test_text_only_model(method: Any) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(LlamaConfig(**zoo.TEXT))
+    before = footprint(model)
+    refused(lambda: ground(model, method), ValueError, "LlamaForCausalLM", "text-only", "vision-language model")
+    assert footprint(model) == before
+
+
+@each_method
+def test_encoder_decoder(method: Any) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration(T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=32))
+    refused(lambda: ground(model, method), ValueError, "T5ForConditionalGeneration", "encoder-decoder")
+
+
+def test_things_that_are_no_model_or_no_method(llava: Any) -> None:
+    model, _ = llava
+    refused(lambda: ground(torch.nn.Linear(2, 2), LocoRE()), ValueError, "Linear", "LlavaForConditional")
+    refused(lambda: ground(model, "avc"), ValueError, "no method", "AvisC")
+    refused(lambda: ground(model, [LocoRE(), 3]), ValueError, "3 is no method")
+
+
+@each_method
+def test_continuous_batching(llava: Any, method: Any) -> None:
+    model, inputs = llava
+    prompts = [
+        row[mask.bool()].tolist()
+        for row, mask in zip(*(inputs[k] for k in ("input_ids", "attention_mask")), strict=True)
+    ]
+    with ground(model, method):
+        refused(lambda: model.generate_batch(prompts), ValueError, method.name, "model.generate")
+    assert "generate_batch" not in vars(model)
+
+
+@each_method
+def test_a_cache_of_unknown_tokens(llava: Any, method: Any) -> None:
+    """A forward pass that continues a cache which was filled outside."""
+    from transformers import DynamicCache
+
+    model, inputs = llava
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache)
+        mask = torch.cat([inputs["attention_mask"], torch.ones(3, 1, dtype=torch.long)], dim=1)
+        following = {"input_ids": torch.tensor([[5], [6], [7]]), "attention_mask": mask, "past_key_values": cache}
+        with ground(model, method):
+            refused(lambda: model(**following), ValueError, "cache already holds", "start from the whole prompt")
