@@ -78,12 +78,14 @@ class Answering:
         for one in group:
             if one.picture is None:
                 self._record_failure(plan, one, one.error)
-        readable = [one for one in group if one.picture is not None]
-        self._in_pieces(plan, readable, self.room.get(plan.name, self.batch_size))
+        self._in_pieces(plan, [one for one in group if one.picture is not None], self.batch_size)
 
     def _in_pieces(self, plan: Plan, group: Sequence[Opened], size: int) -> None:
-        for start in range(0, len(group), size):
-            self._answer(plan, group[start : start + size])
+        while group:
+            # Asked anew each time: a piece that did not fit has made the room smaller.
+            taken = min(size, self.room.get(plan.name, size))
+            self._answer(plan, group[:taken])
+            group = group[taken:]
 
     def _answer(self, plan: Plan, group: Sequence[Opened]) -> None:
         try:

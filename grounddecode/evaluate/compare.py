@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate.measures import MEASURES, Record, Scoring
-from grounddecode.evaluate.metrics import BASELINES, SAMPLED, Part, Scored, block, cost, group, score
+from grounddecode.evaluate.metrics import BASELINES, SAMPLED, Part, Scored, baselines, block, cost, group, score
 from grounddecode.evaluate.plans import GREEDY
 from grounddecode.evaluate.store import RunFolder
 from grounddecode.evaluate.tables import Cell, Column, Comparison, Row, Table
@@ -121,10 +121,10 @@ def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
     for entry in entries:
         if part not in entry.parts:
             continue
-        bases = {name: _base(name, entry, entries, part) for name in BASELINES}
+        bases = {name: _base(name, entry, entries, part) for name in baselines(entry.method)}
         others = {name: scored[base.label] for name, base in bases.items() if base is not None}
         numbers = block(measure, scored[entry.label], others, scoring)
-        greedy = bases[GREEDY]
+        greedy = bases.get(GREEDY)
         paid = cost(entry.parts[part], greedy.parts[part] if greedy else entry.parts[part])
         rows.append(_row(entry.label, benchmark, {**numbers, **paid}))
         if "control" in numbers and entry.method != SAMPLED:
@@ -135,8 +135,6 @@ def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
 
 def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _Entry | None:
     """The entry that `entry` is compared with under a baseline's name."""
-    if entry.method == name:
-        return None
     same = [one for one in entries if one.method == name and one.model == entry.model and part in one.parts]
     return min(same, key=lambda one: (one.run != entry.run, one.run), default=None)
 

@@ -54,10 +54,16 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
     for method, parts in scored.items():
         shown[method] = {}
         for part, ours in parts.items():
-            others = {name: scored[name][part] for name in BASELINES if name != method and part in scored.get(name, {})}
+            names = [name for name in baselines(method) if part in scored.get(name, {})]
+            others = {name: scored[name][part] for name in names}
             _place(shown[method], part, block(MEASURES[part[0]], ours, others, scoring))
         shown[method]["cost"] = cost(_flat(grouped[method]), _flat(grouped.get(GREEDY, {})))
     return shown
+
+
+def baselines(method: str) -> list[str]:
+    """What a method is compared with; greedy stands for itself."""
+    return [name for name in BASELINES if name != method and method != GREEDY]
 
 
 def group(records: Iterable[Record]) -> dict[str, dict[Part, list[Record]]]:
