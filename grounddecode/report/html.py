@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from io import BytesIO
@@ -14,10 +14,10 @@ from grounddecode.report.overlay import PALETTE
 if TYPE_CHECKING:
     from PIL import Image
 
+    from grounddecode.evaluate.tables import Cell, Column, Row, Table
     from grounddecode.report.cases import Case, Said
     from grounddecode.report.marks import Mark
     from grounddecode.report.overlay import Box
-    from grounddecode.report.tables import Table
 
 # Pointing at a marked word shows its box alone.
 SCRIPT = """
@@ -80,24 +80,45 @@ def _results(tables: Sequence[Table]) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    rows = []
-    for name, *cells in table.rows:
-        shown = "".join(
-            f'<td class="{cell.verdict}">{escape(cell.text)}{_small(cell.detail)}</td>'
-            if cell.verdict
-            else f"<td>{escape(cell.text)}{_small(cell.detail)}</td>"
-            for cell in cells
-        )
-        rows.append(f'<tr><th scope="row">{escape(name.text)}</th>{shown}</tr>')
+    names = ["method", *(column.heading for column in table.columns), "verdict"]
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     return (
         f'<div class="scroll"><table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(_row(row, table.columns) for row in table.rows)}</tbody></table></div>"
     )
 
 
-def _small(detail: str) -> str:
-    return f"<small>{escape(detail)}</small>" if detail else ""
+def _row(row: Row, columns: Sequence[Column]) -> str:
+    """One row; a control's stands back, and its small print, which is about its method, carries the colour alone."""
+    kind = ' class="control"' if row.of else ""
+    cells = "".join(_cell(row.cells.get(column.key), column) for column in columns)
+    return f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}<td>{escape(row.sign)}</td></tr>'
+
+
+def _cell(cell: Cell | None, column: Column) -> str:
+    if cell is None or cell.value is None:
+        return "<td>-</td>"
+    number = _shown(cell.value, column)
+    small = "".join(f"<small>{line}</small>" for line in _small_print(cell, column))
+    return f'<td class="{escape(cell.verdict)}">{number}{small}</td>' if cell.verdict else f"<td>{number}{small}</td>"
+
+
+def _small_print(cell: Cell, column: Column) -> Iterator[str]:
+    """The difference and its interval, or the number's own interval where it is compared with nothing."""
+    compared = cell.difference is not None
+    if cell.difference is not None:
+        yield _shown(cell.difference, column, "+")
+    bounds = cell.difference_ci if compared else cell.ci
+    if bounds is not None:
+        low, high = bounds
+        if low is not None and high is not None:
+            sign = "+" if compared else ""
+            yield f"[{_shown(low, column, sign)}, {_shown(high, column, sign)}]"
+
+
+def _shown(value: float, column: Column, sign: str = "") -> str:
+    # `z` of the format language makes -0.0 a plain zero.
+    return f"{value * column.scale:{sign}z.{column.digits}f}"
 
 
 def _pictures(cases: Sequence[Case], chosen: str) -> str:

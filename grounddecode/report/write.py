@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.chair import PATTERN
+from grounddecode.evaluate.compare import compare
 from grounddecode.evaluate.store import RunFolder
 from grounddecode.report import cases, html
 from grounddecode.report.picture import picture
-from grounddecode.report.tables import tables
 
 ON_PICTURE = 4  # cases, so that it stays one that people look at
 
@@ -22,24 +21,25 @@ def write(run: Path, out: Path, images: int = 8) -> tuple[Path, Path | None]:
         images: pictures shown on the page, evenly spread over the run.
 
     Raises:
-        ValueError: no run, or one that was not scored.
+        ValueError: no run, or one without answers.
         OSError: a folder that cannot be written.
     """
     folder = RunFolder(run)
-    about, metrics = folder.run(), folder.metrics()
-    if about is None or metrics is None:
-        raise ValueError(f"{str(run)!r} is no finished run folder, make one with `grounddecode bench --out {run}`")
+    about = folder.run()
+    if about is None:
+        raise ValueError(f"{str(run)!r} is no run folder, make one with `grounddecode bench --out {run}`")
+    tables = sorted(compare([run]).tables, key=lambda table: table.benchmark != "chair")
     found = cases.captions(folder.records())
     chosen = cases.choose(list(found), images)
-    flavour = _flavour(metrics)
+    flavour = about["scoring"]["chair_flavour"]
     shown = [cases.case(found[image], flavour) for image in chosen]
     out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"
-    model, methods = str(about["settings"]["model"]), ", ".join(metrics["results"])
+    model, methods = str(about["settings"]["model"]), ", ".join(about["methods"])
     text = html.page(
         f"What the model {model} says, method by method",
         f"The same pictures and questions, answered with {methods}. What the methods change, and what that is worth.",
-        tables(metrics["results"]),
+        tables,
         shown,
         f"{len(shown)} of the {len(found)} pictures, evenly spread over the run; nobody picked them.",
         facts(about),
@@ -65,9 +65,3 @@ def facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
 
     walk("", about)
     return listed
-
-
-def _flavour(metrics: Mapping[str, Any]) -> str:
-    """Whose words the captions were scored with."""
-    flavours = [found["chair"]["flavour"] for found in metrics["results"].values() if "chair" in found]
-    return str(flavours[0]) if flavours else PATTERN

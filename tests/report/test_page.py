@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from grounddecode.evaluate.tables import Cell, Column, Row, Table
 from grounddecode.lab import world
 from grounddecode.report import html
 from grounddecode.report.cases import Case, captions, case, choose, said
 from grounddecode.report.overlay import Box
 from grounddecode.report.picture import picture
-from grounddecode.report.tables import Cell, Table
 
 
 def made(captions: dict[str, str], label: str = "7 (park)", box: str = "dog") -> Case:
@@ -79,18 +79,28 @@ def test_the_page_marks_words_as_the_scorer_counts_them(one: Case) -> None:
     assert "word for word the caption of greedy" in html.page("T", "L", [], [one], "All.", [])
 
 
-def test_the_page_shows_tables_and_provenance() -> None:
-    table = Table("CHAIR", ("method", "CHAIR_i"), [(Cell("avc"), Cell("9.5 %", "-1.0 [-2.0, -0.1]", "better"))])
-    page = html.page("T", "L", [table], [], "", [("command", "grounddecode bench --out x")])
-    assert '<td class="better">9.5 %<small>-1.0 [-2.0, -0.1]</small></td>' in page
-    assert "<dt>command</dt><dd><code>grounddecode bench --out x</code></dd>" in page
+def table(caption: str, *rows: Row) -> Table:
+    return Table("chair", "", caption, (Column("chair_i", "CHAIR_i", 100.0), Column("words", "words")), rows)
+
+
+def test_the_page_shows_numbers_with_what_they_are_worth() -> None:
+    greedy = Row("greedy", {"chair_i": Cell(0.1449, [0.13, 0.165]), "words": Cell(31.25)})
+    avc = Cell(0.1, [0.08, 0.12], -0.0449, [-0.0612, -0.0204], "better")
+    method = Row("avc", {"chair_i": avc, "words": Cell(None)}, sign="+ better than the control")
+    control = Row("greedy cut to avc", {"chair_i": Cell(0.14, None, -0.0004, [-0.01, 0.0], "")}, of="avc")
+    page = html.page("T", "L", [table("CHAIR", greedy, method, control)], [], "", [("seed", "3")])
+    assert '<th scope="row">greedy</th><td>14.5<small>[13.0, 16.5]</small></td><td>31.2</td>' in page
+    assert '<td class="better">10.0<small>-4.5</small><small>[-6.1, -2.0]</small></td><td>-</td>' in page
+    assert "<td>+ better than the control</td>" in page
+    assert '<tr class="control"><th scope="row">greedy cut to avc</th>' in page
+    assert "<td>14.0<small>+0.0</small><small>[-1.0, +0.0]</small></td><td>-</td>" in page
+    assert "<dt>seed</dt><dd><code>3</code></dd>" in page
 
 
 def test_what_a_model_says_cannot_become_markup() -> None:
     evil = "<script>alert(1)</script> dog & <img src=x>"
-    table = Table(evil, (evil,), [(Cell(evil), Cell(evil, evil))])
     case = made({"greedy": evil}, label="<i>1</i>", box='d"><b>')
-    page = html.page(evil, evil, [table], [case], evil, [(evil, evil)])
+    page = html.page(evil, evil, [table(evil, Row(evil, {}, evil, evil))], [case], evil, [(evil, evil)])
     reader = read(page)
     assert reader.tags.count("script") == 1
     assert "img" not in reader.tags

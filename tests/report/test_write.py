@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from grounddecode.evaluate.measures import Scoring
-from grounddecode.evaluate.metrics import results
-from grounddecode.evaluate.store import RunFolder
+from grounddecode.engines.base import Decoding, Request, Response
+from grounddecode.evaluate.runner import bench
 from grounddecode.lab import world
+from grounddecode.method import Method
 from grounddecode.report.write import facts, write
 
 
-def record(seed: int, method: str, benchmark: str, response: str) -> dict[str, Any]:
-    objects = list(world.draw(seed).categories)
-    shared = {"image_id": seed, "image": f"lab:{seed}", "status": "ok", "seconds": 0.1, "n_tokens": 5, "method": method}
-    if benchmark == "chair":
-        facts = {"sample_id": f"chair/{seed}", "split": "", "truth": objects, "prompt": "Describe."}
-    else:
-        facts = {"sample_id": f"pope/{seed}", "split": "random", "label": "yes", "prompt": "Is there?"}
-    return {**shared, **facts, "benchmark": benchmark, "response": response}
+class Witness:
+    """An engine that knows the scenes; under a method it sees an elephant that is not there."""
+
+    name = "witness"
+
+    def describe(self) -> dict[str, object]:
+        return {"engine": self.name, "device": "cpu"}
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        return [Response(sample_id=r.sample_id, text=self._say(r, methods), n_tokens=5, seconds=0.1) for r in requests]
+
+    def close(self) -> None: ...
+
+    def _say(self, request: Request, methods: Sequence[Method]) -> str:
+        benchmark, _, seed = request.sample_id.partition("/")
+        if benchmark != "chair":
+            return "Yes."
+        seen = world.draw(int(seed)).categories[0]
+        return f"A {seen} and an elephant." if methods else f"A {seen}."
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Twelve scenes: greedy names what is there, `avc` an elephant, which is in no scene of the lab."""
-    folder = RunFolder(tmp_path / "run")
-    seeds = range(2_000_000, 2_000_012)
-    records = []
-    for seed in seeds:
-        first = world.draw(seed).categories[0]
-        for method, caption in (("greedy", f"A {first}."), ("avc", f"A {first} and an elephant.")):
-            records += [record(seed, method, "chair", caption), record(seed, method, "pope", "Yes.")]
-    folder.open()
-    folder.append(records)
-    folder.write_run({"settings": {"model": "lab", "seed": 3}, "versions": {"torch": "2"}, "commit": None})
-    folder.write_metrics({"results": results(records, Scoring(resamples=50)), "run": {}})
-    folder.close()
-    return tmp_path / "run"
+    folder = tmp_path / "run"
+    bench("lab", folder, methods=["greedy", "avc"], limit=12, seed=3, resamples=50, opened=Witness())
+    return folder
 
 
 def test_a_run_becomes_a_page_and_a_picture(run: Path, tmp_path: Path) -> None:
@@ -51,8 +53,8 @@ def test_a_run_becomes_a_page_and_a_picture(run: Path, tmp_path: Path) -> None:
     assert text.count("<article>") == 5
     assert text.count('title="elephant: not in the picture"') == 5
     assert "5 of the 12 pictures" in text
-    assert "CHAIR on 12 pictures" in text
-    assert "POPE, 12 yes/no questions" in text
+    assert text.count("<table>") == 4
+    assert text.index("CHAIR, 12 samples") < text.index("POPE random, 12 samples")
     assert "<dt>settings.seed</dt><dd><code>3</code></dd>" in text
     assert picture is not None
     assert np.asarray(Image.open(picture)).shape[0] > 1000
@@ -65,19 +67,17 @@ def test_the_same_run_gives_the_same_files(run: Path, tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_a_run_without_captions_has_no_picture(run: Path, tmp_path: Path) -> None:
-    lines = [line for line in (run / "samples.jsonl").read_text().splitlines() if '"benchmark": "pope"' in line]
-    (run / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    page, picture = write(run, tmp_path / "out")
+def test_a_run_without_captions_has_no_picture(tmp_path: Path) -> None:
+    bench("lab", tmp_path / "run", benchmarks=["pope"], limit=6, resamples=50, opened=Witness())
+    page, picture = write(tmp_path / "run", tmp_path / "out")
     assert picture is None
     assert "<article>" not in page.read_text(encoding="utf-8")
+    assert not (tmp_path / "out" / "picture.png").exists()
 
 
-@pytest.mark.parametrize("missing", ["run.json", "metrics.json"])
-def test_a_folder_that_is_no_finished_run_is_refused(run: Path, tmp_path: Path, missing: str) -> None:
-    (run / missing).unlink()
-    with pytest.raises(ValueError, match="no finished run folder"):
-        write(run, tmp_path / "out")
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no run folder"):
+        write(tmp_path, tmp_path / "out")
 
 
 def test_facts_are_flat_and_leave_out_what_is_unknown() -> None:
