@@ -38,6 +38,11 @@ def write(path: str | Path, records: Iterable[Record]) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def write_json(path: str | Path, value: Any) -> None:
+    """Write one JSON value."""
+    Path(path).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def read_json(path: str | Path) -> Any:
     """The one JSON value of a file, with a sentence when it is missing or broken."""
     try:
