@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed --out benchmarks/results/speed.json
 
-Two models: a random LLaVA (8 layers, hidden 512, 8 query and 4 key-value heads, vocabulary 32,000, 576 image tokens, a prompt
-of 700) and the lab model. Plain and grounded `generate` calls alternate; a step's time is the gap between two calls of a
-logits processor; the figure is the ratio of medians. Peak memory is the maximum resident size of a process of its own that
-runs one configuration, less its size before the first `generate`.
+Two models: a random LLaVA (8 layers, hidden 512, 8 query and 4 key-value heads, vocabulary 32,000, 576 image tokens, a
+prompt of 700) and the lab model. Plain and grounded `generate` calls alternate; a step's time is the gap between two
+calls of a logits processor; the figure is the ratio of medians. Peak memory is the maximum resident size of a process of
+its own that runs one configuration, less its size before the first `generate`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def lab_model():
     model.generation_config.eos_token_id = None
 
     def inputs(rows: int) -> dict:
-        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe this image in detail."}]}]
+        content = [{"type": "image"}, {"type": "text", "text": "Describe this image in detail."}]
+        chat = [{"role": "user", "content": content}]
         text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         images = [scene.image for scene in scenes("evaluation", rows)]
         return dict(processor(images=images, text=[text] * rows, return_tensors="pt"))
@@ -139,8 +140,12 @@ def measure(model_name: str, specs: list[str], batches: list[int], tokens: int, 
                     "prefill_ratio": prefill / plain_first,
                 }
             )
-            print(f"{model_name:13} batch {batch} {spec:12} decode {step / plain_step:5.2f}x ({1000 * step:6.1f} ms) "
-                  f"prefill {prefill / plain_first:5.2f}x", file=sys.stderr, flush=True)
+            print(
+                f"{model_name:13} batch {batch} {spec:12} decode {step / plain_step:5.2f}x ({1000 * step:6.1f} ms) "
+                f"prefill {prefill / plain_first:5.2f}x",
+                file=sys.stderr,
+                flush=True,
+            )
     return rows
 
 
@@ -165,7 +170,8 @@ def peaks(model_name: str, specs: list[str], batches: list[int], tokens: int) ->
             plain = plain or found
             ratio = found["peak_mib"] / plain["peak_mib"]
             rows.append({"model": model_name, "batch": batch, "method": spec, **found, "peak_ratio": ratio})
-            print(f"{model_name:13} batch {batch} {spec:12} peak {ratio:5.2f}x (+{found['growth_mib']:.0f} MiB)", file=sys.stderr)
+            line = f"{model_name:13} batch {batch} {spec:12} peak {ratio:5.2f}x (+{found['growth_mib']:.0f} MiB)"
+            print(line, file=sys.stderr)
     return rows
 
 

@@ -6,23 +6,24 @@ import torch
 
 from grounddecode.layout import ImageLayout, token_grids
 
-I = 9
+IMG = 9
 
 
 def test_runs_are_images_and_squares_are_grids():
-    ids = torch.tensor([[0, 0, 1, I, I, I, I, 2, I, I], [1, I, I, I, I, 2, 3, 4, 5, 6]])
-    layout = ImageLayout.from_ids(ids, I)
-    assert [(s.row, s.start, s.end, s.grid) for s in layout.spans] == [(0, 3, 6, (2, 2)), (0, 8, 9, None), (1, 1, 4, (2, 2))]
+    ids = torch.tensor([[0, 0, 1, IMG, IMG, IMG, IMG, 2, IMG, IMG], [1, IMG, IMG, IMG, IMG, 2, 3, 4, 5, 6]])
+    layout = ImageLayout.from_ids(ids, IMG)
+    found = [(s.row, s.start, s.end, s.grid) for s in layout.spans]
+    assert found == [(0, 3, 6, (2, 2)), (0, 8, 9, None), (1, 1, 4, (2, 2))]
     assert layout.image_end.tolist() == [9, 4]
 
 
 def test_a_row_without_image_ends_at_minus_one():
-    assert ImageLayout.from_ids(torch.tensor([[1, 2, 3]]), I).image_end.tolist() == [-1]
+    assert ImageLayout.from_ids(torch.tensor([[1, 2, 3]]), IMG).image_end.tolist() == [-1]
 
 
 def test_known_grids_join_runs_that_row_markers_split():
-    ids = torch.tensor([[1, I, I, 7, I, I, 7, 2]])
-    layout = ImageLayout.from_ids(ids, I, grids=[(2, 2)])
+    ids = torch.tensor([[1, IMG, IMG, 7, IMG, IMG, 7, 2]])
+    layout = ImageLayout.from_ids(ids, IMG, grids=[(2, 2)])
     assert layout.spans[0].positions == (1, 2, 4, 5)
     assert layout.spans[0].grid == (2, 2)
 
@@ -39,7 +40,7 @@ def test_grids_of_the_processor_are_merged():
 
 
 def test_heat_map_puts_scores_where_their_patch_is():
-    span = ImageLayout.from_ids(torch.tensor([[I, I, I, I]]), I).spans[0]
+    span = ImageLayout.from_ids(torch.tensor([[IMG, IMG, IMG, IMG]]), IMG).spans[0]
     picture = span.heatmap([0.0, 1.0, 0.0, 0.0], (8, 4))
     assert picture.shape == (4, 8)
     assert np.unravel_index(picture.argmax(), picture.shape)[1] >= 4  # right half
