@@ -4,8 +4,8 @@
 
 Two models: a random LLaVA (8 layers, hidden 512, 8 query and 4 key-value heads, vocabulary 32,000, 576 image tokens, a
 prompt of 700) and the lab model. Plain and grounded `generate` calls alternate; a step's time is the gap between two
-calls of a logits processor; the figure is the ratio of medians. Peak memory is the maximum resident size of a process of
-its own that runs one configuration, less its size before the first `generate`.
+calls of a logits processor; the figure is the ratio of medians. Peak memory is the maximum resident size of a process
+of its own that runs one configuration, less its size before the first `generate`.
 """
 
 from __future__ import annotations
