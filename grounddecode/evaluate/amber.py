@@ -56,10 +56,10 @@ def load(folder: str | Path) -> AmberData:
     except OSError as error:
         raise ValueError(f"{folder / 'safe_words.txt'} cannot be read ({error.strerror}): give AMBER's data.") from None
     metrics = folder / "metrics.txt"
-    return AmberData(annotations, relation, safe_words, _counters(metrics) if metrics.is_file() else {})
+    return AmberData(annotations, relation, safe_words, counters(metrics) if metrics.is_file() else {})
 
 
-def _counters(path: Path) -> dict[str, float]:
+def counters(path: Path) -> dict[str, float]:
     """The start values `name=number`; the program evaluates them as code, ours are numbers only."""
     found: dict[str, float] = {}
     for line in path.read_text("utf-8").splitlines():
@@ -175,7 +175,7 @@ def _generative(
     n = nouns = 0
     for truth, text in described:
         found = reader.nouns(text)
-        invented, covered, thought = _judge(found, truth, data, same)
+        invented, covered, thought = judge(found, truth, data, same)
         for name, hits, size in (
             ("chair", invented, len(found)),
             ("safe_cover", covered, len(truth["truth"])),
@@ -208,7 +208,7 @@ def _default(counter: str) -> float:
     return _EPSILON if counter.endswith("_num") else 0
 
 
-def _judge(nouns: Sequence[str], truth: Mapping[str, Any], data: AmberData, same: Similarity) -> tuple[int, int, int]:
+def judge(nouns: Sequence[str], truth: Mapping[str, Any], data: AmberData, same: Similarity) -> tuple[int, int, int]:
     """How many nouns are invented, how many true objects are named, how many expected inventions are named."""
     safe, hallu = _candidates(truth["truth"], data), _candidates(truth["hallu"], data)
     named: set[int] = set()

@@ -7,40 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.measures import MEASURES, Record, Scoring
+from grounddecode.evaluate.columns import COST, Layout, layout
+from grounddecode.evaluate.measure import Record, Scoring
+from grounddecode.evaluate.measures import measure_of
 from grounddecode.evaluate.metrics import BASELINES, SAMPLED, Part, Scored, baselines, block, cost, group, score
 from grounddecode.evaluate.plans import GREEDY
 from grounddecode.evaluate.store import RunFolder
-from grounddecode.evaluate.tables import Cell, Column, Comparison, Row, Table
+from grounddecode.evaluate.tables import Cell, Comparison, Row, Table
 
 __all__ = ["Comparison", "compare"]
-
-PERCENT = 100.0
-_COST = (
-    Column("tokens_per_second_ratio", "tokens/s ratio", digits=2),
-    Column("peak_memory_mib", "peak MiB", digits=0),
-)
-COLUMNS: dict[str, tuple[Column, ...]] = {
-    "chair": (
-        Column("chair_s", "CHAIR_s", PERCENT),
-        Column("chair_i", "CHAIR_i", PERCENT),
-        Column("chair_i_unique", "CHAIR_i unique", PERCENT),
-        Column("recall", "recall", PERCENT),
-        Column("f1", "F1", PERCENT),
-        Column("words", "words"),
-        Column("repetition_rate", "repetition", PERCENT),
-    ),
-    "pope": (
-        Column("accuracy", "accuracy", PERCENT),
-        Column("f1", "F1", PERCENT),
-        Column("yes_ratio", "yes rate", PERCENT),
-        Column("balanced_accuracy", "balanced accuracy", PERCENT),
-    ),
-}
-#: The numbers that have to be better for a verdict of better. Mentions are counted each time, so saying what is there
-#: once more lowers CHAIR_i; only a gain in distinct objects too is one.
-HEADLINES = {"chair": ("chair_i", "chair_i_unique"), "pope": ("accuracy",)}
-TITLES = {"chair": "CHAIR", "pope": "POPE"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +90,7 @@ def _in_order(
 
 def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
     benchmark, split = part
-    measure = MEASURES[benchmark]
+    measure, shown = measure_of(benchmark, split), layout(benchmark, split)
     scored = {entry.label: score(measure, entry.parts[part], scoring) for entry in entries if part in entry.parts}
     rows: list[Row] = []
     for entry in entries:
@@ -126,11 +101,11 @@ def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
         numbers = block(measure, scored[entry.label], others, scoring)
         greedy = bases.get(GREEDY)
         paid = cost(entry.parts[part], greedy.parts[part] if greedy else entry.parts[part])
-        rows.append(_row(entry.label, benchmark, {**numbers, **paid}))
+        rows.append(_row(entry.label, shown, {**numbers, **paid}))
         if "control" in numbers and entry.method != SAMPLED:
-            rows.append(_control_row(entry.label, benchmark, numbers))
+            rows.append(_control_row(entry.label, shown, numbers))
     n = max((len(one.records) for one in scored.values()), default=0)
-    return Table(benchmark, split, _caption(part, n, scored), (*COLUMNS[benchmark], *_COST), rows)
+    return Table(benchmark, split, _caption(shown.title, n, scored), (*shown.columns, *COST), rows)
 
 
 def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _Entry | None:
@@ -139,16 +114,16 @@ def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _E
     return min(same, key=lambda one: (one.run != entry.run, one.run), default=None)
 
 
-def _row(label: str, benchmark: str, numbers: Mapping[str, Any]) -> Row:
+def _row(label: str, shown: Layout, numbers: Mapping[str, Any]) -> Row:
     versus, ci = numbers.get(BASELINES[GREEDY], {}), numbers.get("ci", {})
-    cells = {column.key: _cell(column.key, numbers, ci, versus) for column in (*COLUMNS[benchmark], *_COST)}
-    return Row(label, cells, sign=_sign(benchmark, numbers), notes={key: numbers[key] for key in ("n", "n_failed")})
+    cells = {column.key: _cell(column.key, numbers, ci, versus) for column in (*shown.columns, *COST)}
+    return Row(label, cells, sign=_sign(shown, numbers), notes={key: numbers[key] for key in ("n", "n_failed")})
 
 
-def _control_row(label: str, benchmark: str, numbers: Mapping[str, Any]) -> Row:
+def _control_row(label: str, shown: Layout, numbers: Mapping[str, Any]) -> Row:
     """The control's own numbers, and how the method differs from them."""
     versus = numbers["vs_control"]
-    cells = {column.key: _cell(column.key, numbers["control"], {}, versus) for column in COLUMNS[benchmark]}
+    cells = {column.key: _cell(column.key, numbers["control"], {}, versus) for column in shown.columns}
     return Row(f"greedy cut to {label}", cells, of=label)
 
 
@@ -157,12 +132,12 @@ def _cell(key: str, numbers: Mapping[str, Any], ci: Mapping[str, Any], versus: M
     return Cell(numbers.get(key), ci.get(key), found.get("difference"), found.get("ci"), str(found.get("verdict", "")))
 
 
-def _sign(benchmark: str, numbers: Mapping[str, Any]) -> str:
+def _sign(shown: Layout, numbers: Mapping[str, Any]) -> str:
     """What a difference is worth, in words."""
     greedy = numbers.get(BASELINES[GREEDY])
     if not greedy:
         return ""
-    first, *others = HEADLINES[benchmark]
+    first, *others = shown.headlines
     control = numbers.get("vs_control") or numbers.get(BASELINES[SAMPLED])
     if greedy[first]["verdict"] == "worse":
         return "- worse than greedy"
@@ -174,11 +149,10 @@ def _sign(benchmark: str, numbers: Mapping[str, Any]) -> str:
     return "= not told apart from greedy"
 
 
-def _caption(part: Part, n: int, scored: Mapping[str, Scored]) -> str:
-    benchmark, split = part
-    rule = next((one.numbers.get("rule") or one.numbers.get("flavour") for one in scored.values()), None)
-    title = " ".join(filter(None, (TITLES[benchmark], split)))
+def _caption(title: str, n: int, scored: Mapping[str, Scored]) -> str:
+    numbers = next(iter(scored.values())).numbers
+    rules = [str(numbers[key]) for key in ("rule", "flavour", "similarity", "tagger") if key in numbers]
     return (
-        f"{title}, {n} samples, rule {rule}. Under each number the difference from greedy (under a control: of its "
-        "method from it), with 95 % intervals, paired, resampled by picture."
+        f"{title}, {n} samples{', rule ' + ' '.join(rules) if rules else ''}. Under each number the difference from "
+        "greedy (under a control: of its method from it), with 95 % intervals, paired, resampled by picture."
     )

@@ -3,51 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from grounddecode.evaluate import chair, pope
+from grounddecode.evaluate.measure import Measure, Record, Row, Scoring
+from grounddecode.evaluate.measures_amber import AmberDiscriminative, AmberGenerative
+from grounddecode.evaluate.measures_mme import Mme
 from grounddecode.evaluate.stats import Floats, divide, harmonic
-
-Record = Mapping[str, Any]
-Row = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """By which rules answers are scored; changing them never needs an engine."""
-
-    pope_rule: str = "official"
-    chair_flavour: str = "pattern"
-    resamples: int = 1000
-
-    def __post_init__(self) -> None:
-        if self.pope_rule not in pope.RULES:
-            raise ValueError(f"POPE has no rule {self.pope_rule!r}: choose one of {', '.join(pope.RULES)}")
-        if self.chair_flavour not in chair.FLAVOURS:
-            raise ValueError(f"CHAIR has no flavour {self.chair_flavour!r}: choose one of {', '.join(chair.FLAVOURS)}")
-        if self.resamples < 1:
-            raise ValueError(f"resamples is {self.resamples}: give at least 1")
-
-
-def ground_truth_of(flavour: str) -> str:
-    """The flavour whose words read the reference captions: published tables use those of `pattern`."""
-    return chair.PATTERN if flavour == chair.PUBLISHED else flavour
-
-
-class Measure(Protocol):
-    """One benchmark's numbers. `directions` says of each ratio whether more is better; None: neither."""
-
-    directions: Mapping[str, bool | None]
-    captions: bool
-
-    def score(self, records: Sequence[Record], scoring: Scoring) -> tuple[dict[str, Any], list[Row]]:
-        """The scorer's own numbers, and one row of counts a record."""
-        ...
-
-    def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Sums of the rows to ratios, under the names of the scorer's numbers."""
-        ...
 
 
 class Pope:
@@ -140,4 +102,15 @@ class Chair:
         }
 
 
-MEASURES: dict[str, Measure] = {"pope": Pope(), "chair": Chair()}
+_MEASURES: dict[str, Measure] = {
+    "pope": Pope(),
+    "chair": Chair(),
+    "amber-generative": AmberGenerative(),
+    "amber-discriminative": AmberDiscriminative(),
+    "mme": Mme(),
+}
+
+
+def measure_of(benchmark: str, split: str) -> Measure:
+    """The measure of a part of a benchmark."""
+    return _MEASURES.get(f"{benchmark}-{split}") or _MEASURES[benchmark]

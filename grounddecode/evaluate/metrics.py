@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grounddecode.evaluate.controls import length_matched
-from grounddecode.evaluate.measures import MEASURES, Measure, Record, Row, Scoring
+from grounddecode.evaluate.measure import Measure, Record, Row, Scoring
+from grounddecode.evaluate.measures import measure_of
 from grounddecode.evaluate.plans import GREEDY
 from grounddecode.evaluate.stats import Counts, count, differences, intervals, number, verdict
 
@@ -47,7 +48,7 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
     """
     grouped = group(records)
     scored = {
-        method: {part: score(MEASURES[part[0]], found, scoring) for part, found in parts.items()}
+        method: {part: score(measure_of(*part), found, scoring) for part, found in parts.items()}
         for method, parts in grouped.items()
     }
     shown: dict[str, dict[str, Any]] = {}
@@ -56,7 +57,8 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
         for part, ours in parts.items():
             names = [name for name in baselines(method) if part in scored.get(name, {})]
             others = {name: scored[name][part] for name in names}
-            _place(shown[method], part, block(MEASURES[part[0]], ours, others, scoring))
+            _place(shown[method], part, block(measure_of(*part), ours, others, scoring))
+        _place_totals(shown[method])
         shown[method]["cost"] = cost(_flat(grouped[method]), _flat(grouped.get(GREEDY, {})))
     return shown
 
@@ -152,6 +154,16 @@ def _place(shown: dict[str, Any], part: Part, block: dict[str, Any]) -> None:
         shown.setdefault(benchmark, {})[split] = block
     else:
         shown[benchmark] = block
+
+
+def _place_totals(shown: dict[str, Any]) -> None:
+    """The numbers of a benchmark that rest on several splits."""
+    mme, amber = shown.get("mme"), shown.get("amber", {})
+    if mme:
+        mme["total"] = sum(block["score"] or 0.0 for block in mme.values())
+    parts = [amber.get(split, {}) for split in ("generative", "discriminative")]
+    if all(part.get("n") for part in parts):
+        amber["amber_score"] = (100 - parts[0]["chair"] + parts[1]["f1"]) / 2
 
 
 def _flat(parts: Mapping[Any, Sequence[Record]]) -> list[Record]:

@@ -8,26 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate.benchmarks import LAB_DATA, Wanted, load
-from grounddecode.evaluate.measures import Scoring, ground_truth_of
+from grounddecode.evaluate.measure import Scoring, ground_truth_of
 from grounddecode.evaluate.metrics import results
 from grounddecode.evaluate.store import Record, RunFolder
 
 
 def rescore(
-    run: Path | str, *, pope_rule: str | None = None, chair_flavour: str | None = None, resamples: int | None = None
+    run: Path | str,
+    *,
+    pope_rule: str | None = None,
+    chair_flavour: str | None = None,
+    amber_similarity: str | None = None,
+    resamples: int | None = None,
 ) -> dict[str, Any]:
     """Metrics of a run folder from its stored answers, without an engine; rewrites metrics.json.
 
     Args:
-        pope_rule, chair_flavour, resamples: instead of those the run was scored with last. A flavour with a ground
-            truth of its own reads the annotations anew.
+        pope_rule, chair_flavour, amber_similarity, resamples: instead of those the run was scored with last. A flavour
+            with a ground truth of its own reads the annotations anew, and AMBER its lists of words.
 
     Raises:
-        ValueError: no run folder, an unknown rule or flavour, or annotations that are not where they were.
+        ValueError: no run folder, an unknown rule or flavour, or data that are not where they were.
     """
     stored = RunFolder(run).stored_run()
-    old = Scoring(**stored["scoring"])
-    scoring = Scoring(pope_rule or old.pope_rule, chair_flavour or old.chair_flavour, resamples or old.resamples)
+    given = {
+        "pope_rule": pope_rule,
+        "chair_flavour": chair_flavour,
+        "amber_similarity": amber_similarity,
+        "resamples": resamples,
+    }
+    scoring = Scoring(**{**stored["scoring"], **{key: value for key, value in given.items() if value is not None}})
     with RunFolder(run) as folder:
         return finish(folder, scoring, _truths(stored, scoring.chair_flavour))
 

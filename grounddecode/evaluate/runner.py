@@ -13,7 +13,7 @@ from grounddecode.engines.base import ENGINES, open_engine
 from grounddecode.evaluate.answering import Answering, Progress
 from grounddecode.evaluate.batches import shard_of, units
 from grounddecode.evaluate.benchmarks import LAB_DATA, Wanted, load
-from grounddecode.evaluate.measures import Scoring
+from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.merging import merge
 from grounddecode.evaluate.plans import Plan, plans
 from grounddecode.evaluate.provenance import provenance, weights
@@ -57,6 +57,7 @@ def bench(
     max_new_tokens: int | None = None,
     pope_rule: str = "official",
     chair_flavour: str = "pattern",
+    amber_similarity: str = "exact",
     resamples: int = 1000,
     engine_options: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -79,7 +80,7 @@ def bench(
         data: folder of the benchmarks' data; None: the lab's drawn scenes.
         shard: "i/n", i from 1 to n: answer only every n-th picture; see `grounddecode.evaluate.merging.merge`.
         max_new_tokens: of captions; None: 60 on the lab, 512 elsewhere.
-        pope_rule, chair_flavour: how answers are scored.
+        pope_rule, chair_flavour, amber_similarity: how answers are scored.
         resamples: of the bootstrap.
         engine_options: passed on to the engine, such as `{"device": "cuda:1"}`.
         progress: called after every batch of every method.
@@ -93,12 +94,12 @@ def bench(
         ValueError: a name, setting or folder that cannot be used; a folder that holds a run of other settings.
         RuntimeError: a method that could answer nothing.
     """
-    scoring = Scoring(pope_rule, chair_flavour, resamples)
+    root = None if data in (None, LAB_DATA) else Path(str(data))
+    scoring = Scoring(pope_rule, chair_flavour, amber_similarity, resamples, str(root or LAB_DATA))
     if opened is None and engine not in ENGINES:
         raise ValueError(nearest(engine, ENGINES, "engine"))
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give at least 1")
-    root = None if data in (None, LAB_DATA) else Path(str(data))
     wanted = Wanted(root=root, limit=limit, max_new_tokens=max_new_tokens, flavour=chair_flavour)
     choices = {"limit": limit, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "shard": shard}
     name = engine if opened is None else opened.name

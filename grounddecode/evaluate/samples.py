@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from PIL.Image import Image
+
+    from grounddecode.lab.world import Scene
 
 LAB = "lab:"
 
@@ -74,12 +77,18 @@ def open_picture(image: str) -> Image:
         ValueError: a missing or broken file.
     """
     if image.startswith(LAB):
-        from grounddecode.lab.world import draw
-
-        return draw(int(image.removeprefix(LAB))).image
+        return drawn(int(image.removeprefix(LAB))).image
     from grounddecode.engines.images import open_image
 
     return open_image(Path(image))
+
+
+@lru_cache(maxsize=1024)
+def drawn(seed: int) -> Scene:
+    """A scene of the lab; the last ones are kept (28 kB each), since questions and pictures need the same."""
+    from grounddecode.lab.world import draw
+
+    return draw(seed)
 
 
 class Pictures:

@@ -47,7 +47,7 @@ class Listed(amber_nouns.NounReader):
 
 def judge(text, number=1, similar=None):
     same = similar or similarity.similarity("exact")
-    return amber._judge(text.split(), ANNOTATIONS[number - 1], DATA, same)
+    return amber.judge(text.split(), ANNOTATIONS[number - 1], DATA, same)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_judgement_against_the_second_telling(nouns, truth, hallu, close):
         near.setdefault(other, {other}).add(one)
     same = similarity.Similarity("test", lambda word: near.get(word, (word,)))
     expected = by_flags(nouns, truth, hallu, [{one, other} for one, other in close])
-    assert amber._judge(nouns, {"truth": truth, "hallu": hallu}, DATA, same) == expected
+    assert amber.judge(nouns, {"truth": truth, "hallu": hallu}, DATA, same) == expected
 
 
 @needs_golden
@@ -427,4 +427,4 @@ def test_golden_candidates_against_the_second_telling():
     for truth in data.annotations[:1004]:
         nouns = rng.sample(truth["truth"] + truth["hallu"], 3) + rng.sample(words, 5)
         expected = by_flags(nouns, truth["truth"], truth["hallu"], [], data.relation, data.safe_words)
-        assert amber._judge(nouns, truth, data, exact) == expected
+        assert amber.judge(nouns, truth, data, exact) == expected

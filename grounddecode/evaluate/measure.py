@@ -1,0 +1,53 @@
+"""What a measure is, and by which rules answers are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from grounddecode.evaluate import chair, pope
+from grounddecode.evaluate.benchmarks import LAB_DATA
+from grounddecode.evaluate.stats import Floats
+
+Record = Mapping[str, Any]
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """By which rules answers are scored; changing them never needs an engine."""
+
+    pope_rule: str = "official"
+    chair_flavour: str = "pattern"
+    amber_similarity: str = "exact"
+    resamples: int = 1000
+    data: str = LAB_DATA  #: where the word lists of AMBER are
+
+    def __post_init__(self) -> None:
+        if self.pope_rule not in pope.RULES:
+            raise ValueError(f"POPE has no rule {self.pope_rule!r}: choose one of {', '.join(pope.RULES)}")
+        if self.chair_flavour not in chair.FLAVOURS:
+            raise ValueError(f"CHAIR has no flavour {self.chair_flavour!r}: choose one of {', '.join(chair.FLAVOURS)}")
+        if self.resamples < 1:
+            raise ValueError(f"resamples is {self.resamples}: give at least 1")
+
+
+def ground_truth_of(flavour: str) -> str:
+    """The flavour whose words read the reference captions: published tables use those of `pattern`."""
+    return chair.PATTERN if flavour == chair.PUBLISHED else flavour
+
+
+class Measure(Protocol):
+    """One benchmark's numbers. `directions` says of each ratio whether more is better; None: neither."""
+
+    directions: Mapping[str, bool | None]
+    captions: bool
+
+    def score(self, records: Sequence[Record], scoring: Scoring) -> tuple[dict[str, Any], list[Row]]:
+        """The scorer's own numbers, and one row of counts a record."""
+        ...
+
+    def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Sums of the rows to ratios, under the names of the scorer's numbers."""
+        ...

@@ -1,0 +1,178 @@
+"""Samples of the benchmarks: drawn by the lab, and read from folders."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from grounddecode.evaluate.benchmarks import Wanted, load, names
+from grounddecode.evaluate.samples import fingerprint, open_picture
+from grounddecode.lab import dataset
+from grounddecode.lab.world import SPLITS, draw
+from tests.evaluate.fake import write_folder
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+
+
+# -- the lab -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_labs_captions_are_of_the_first_evaluation_scenes() -> None:
+    samples = load(["chair"], Wanted(limit=3))
+    first = SPLITS["evaluation"].start
+    assert [sample.image_id for sample in samples] == [first, first + 1, first + 2]
+    assert [sample.prompt for sample in samples] == ["Describe this image in detail."] * 3
+    for sample in samples:
+        scene = draw(int(sample.image_id))
+        assert set(sample.facts["truth"]) == set(scene.categories)
+        assert open_picture(sample.image).tobytes() == scene.image.tobytes()
+
+
+def test_the_labs_questions_follow_the_official_rules() -> None:
+    samples = load(["pope"], Wanted())
+    splits = Counter(sample.split for sample in samples)
+    assert list(splits) == ["random", "popular", "adversarial"]
+    assert len(set(splits.values())) == 1
+    assert splits["random"] % 6 == 0
+    assert splits["random"] > 2400  # most of 500 scenes have three objects
+    for sample in samples[:60] + samples[-60:]:
+        present = sample.facts["object"] in draw(int(sample.image_id)).categories
+        assert sample.facts["label"] == ("yes" if present else "no")
+    positives = [
+        {s.prompt + str(s.image_id) for s in samples if s.split == split and s.facts["label"] == "yes"}
+        for split in splits
+    ]
+    assert positives[0] == positives[1] == positives[2]
+
+
+def test_the_labs_samples_are_the_same_every_time_and_fewer_are_a_prefix() -> None:
+    assert fingerprint(load(["pope", "chair"], Wanted())) == fingerprint(load(["pope", "chair"], Wanted()))
+    few, many = load(["pope"], Wanted(limit=7)), load(["pope"], Wanted())
+    assert [s for s in few if s.split == "popular"] == [s for s in many if s.split == "popular"][:7]
+    assert len({sample.sample_id for sample in many}) == len(many)
+
+
+def test_what_the_lab_does_not_have() -> None:
+    with pytest.raises(ValueError, match=r"the lab has no mme: give the folder .* --data"):
+        load(["mme"], Wanted())
+    assert names() == ["pope", "chair", "amber", "mme"]
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_coco_folder_of_the_lab_gives_the_labs_own_samples(tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    folder = dataset.write(tmp_path / "coco", "evaluation", 12)
+    read = {s.image_id: s for s in load(["chair"], Wanted(root=tmp_path))}
+    drawn = {s.image_id: s for s in load(["chair"], Wanted(limit=12))}
+    assert read.keys() == drawn.keys()
+    api = coco.COCO(str(folder / "annotations" / "instances.json"))
+    for image, sample in read.items():
+        assert sample.facts["truth"] == drawn[image].facts["truth"]
+        assert sample.max_new_tokens == 512
+        assert open_picture(sample.image).tobytes() == draw(int(image)).image.tobytes()
+        annotated = {api.cats[one["category_id"]]["name"] for one in api.loadAnns(api.getAnnIds(imgIds=[image]))}
+        assert set(sample.facts["truth"]) == annotated
+    questions = load(["pope"], Wanted(root=tmp_path))
+    for sample in questions:
+        asked = sample.prompt.removesuffix(" in the image?").removeprefix("Is there a").removeprefix("n").strip()
+        annotated = {
+            api.cats[one["category_id"]]["name"] for one in api.loadAnns(api.getAnnIds(imgIds=[sample.image_id]))
+        }
+        assert sample.facts["label"] == ("yes" if asked in annotated else "no")
+    assert {sample.facts["questions"] for sample in questions} == {"built"}
+
+
+def test_captions_add_what_the_annotations_lack(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    captions = json.loads((root / "annotations" / "captions.json").read_text())
+    captions["annotations"][0]["caption"] = "A puppy and an umbrella."
+    (root / "annotations" / "captions.json").write_text(json.dumps(captions))
+    (sample,) = (s for s in load(["chair"], Wanted(root=root)) if s.image_id == 0)
+    assert sample.facts["truth"] == ["dog", "cat", "chair", "umbrella"]
+
+
+def test_released_question_files_are_taken_as_they_are(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    (root / "pope").mkdir()
+    for split in ("random", "popular", "adversarial"):
+        lines = [
+            {"question_id": 1, "image": "X_001.png", "text": "Is there a dog in the imange?", "label": "yes"},
+            {"question_id": 2, "image": "X_002.png", "text": f"Is there {split}?", "label": "no"},
+        ]
+        (root / "pope" / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, lines)))
+    samples = load(["pope"], Wanted(root=root))
+    assert [sample.sample_id for sample in samples[:3]] == ["pope-random/1", "pope-random/2", "pope-popular/1"]
+    assert samples[0].prompt == "Is there a dog in the imange?"
+    assert samples[0].image_id == 1  # as CHAIR numbers it, so that both are clustered alike
+    assert samples[0].facts == {"label": "yes", "questions": "coco_pope_random.json"}
+    assert samples[0].max_new_tokens == 16
+
+
+def test_listed_images_are_taken_in_their_order(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    drawn = [sample.image_id for sample in load(["chair"], Wanted(root=root))]
+    assert sorted(drawn) == list(range(6))
+    assert drawn == [sample.image_id for sample in load(["chair"], Wanted(root=root))]
+    (root / "chair").mkdir()
+    (root / "chair" / "images.txt").write_text("4\n0\n3\n")
+    assert [sample.image_id for sample in load(["chair"], Wanted(root=root, limit=2))] == [4, 0]
+    (root / "chair" / "images.txt").write_text("4\n9\n")
+    with pytest.raises(ValueError, match="names the image 9, which the annotations do not have"):
+        load(["chair"], Wanted(root=root))
+
+
+def test_missing_pictures_are_named_before_anything_is_asked(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    (root / "images" / "X_004.png").unlink()
+    for benchmark in ("chair", "pope"):
+        with pytest.raises(ValueError, match=rf"1 pictures of {benchmark} are not in .*, such as X_004\.png"):
+            load([benchmark], Wanted(root=root))
+
+
+def write_mme(root: Path) -> Path:
+    for task in ("existence", "count", "position", "color"):
+        (root / "mme" / task).mkdir(parents=True)
+        for name in ("b", "a"):
+            Image.new("RGB", (4, 4)).save(root / "mme" / task / f"{name}.jpg")
+            text = f"Is it {name}? Please answer yes or no.\tYes\nIs it x? Please answer yes or no.\tNo\n"
+            (root / "mme" / task / f"{name}.txt").write_text(text)
+    return root
+
+
+def test_mme_has_two_questions_a_picture(tmp_path: Path) -> None:
+    root = write_mme(tmp_path)
+    samples = load(["mme"], Wanted(root=root))
+    assert len(samples) == 16
+    assert [sample.split for sample in samples[::4]] == ["existence", "count", "position", "color"]
+    first = samples[0]
+    assert (first.image_id, first.prompt, first.facts["label"]) == ("a.jpg", "Is it a? Please answer yes or no.", "yes")
+    assert samples[1].facts["label"] == "no"
+    assert [len(load(["mme"], Wanted(root=root, limit=limit))) for limit in (1, 2, 3)] == [8, 8, 16]
+    (root / "mme" / "count" / "a.txt").write_text("only one line\tYes\n")
+    with pytest.raises(ValueError, match=r"a\.txt is not two lines"):
+        load(["mme"], Wanted(root=root))
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files are not here")
+def test_ambers_queries_meet_their_annotations(tmp_path: Path) -> None:
+    (tmp_path / "amber").symlink_to(GOLDEN / "amber")
+    (tmp_path / "image").mkdir()
+    for number in range(1, 1005):
+        (tmp_path / "image" / f"AMBER_{number}.jpg").touch()
+    samples = load(["amber"], Wanted(root=tmp_path))
+    assert Counter(sample.split for sample in samples) == {"generative": 1004, "discriminative": 14216}
+    generative, question = samples[0], samples[1004]
+    assert (generative.prompt, generative.facts["type"], generative.max_new_tokens) == (
+        "Describe this image.",
+        "generative",
+        512,
+    )
+    assert {"truth", "hallu"} <= generative.facts.keys()
+    assert (question.sample_id, question.prompt) == ("amber-discriminative/1005", "Is the sky sunny in this image?")
+    assert question.facts["truth"] in ("yes", "no")

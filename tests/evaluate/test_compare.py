@@ -1,0 +1,273 @@
+"""Controls and comparison tables, by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grounddecode.evaluate.compare import compare
+from grounddecode.evaluate.controls import cut_to_words, length_matched, matched_lengths
+from grounddecode.evaluate.measure import Scoring
+from grounddecode.evaluate.measures import measure_of
+from grounddecode.evaluate.metrics import cost, results
+from grounddecode.evaluate.metrics import score as scored
+from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.stats import point
+from tests.evaluate.fake import FakeEngine, write_folder
+
+# -- the length-matched control ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lengths", "target", "cut"),
+    [
+        ([5, 5, 5], 15, [5, 5, 5]),
+        ([5, 5, 5], 99, [5, 5, 5]),
+        ([5, 5, 5], 9, [3, 3, 3]),
+        ([10, 2, 6], 12, [5, 2, 5]),
+        ([10, 2, 6], 6, [2, 2, 2]),
+        ([10, 2, 6], 13, [6, 2, 5]),
+        ([4, 4, 4, 4], 10, [3, 2, 3, 2]),
+        ([3, 1], 0, [0, 0]),
+        ([], 0, []),
+    ],
+)
+def test_the_longest_are_cut_first_and_the_sum_is_met(lengths: list[int], target: int, cut: list[int]) -> None:
+    assert matched_lengths(lengths, target) == cut
+
+
+def test_the_sum_is_met_for_any_lengths() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        lengths = rng.integers(0, 30, size=int(rng.integers(1, 20))).tolist()
+        target = int(rng.integers(0, sum(lengths) + 10))
+        found = matched_lengths(lengths, target)
+        assert sum(found) == min(target, sum(lengths))
+        assert all(cut <= length for cut, length in zip(found, lengths, strict=True))
+        top = max(found)
+        assert all(cut == length or cut >= top - 1 for cut, length in zip(found, lengths, strict=True))
+
+
+def test_captions_are_cut_between_words() -> None:
+    assert cut_to_words("A dog  and a cat.", 3) == "A dog and"
+    assert cut_to_words("A dog  and a cat.", 5) == "A dog  and a cat."  # untouched where nothing is cut
+    assert length_matched(["a b c d", "a b"], ["x", "x y z"]) == ["a b", "a b"]
+    assert length_matched(["a b c d", "a b"], ["x y z", "x y z w"]) == ["a b c d", "a b"]
+
+
+# -- measures ----------------------------------------------------------------------------------------------------------
+
+
+def caption(image: int, text: str, truth: Sequence[str], method: str = "greedy", **more: Any) -> dict[str, Any]:
+    return {
+        "sample_id": f"chair/{image}",
+        "benchmark": "chair",
+        "split": "",
+        "image_id": image,
+        "method": method,
+        "response": text,
+        "status": "ok",
+        "truth": list(truth),
+        "n_tokens": 10,
+        "seconds": 1.0,
+        **more,
+    }
+
+
+def question(number: int, said: str, label: str, method: str = "greedy", **more: Any) -> dict[str, Any]:
+    return {
+        "sample_id": f"pope-random/{number}",
+        "benchmark": "pope",
+        "split": "random",
+        "image_id": number // 6,
+        "response": said,
+        "status": "ok",
+        "label": label,
+        "method": method,
+        "n_tokens": 2,
+        "seconds": 0.5,
+        **more,
+    }
+
+
+@pytest.mark.parametrize("rule", ["official", "llava", "opera", "vcd", "lmms-eval"])
+def test_the_counts_give_the_scorers_numbers(rule: str) -> None:
+    rng = np.random.default_rng(1)
+    words = ["Yes.", "No.", "yes", "no", "There isn't one.", "Nothing", "Yes. But no."]
+    records = [question(at, words[rng.integers(7)], ["yes", "no"][rng.integers(2)]) for at in range(120)]
+    measure = measure_of("pope", "")
+    found = scored(measure, records, Scoring(pope_rule=rule))
+    ratios = point(found.counts(), measure.ratios)
+    for key in measure.directions:
+        assert ratios[key] == pytest.approx(found.numbers[key], abs=1e-12), key
+
+
+def test_the_counts_give_chairs_numbers() -> None:
+    records = [
+        caption(1, "A dog and a dog and a cat. A red bus.", ["dog", "person"]),
+        caption(2, "A man on a bench near a bench near a bench near a car.", ["person", "bench", "cup"]),
+        caption(3, "Nothing to see.", ["cup"]),
+    ]
+    measure = measure_of("chair", "")
+    found = scored(measure, records, Scoring())
+    ratios = point(found.counts(), measure.ratios)
+    for key in measure.directions:
+        assert ratios[key] == pytest.approx(found.numbers[key], abs=1e-12), key
+    # Mentions: dog dog cat / person bench bench bench car / none ("bus" does not count in this flavour).
+    assert ratios["chair_i"] == 2 / 8
+    assert ratios["chair_s"] == 2 / 3
+    assert ratios["chair_i_unique"] == 2 / 5
+    assert ratios["recall"] == 3 / 6
+    assert ratios["words"] == (11 + 14 + 3) / 3
+
+
+def test_failed_samples_are_in_no_number() -> None:
+    records = [question(at, "Yes.", "yes") for at in range(4)]
+    failed = question(4, "", "no") | {"status": "failed", "response": None}
+    found = results([*records, failed], Scoring(resamples=10))["greedy"]["pope"]["random"]
+    assert (found["n"], found["n_failed"], found["accuracy"]) == (4, 1, 1.0)
+    only = results([failed], Scoring(resamples=10))["greedy"]["pope"]["random"]
+    assert (only["n"], only["n_failed"], only["accuracy"]) == (0, 1, None)
+
+
+def test_cost_counts_what_was_generated_and_compares_the_same_samples() -> None:
+    greedy = [question(0, "Yes.", "yes"), question(1, "Yes.", "yes"), question(2, "", "no", same_as="pope-random/1")]
+    ours = [
+        question(0, "Yes.", "yes", seconds=1.0, n_tokens=2, peak_memory_mib=70.0),
+        question(7, "", "no", seconds=9.0),
+    ]
+    found = cost(ours, greedy)
+    assert found["seconds"] == 10.0
+    assert found["n_tokens"] == 4
+    assert found["tokens_per_second"] == 0.4
+    assert found["tokens_per_second_ratio"] == 0.5  # on question 0 alone: 2 tokens a second against 4
+    assert found["peak_memory_mib"] == 70.0
+    assert cost(greedy, greedy)["seconds"] == 1.0
+    assert cost([], greedy)["tokens_per_second"] is None
+
+
+# -- the comparison ----------------------------------------------------------------------------------------------------
+
+TRUTH = ["dog", "bench"]
+LONG = "A dog on a bench and a cat and a car."
+SHORT = "A dog on a bench"
+
+
+def write_run(folder: Path, records: list[dict[str, Any]], methods: list[str], model: str = "m") -> Path:
+    folder.mkdir()
+    run = {
+        "settings": {"model": model, "benchmarks": ["chair"]},
+        "methods": methods,
+        "parts": ["pope-random", "chair"],
+        "scoring": {"pope_rule": "official", "chair_flavour": "pattern", "resamples": 200},
+    }
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def captions(text: str, method: str, images: range = range(30)) -> list[dict[str, Any]]:
+    return [caption(image, text, TRUTH, method) for image in images]
+
+
+def test_saying_less_is_no_gain(tmp_path: Path) -> None:
+    # "short" is greedy without its invented tail: better than greedy, and no better than greedy cut to its length.
+    run = write_run(tmp_path / "run", captions(LONG, "greedy") + captions(SHORT, "short"), ["greedy", "short"])
+    (table,) = compare([run]).tables
+    assert [row.label for row in table.rows] == ["greedy", "short", "greedy cut to short"]
+    greedy, short, cut = table.rows
+    assert greedy.cells["chair_i"].value == 0.5
+    assert short.cells["chair_i"].value == cut.cells["chair_i"].value == 0.0
+    assert short.cells["words"].value == cut.cells["words"].value == 5
+    assert short.cells["chair_i"].difference == -0.5
+    assert short.cells["chair_i"].verdict == "better"
+    assert short.sign == "better than greedy only"
+    assert cut.of == "short"
+    assert cut.cells["chair_i"].difference == 0.0
+
+
+def test_a_gain_at_the_same_length_is_one(tmp_path: Path) -> None:
+    honest = "A dog on a bench and a dog and a dog."
+    records = captions(LONG, "greedy") + captions("A dog on a bench and a man and a dog.", "man")
+    records += captions("A bench under a dog on a wide lawn .", "good")
+    records += captions(honest + " And a cat. And a car.", "again")
+    run = write_run(tmp_path / "run", records, ["greedy", "man", "good", "again"])
+    signs = {row.label: row.sign for row in compare([run]).tables[0].rows if not row.of}
+    assert signs["good"] == "+ better than the control"
+    assert signs["greedy"] == ""
+    # It names the cat and the car as greedy does, and drowns them in dogs.
+    assert signs["again"] == "better in repeated mentions only"
+
+
+def test_worse_and_not_told_apart(tmp_path: Path) -> None:
+    records = captions(SHORT, "greedy") + captions(LONG, "worse") + captions(SHORT, "same")
+    records[-1]["response"] = LONG  # one picture of thirty
+    run = write_run(tmp_path / "run", records, ["greedy", "worse", "same"])
+    signs = {row.label: row.sign for row in compare([run]).tables[0].rows if not row.of}
+    assert signs == {"greedy": "", "worse": "- worse than greedy", "same": "= not told apart from greedy"}
+
+
+def test_runs_are_compared_with_greedy_of_another_run_of_the_same_model(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", captions(LONG, "greedy") + captions(SHORT, "avc"), ["greedy", "avc"])
+    two = write_run(tmp_path / "two", captions(SHORT, "avc", range(10)), ["avc"])
+    other = write_run(tmp_path / "other", captions(SHORT, "avc"), ["avc"], model="another")
+    rows = {row.label: row for row in compare([one, two, other]).tables[0].rows}
+    assert list(rows) == [
+        "greedy", "avc (one)", "greedy cut to avc (one)", "avc (two)", "greedy cut to avc (two)", "avc (other)",
+    ]  # fmt: skip
+    assert rows["avc (two)"].cells["chair_i"].difference == -0.5
+    assert rows["avc (two)"].notes == {"n": 10, "n_failed": 0}
+    assert rows["avc (other)"].cells["chair_i"].difference is None
+    assert rows["avc (other)"].sign == ""
+
+
+def test_pope_has_sampling_with_the_cut_for_control(tmp_path: Path) -> None:
+    labels = ["yes", "no"] * 60
+    records = [question(at, "Yes.", label) for at, label in enumerate(labels)]
+    records += [question(at, "Yes." if label == "yes" else "No.", label, "avc") for at, label in enumerate(labels)]
+    greedy_only = write_run(tmp_path / "a", records, ["greedy", "avc"])
+    assert compare([greedy_only]).tables[0].rows[1].sign == "better than greedy (no control)"
+    records += [
+        question(at, "Yes." if label == "yes" else "No.", label, "sample+cut") for at, label in enumerate(labels)
+    ]
+    both = write_run(tmp_path / "b", records, ["greedy", "sample+cut", "avc"])
+    rows = {row.label: row for row in compare([both]).tables[0].rows}
+    assert rows["avc"].sign == "better than greedy only"
+    assert rows["avc"].cells["accuracy"].value == 1.0
+    assert rows["greedy"].cells["yes_ratio"].value == 1.0
+
+
+def test_all_forms_say_the_same(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data")
+    bench("fake", tmp_path / "run", data=data, methods=["greedy", "sample"], opened=FakeEngine(), resamples=20)
+    found = compare([tmp_path / "run"], ["chair"])
+    text, markdown = found.text(), found.markdown()
+    assert "CHAIR, 6 samples, rule pattern" in text
+    for form in (text, markdown):
+        assert "50.0" in form
+        assert "greedy cut to sample" in form
+    assert markdown.splitlines()[2].startswith("| method | CHAIR_s | CHAIR_i | CHAIR_i unique | recall | F1 | words |")
+    assert len({line.count("|") for line in markdown.splitlines()[2:]}) == 1
+    lines = list(csv.DictReader(io.StringIO(found.csv())))
+    (value,) = (line for line in lines if line["row"] == "greedy" and line["number"] == "chair_s")
+    assert (value["value"], value["benchmark"], value["difference"]) == ("0.5", "chair", "")
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain["tables"][0]["rows"][0]["numbers"]["chair_s"]["value"] == 0.5
+    assert len(compare([tmp_path / "run"]).tables) == 4
+
+
+def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare([])
+    with pytest.raises(ValueError, match=r"holds no run\.json"):
+        compare([tmp_path])
+    run = write_run(tmp_path / "run", captions(LONG, "greedy"), ["greedy"])
+    with pytest.raises(ValueError, match="the runs hold chair, not pope"):
+        compare([run], ["pope"])
