@@ -15,6 +15,7 @@ _LAZY = {
     "LocoRE": "grounddecode.methods.locore",
     "AvisC": "grounddecode.methods.avc",
     "VAR": "grounddecode.methods.var",
+    "HeadModulation": "grounddecode.methods.heads",
 }
 __all__ = ["__version__", *sorted(_LAZY)]
 

@@ -55,3 +55,44 @@ def masked_mean_std(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     mean = (values * mask).sum(dim=-1, keepdim=True) / count.clamp(min=1)
     squares = ((values - mean).square() * mask).sum(dim=-1, keepdim=True)
     return mean, (squares / (count - 1).clamp(min=1)).sqrt()
+
+
+def rank_among(values: Tensor, mask: Tensor) -> Tensor:
+    """Rank of each masked entry within its row, 0 for the largest; ties keep their order, unmasked entries come last.
+
+    Args:
+        values: (rows, entries) float.  mask: Bool (rows, entries).
+    """
+    order = values.masked_fill(~mask, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(order).scatter(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
+
+
+def outliers(values: Tensor, mask: Tensor) -> Tensor:
+    """Bool (rows, entries): masked entries above Tukey's upper fence `Q3 + 1.5 (Q3 - Q1)` of their row.
+
+    Quartiles of the masked entries, linear between neighbours (numpy's default).
+    """
+    ordered = values.masked_fill(~mask, torch.inf).sort(dim=-1).values
+    last = mask.sum(dim=-1, keepdim=True) - 1
+
+    def quartile(share: float) -> Tensor:
+        at = (last * share).clamp(min=0)
+        below, above = ordered.gather(-1, at.floor().long()), ordered.gather(-1, at.ceil().long())
+        return torch.lerp(below, above, (at - at.floor()).to(values.dtype))
+
+    first, third = quartile(0.25), quartile(0.75)
+    return mask & (values > third + 1.5 * (third - first))
+
+
+def unit_rows(values: Tensor) -> Tensor:
+    """Divide the last dimension by its l2 norm; rows of zeros stay zeros. Float32 or wider."""
+    norm = values.square().sum(dim=-1, keepdim=True).sqrt()
+    return values / norm.clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the masked entries of the last dimension; NaN where there are none."""
+    kept = torch.where(mask, values, 0.0).sum(dim=-1)
+    return kept / mask.sum(dim=-1).to(values.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Flag, auto
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Method:
         return False
 
     @classmethod
+    @cache
     def needs(cls) -> Needs:
         """What an engine must offer, read off the functions that this class overrides."""
         hooks = {

@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "locore": "grounddecode.methods.locore:LocoRE",
     "avc": "grounddecode.methods.avc:AvisC",
     "var": "grounddecode.methods.var:VAR",
+    "heads": "grounddecode.methods.heads:HeadModulation",
 }
 
 

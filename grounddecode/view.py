@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,10 +72,7 @@ class StepView:
         `last`: the last prompt row and every later one. `after_image`: every row behind the last image token. Rows of
         requests without an image are never concerned.
         """
-        has_image = self.image_end >= 0
-        if which == "last":
-            return has_image & (self.queries >= self.prompt_length - 1)
-        return has_image & (self.queries > self.image_end)
+        return self.once(("rows", which), _last_rows if which == "last" else _rows_after_image)
 
     def once(self, key: Hashable, value: Callable[[StepView], Tensor]) -> Tensor:
         """`value(self)`, computed once a forward pass and shared by all layers that see the same rows and keys.
@@ -87,7 +85,17 @@ class StepView:
 
     def with_(self, **changes: Any) -> StepView:
         """A copy with some fields replaced, and nothing remembered unless `memo` is handed on."""
-        return replace(self, **{"memo": {}} | changes)
+        view = copy(self)  # three times as fast as `replace`, and this runs in every layer
+        vars(view).update({"memo": {}} | changes)
+        return view
+
+
+def _last_rows(step: StepView) -> Tensor:
+    return (step.image_end >= 0) & (step.queries >= step.prompt_length - 1)
+
+
+def _rows_after_image(step: StepView) -> Tensor:
+    return (step.image_end >= 0) & (step.queries > step.image_end)
 
 
 @dataclass(frozen=True, kw_only=True)

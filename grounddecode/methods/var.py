@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from grounddecode.view import StepView
 
 MASS_FLOOR = 0.2  # image mass below which a head does not look at the image
+_NOTHING = 1e-30  # a share below this is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,8 @@ class VAR(Method):
             raise ValueError(f"var: sink dimension {max(self.sink_dims)} in a model of width {width}, calibrate anew")
         x = hidden.float()
         peak = torch.stack([x[..., d] for d in self.sink_dims]).abs().amax(dim=0)
-        phi = peak / x.square().mean(dim=-1).sqrt()
+        rms = torch.linalg.vector_norm(x, dim=-1) / math.sqrt(width)
+        phi: Tensor = peak / rms  # a zero token gives nan: no sink
         tau = 20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau
         return phi >= tau if self.variant == "paper" else phi > tau
 
@@ -118,15 +120,17 @@ class VAR(Method):
         sink = step.flags
         if self.sinks == "prompt" or self.variant == "released":
             sink = sink & (step.keys < step.prompt_length)
-        parts = torch.stack([step.image & ~sink, sink, step.image], dim=-1).to(weights.dtype)
-        looking, sinking, image = torch.split(weights @ parts, 1, dim=-1)  # masses, (R, heads, 1) each
-        moved = self.moved * self._is_edited(looking, image)
-        gain = moved * sinking / looking.clamp(min=torch.finfo(weights.dtype).tiny)
-        factor = torch.cat([gain, -moved], dim=-1) @ parts[..., :2].mT
-        return torch.addcmul(weights, weights, factor)
+        parts = torch.stack([step.image.gt(sink), sink, step.image], dim=1).to(weights.dtype)
+        looking, sinking, image = (weights @ parts.mT).unbind(dim=-1)  # masses, (R, heads) each
+        looking = looking.clamp(min=torch.finfo(weights.dtype).tiny)
+        moved = self.moved * self._is_edited(looking / image, image)
+        changes = torch.stack([moved * (sinking / looking), -moved], dim=-1) @ parts[:, :2]
+        return torch.addcmul(weights, weights, changes)
 
-    def _is_edited(self, looking: Tensor, image: Tensor) -> Tensor:
-        """Bool, from the image mass of tokens that are no sinks and of all."""
-        share = looking / image  # nan without image mass: not edited
-        enough = share >= self.rho if self.variant == "paper" else 1 - share <= self.rho
-        return enough & (image >= MASS_FLOOR) & (looking > 0)
+    def _is_edited(self, share: Tensor, image: Tensor) -> Tensor:
+        """Bool (R, heads), from the image mass and the share of it on tokens that are no sinks.
+
+        Of no such token at all the share is next to 0, of no image at all anything.
+        """
+        least = self.rho if self.variant == "paper" else 1.0 - self.rho
+        return (share >= max(least, _NOTHING)) & (image >= MASS_FLOOR)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from grounddecode.method import Method
 from grounddecode.methods.avc import AvisC
+from grounddecode.methods.heads import HeadModulation
 from grounddecode.methods.locore import LocoRE
 from grounddecode.methods.var import VAR
 from tests import dense
+from tests.dense_heads import GainEdit
 from tests.dense_var import VAREdit
 
 
@@ -60,6 +62,17 @@ def _var() -> Sequence[Case]:
     )
 
 
+def _heads() -> Sequence[Case]:
+    known = ((0.4, 0.1, 0.2, 0.3), (0.1, 0.1, 0.5, 0.2), (0.3, 0.2, 0.1, 0.0), (0.0, 0.1, 0.2, 0.3))
+    yield Case("heads", (HeadModulation(alpha=4.0),), (GainEdit(4.0),))
+    yield Case("heads-after-image", (HeadModulation(alpha=4.0, rows="after_image"),), (GainEdit(4.0, "after_image"),))
+    yield Case(
+        "heads-calibrated",
+        (HeadModulation(alpha=4.0, sensitivity="calibrated", head_sensitivity=known, layers=(1, 2)),),
+        (GainEdit(4.0, layers=(1, 2), known=known),),
+    )
+
+
 def _compositions() -> Sequence[Case]:
     var, edit = VAR(sink_dims=(3, 11), tau=1.5, p=0.9, rho=0.2), VAREdit((3, 11), 1.5, p=0.9, rho=0.2)
     yield Case("var+avc", (var, AvisC(alpha=1.0)), (edit,), dense.Contrast(alpha=1.0))
@@ -67,4 +80,4 @@ def _compositions() -> Sequence[Case]:
     yield Case("locore+avc", (LocoRE(beta=3.0), AvisC(alpha=1.0)), (dense.LocoREEdit(3.0),), dense.Contrast(alpha=1.0))
 
 
-CASES: tuple[Case, ...] = (*_locore(), *_avc(), *_var(), *_compositions())
+CASES: tuple[Case, ...] = (*_locore(), *_avc(), *_var(), *_heads(), *_compositions())
