@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from grounddecode import lab
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
@@ -60,6 +61,15 @@ def alone(engine: Engine, requests: list[Request]) -> list[Response]:
     return [engine.generate([request], GREEDY)[0] for request in requests]
 
 
+def margin(engine: Any, request: Request) -> float:
+    """The smallest lead of a chosen token's logit over the next one's in a greedy answer."""
+    inputs = engine._inputs([request])
+    options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    out = engine.model.generate(**inputs, max_new_tokens=GREEDY.max_new_tokens, **options)
+    best = torch.stack(out.logits)[:, 0].topk(2).values
+    return float((best[:, 0] - best[:, 1]).min())
+
+
 def test_it_serves_the_lab_checkpoint(served: Engine) -> None:
     told = served.describe()
     assert told["model"] == str(lab.checkpoint("seed0"))
@@ -68,14 +78,17 @@ def test_it_serves_the_lab_checkpoint(served: Engine) -> None:
 
 def test_greedy_answers_are_those_of_engine_hf(served: Engine, local: Engine) -> None:
     requests = questions(12)
+    # Where two tokens are as good as each other, the order of an addition decides: leave such answers out.
+    requests = [request for request in requests if margin(local, request) > 1e-3]
+    assert len(requests) > 18
     ours = served.generate(requests, GREEDY)
     theirs = alone(local, requests)
     assert [response.text for response in ours] == [response.text for response in theirs]
-    # Both count the end token: 12 answers of two words and a full stop or less, 12 captions of many.
+    # Both count the end token.
     assert [response.n_tokens for response in ours] == [response.n_tokens for response in theirs]
-    captions = {response.text for response in ours[::2]}
-    assert len(captions) > 6, "the pictures make no difference"
-    assert {response.text for response in ours[1::2]} <= {"Yes.", "No."}
+    answers = {kind: {r.text for r in ours if r.sample_id.endswith(kind)} for kind in ("caption", "dog")}
+    assert len(answers["caption"]) > 6, "the pictures make no difference"
+    assert answers["dog"] <= {"Yes.", "No."}
 
 
 def test_the_picture_matters_to_the_server(served: Engine) -> None:

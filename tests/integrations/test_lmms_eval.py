@@ -302,7 +302,7 @@ def test_the_real_lmms_eval_gives_the_answers_of_the_engine(tmp_path: Path, meth
     command = [
         REAL, "-m", "lmms_eval", "--model", "grounddecode", "--tasks", "lab_questions", "--include_path", str(tmp_path),
         "--model_args", f"pretrained={lab.checkpoint('seed0')},method={method}", "--device", "cpu",
-        "--batch_size", "4", "--log_samples", "--output_path", str(tmp_path / "out"),
+        "--batch_size", "1", "--log_samples", "--output_path", str(tmp_path / "out"),
     ]  # fmt: skip
     paths = os.pathsep.join([str(ROOT / "tests" / "support" / "vllm"), str(ROOT)])
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": paths}
