@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate.batches import parse_shard
-from grounddecode.evaluate.measures import Scoring
+from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.rescoring import finish
 from grounddecode.evaluate.settings import digest, engine_facts, refuse_others
 from grounddecode.evaluate.store import RunFolder
