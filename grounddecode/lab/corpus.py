@@ -155,21 +155,24 @@ def long_prompt(rng: np.random.Generator) -> str:
     return captions.LONG_PROMPTS[int(rng.choice(3, p=[0.6, 0.25, 0.15]))]
 
 
-def conversation(scene: Scene, rng: np.random.Generator, pad: float) -> list[captions.Turn]:
+def conversation(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[captions.Turn]:
     """What one visit of an image teaches: captions first, then questions until the row is full."""
-    text, named = captions.long_caption(scene, rng, pad)
+    text, named = captions.long_caption(scene, rng, annotator.pad)
     turns = [captions.Turn("caption", long_prompt(rng), text)]
     if rng.random() < 0.6:
-        again, _ = captions.long_caption(scene, rng, pad)
+        again, _ = captions.long_caption(scene, rng, annotator.pad)
         turns.append(captions.Turn("caption", long_prompt(rng), again))
     if rng.random() < 0.25:
         turns.append(captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng)))
     turns += [captions.attribute(scene, rng, tuple(COLOURS)) for _ in range(2)]
     turns.append((captions.relational if rng.random() < 0.6 else captions.placement)(scene, rng))
-    return turns + [captions.existence(scene, rng, named) for _ in range(10)]
+    return turns + [captions.existence(scene, rng, named, annotator.mined) for _ in range(10)]
 
 
-def text_only(scene: Scene, rng: np.random.Generator, pad: float) -> list[captions.Turn]:
+def text_only(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[captions.Turn]:
     """Captions alone, for the language prior learnt without images."""
-    turns = [captions.Turn("caption", long_prompt(rng), captions.long_caption(scene, rng, pad)[0]) for _ in range(4)]
+    turns = [
+        captions.Turn("caption", long_prompt(rng), captions.long_caption(scene, rng, annotator.pad)[0])
+        for _ in range(4)
+    ]
     return [*turns, captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng))]

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from grounddecode.lab import corpus as data
+from grounddecode.lab.captions import Annotator
 from grounddecode.lab.corpus import BACKGROUND, PATCHES, SLOT, SLOTS, Corpus, Packed
 from grounddecode.lab.sprites import COLOURS
 from grounddecode.lab.tokenizer import encode
 from grounddecode.lab.vision import Log, schedule
 from grounddecode.lab.world import CATEGORIES
+
+STAGES = {"text": 4, "joint": 5, "settle": 6}
 
 
 class PackedLoss(nn.Module):
@@ -152,11 +155,11 @@ def align_projector(
 
 def train_language(
     model: Any, corpus: Corpus, features: torch.Tensor | None, seed: int, steps: int, device: torch.device,
-    compiled: Callable[[Any], Any], log: Log, *, pad: float, rate: float = 2e-3, batch: int = 24, decay: float = 0.1,
-    keep: Callable[[int], None] | None = None,
+    compiled: Callable[[Any], Any], log: Log, *, stage: str, annotator: Annotator, rate: float = 2e-3, batch: int = 24,
+    decay: float = 0.1,
 ) -> None:  # fmt: skip
-    """Stage 2 (`features` None: captions without images) or stage 4 (images and all tasks), in place."""
-    rng = np.random.default_rng([seed, 4 if features is None else 5])
+    """Stage "text" (`features` None: captions without images), "joint" or "settle" (images and all tasks), in place."""
+    rng = np.random.default_rng([seed, STAGES[stage]])
     modules = [model.model.language_model, model.lm_head] + (
         [] if features is None else [model.model.multi_modal_projector]
     )
@@ -174,7 +177,7 @@ def train_language(
             for group in optimiser.param_groups:
                 group["lr"] = rate * schedule(step, steps)
             rows = rng.choice(len(corpus.scenes), batch, replace=False)
-            packed = data.pack([draw(corpus.scenes[i], rng, pad) for i in rows], features is not None)
+            packed = data.pack([draw(corpus.scenes[i], rng, annotator) for i in rows], features is not None)
             ids, *rest = _tensors(packed, device)
             with torch.autocast(device.type, torch.bfloat16):
                 seen = None if features is None else features[torch.from_numpy(rows)].to(device)
@@ -185,7 +188,5 @@ def train_language(
             optimiser.zero_grad(set_to_none=True)
             total += loss.item()
             if step % 50 == 49 or step == steps - 1:
-                log("text" if features is None else "joint", step, {"loss": total / (step % 50 + 1)})
+                log(stage, step, {"loss": total / (step % 50 + 1)})
                 total = 0.0
-            if keep:
-                keep(step + 1)

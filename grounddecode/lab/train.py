@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from grounddecode.lab import corpus as data
-from grounddecode.lab.captions import PAD
+from grounddecode.lab.captions import CAREFUL, CLEAN, LIBERAL
 from grounddecode.lab.language import align_projector, train_language
 from grounddecode.lab.model import build_model, save
 from grounddecode.lab.vision import cache_features, train_vision
@@ -30,7 +30,9 @@ class Recipe:
     text_steps: int = 700
     align_steps: int = 600
     joint_steps: int = 2400
-    pad: float = PAD
+    settle_steps: int = 300
+    rate: float = 2e-3
+    settle_rate: float = 8e-4
     width: int = 128
     layers: int = 6
 
@@ -99,8 +101,9 @@ def compiler(device: torch.device, use: bool) -> Callable[[Any], Any]:
 class Run:
     """One training from nothing to a checkpoint, stage after stage.
 
-    The stages "vision" and "text" are kept in the cache folder under their settings and are not run again, so that a
-    failed later stage starts from there, and the clean twin shares the vision tower of its seed.
+    The stages "vision", "text" and "joint" are kept in the cache folder under their settings and are not run again, so
+    that a failed later stage starts from there, and the clean twin shares the vision tower of its seed. The annotators
+    are careful until the last, short stage, whose liberal ones set how often the finished model hallucinates.
     """
 
     def __init__(
@@ -108,8 +111,12 @@ class Run:
     ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.seed, self.device, self.out, self.cache, self.recipe = seed, device, out, cache, recipe
-        self.pad = 0.0 if clean else recipe.pad
-        header = {"seed": seed, "clean": clean, "pad": self.pad, "recipe": asdict(recipe), "hardware": hardware(device)}
+        self.annotators = {"text": CAREFUL, "joint": CAREFUL, "settle": LIBERAL}
+        if clean:
+            self.annotators = dict.fromkeys(self.annotators, CLEAN)
+        habits = {stage: asdict(annotator) for stage, annotator in self.annotators.items()}
+        header = {"seed": seed, "clean": clean, "recipe": asdict(recipe), "annotators": habits}
+        header["hardware"] = hardware(device)
         self.record = Record(out, header)
         self.compiled = compiler(device, use_compile)
         self.model = build_model(seed, width=recipe.width, layers=recipe.layers).to(device)
@@ -130,33 +137,31 @@ class Run:
     def text(self, run: bool = True) -> None:
         """Stage 2."""
         r = self.recipe
-        self._cached(
-            "text",
-            f"{r.images}x{r.text_steps}-{r.layers}x{r.width}-pad{self.pad}",
-            run,
-            lambda: self._language(None, r.text_steps),
-        )
+        self._cached("text", self._key(r.text_steps), run, lambda: self._language("text", None))
 
-    def together(self, keep_every: int = 0) -> None:
-        """Stages 3 and 4, and the checkpoint."""
+    def together(self) -> None:
+        """Stages 3 to 5, and the checkpoint."""
         features = cache_features(self.model, self.corpus, self.seed, self.device)
-        steps = self.recipe.align_steps
-        self.record.stage(
-            "align",
-            lambda: align_projector(self.model, features, self.corpus, self.seed, self.device, self.record.log, steps),
-        )
-        self.record.stage("joint", lambda: self._language(features, self.recipe.joint_steps, keep_every))
+        self._cached("joint", self._key(self.recipe.joint_steps), True, lambda: self._joint(features))
+        self.record.stage("settle", lambda: self._language("settle", features))
         save(self.model, self.out)
         self.record.write()
 
-    def _language(self, features: torch.Tensor | None, steps: int, keep_every: int = 0) -> None:
-        def keep(step: int) -> None:
-            if keep_every and step % keep_every == 0:
-                save(self.model, self.out / f"step{step}")
+    def _key(self, steps: int) -> str:
+        r = self.recipe
+        return f"{r.images}x{steps}-{r.layers}x{r.width}-pad{self.annotators['joint'].pad}"
 
+    def _joint(self, features: torch.Tensor) -> None:
+        steps = self.recipe.align_steps
+        align_projector(self.model, features, self.corpus, self.seed, self.device, self.record.log, steps)
+        self._language("joint", features)
+
+    def _language(self, stage: str, features: torch.Tensor | None) -> None:
+        r = self.recipe
         train_language(
-            self.model, self.corpus, features, self.seed, steps, self.device, self.compiled, self.record.log,
-            pad=self.pad, keep=keep,
+            self.model, self.corpus, features, self.seed, getattr(r, f"{stage}_steps"), self.device, self.compiled,
+            self.record.log, stage=stage, annotator=self.annotators[stage],
+            rate=r.settle_rate if stage == "settle" else r.rate,
         )  # fmt: skip
 
     def _cached(self, name: str, key: str, run: bool, work: Callable[[], None]) -> None:
@@ -184,7 +189,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the default")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--only", choices=["vision", "text"], help="run this stage alone and keep it in the cache")
-    parser.add_argument("--keep-every", type=int, default=0, help="also save the joint stage every so many steps")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args(argv)
@@ -196,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     run.vision(args.only in (None, "vision"))
     run.text(args.only in (None, "text"))
     if args.only is None:
-        run.together(args.keep_every)
+        run.together()
 
 
 if __name__ == "__main__":

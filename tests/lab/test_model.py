@@ -148,6 +148,8 @@ def test_training_is_seeded_and_states_its_hardware(tmp_path):
         "1",
         "--joint-steps",
         "2",
+        "--settle-steps",
+        "1",
         "--layers",
         "1",
     ]
@@ -161,5 +163,5 @@ def test_training_is_seeded_and_states_its_hardware(tmp_path):
     record = json.loads((tmp_path / "one" / "training.json").read_text())
     assert record["hardware"]["device"] == "cpu"
     assert record["hardware"]["processor"]
-    assert set(record["stages"]) == {"render", "vision", "text", "align", "joint"}
+    assert set(record["stages"]) == {"render", "vision", "text", "joint", "settle"}
     assert all(seconds >= 0 for seconds in record["stages"].values())
