@@ -58,7 +58,9 @@ class Record:
 
     def write(self) -> None:
         self.content["seconds"] = round(sum(self.content["stages"].values()), 1)
-        (self.folder / "training.json").write_text(json.dumps(self.content, indent=1) + "\n")
+        log = ",\n".join(f"  {json.dumps(line)}" for line in self.content.pop("log"))
+        head = json.dumps(self.content, indent=1).removesuffix("\n}")
+        (self.folder / "training.json").write_text(f'{head},\n "log": [\n{log}\n ]\n}}\n')
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
