@@ -102,18 +102,10 @@ class HFEngine:
             torch.cuda.empty_cache()
 
     def _inputs(self, requests: Sequence[Request]) -> Any:
-        texts = [self._prompt(request) for request in requests]
+        texts = [chat_prompt(self.processor, request.prompt, len(request.images)) for request in requests]
         images = [open_image(image) for request in requests for image in request.images]
         inputs = self.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
         return inputs.to(self.model.device, self.model.dtype)
-
-    def _prompt(self, request: Request) -> str:
-        content = [{"type": "image"} for _ in request.images] + [{"type": "text", "text": request.prompt}]
-        if getattr(self.processor, "chat_template", None) is None:
-            image = getattr(self.processor, "image_token", "<image>")
-            return f"USER: {(image + chr(10)) * len(request.images)}{request.prompt} ASSISTANT:"
-        chat = [{"role": "user", "content": content}]
-        return str(self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
 
     def _count(self, row: torch.Tensor) -> int:
         """New tokens of one row, the end token included, padding behind it not."""
@@ -122,6 +114,16 @@ class HFEngine:
             return int(row.numel())
         stops = torch.isin(row, torch.as_tensor(ends, device=row.device).flatten()).nonzero()
         return int(stops[0]) + 1 if len(stops) else int(row.numel())
+
+
+def chat_prompt(processor: Any, text: str, n_images: int) -> str:
+    """One user turn of `n_images` images and a text, in the chat template of the processor."""
+    if getattr(processor, "chat_template", None) is None:
+        image = getattr(processor, "image_token", "<image>")
+        return f"USER: {(image + chr(10)) * n_images}{text} ASSISTANT:"
+    content = [{"type": "image"} for _ in range(n_images)] + [{"type": "text", "text": text}]
+    chat = [{"role": "user", "content": content}]
+    return str(processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
 
 
 def load(model: str, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, Any]:
