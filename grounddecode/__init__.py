@@ -14,6 +14,7 @@ _LAZY = {
     "GroundedModel": "grounddecode.engines.hf",
     "LocoRE": "grounddecode.methods.locore",
     "AvisC": "grounddecode.methods.avc",
+    "SGRS": "grounddecode.methods.sgrs",
     "VAR": "grounddecode.methods.var",
     "HeadModulation": "grounddecode.methods.heads",
 }

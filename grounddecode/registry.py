@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "locore": "grounddecode.methods.locore:LocoRE",
     "avc": "grounddecode.methods.avc:AvisC",
+    "sgrs": "grounddecode.methods.sgrs:SGRS",
     "var": "grounddecode.methods.var:VAR",
     "heads": "grounddecode.methods.heads:HeadModulation",
 }

@@ -339,4 +339,9 @@ def _parts(methods: Sequence[Method]) -> tuple[Part, ...]:
         from grounddecode.engines.hf.flags import TokenFlags
 
         parts.append(TokenFlags(flagging[0]))
+    judging = [m for m in methods if Needs.CANDIDATES in m.active_needs()]
+    if judging:
+        from grounddecode.engines.hf.rejection import Rejection
+
+        parts.append(Rejection(judging[0], methods))
     return tuple(parts)

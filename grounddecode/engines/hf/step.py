@@ -30,6 +30,7 @@ class Sequence:
     image: Tensor  # (rows, prompt) bool
     memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     twin: Sequence | None = None
+    fixed: str | None = None  # why its rows may not be reordered, if so
 
     @property
     def rows(self) -> int:
@@ -56,6 +57,8 @@ class Sequence:
 
     def reorder(self, beams: Tensor) -> Tensor:
         """Follow a beam reordering; returns the rows of the cache to keep, those of the twin included."""
+        if self.fixed is not None:
+            raise ValueError(self.fixed)
         self._select(beams)
         if self.twin is None:
             return beams

@@ -1,0 +1,72 @@
+"""The unembedding: gradients of candidates' log-odds at the hidden state that it reads, without a pass through it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Unembedding:
+    """The output embedding of a model, and what the model does to its output (a factor, or a soft cap).
+
+    Raises:
+        ValueError: an unembedding that is quantised, or logits that come of it in a way that is not known.
+    """
+
+    def __init__(self, model: PreTrainedModel, method: str) -> None:
+        head = model.get_output_embeddings()
+        if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
+            raise ValueError(f"{method}: the output embedding is {type(head).__name__}, load it unquantised")
+        self.module = head
+        self._method = method
+        self._softcap: float | None = getattr(
+            model.config.get_text_config(decoder=True), "final_logit_softcapping", None
+        )
+        self._checked = False
+
+    def log_odds_gradients(self, hidden: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
+        """d log(p_c / (1 - p_c)) / d hidden, up to one positive factor.
+
+        Args:
+            hidden: (B, width).  logits: (B, vocabulary) that came of it.  tokens: (B, K), all different in a row.
+
+        Returns:
+            (B, K, width) in the dtype of `hidden`. The gradient of -log p_c is -(1 - p_c) times this: the same line,
+            but it vanishes once p_c rounds to 1. One product with the unembedding serves all candidates.
+        """
+        self._check(hidden, logits)
+        weight, logits = self.module.weight, logits.float()
+        others = logits.scatter(1, tokens, -torch.inf)
+        share = torch.softmax(others, dim=-1) * self._slope(logits)
+        rest = (share.to(weight.dtype) @ weight).float()  # of the tokens that are no candidates
+        rows = weight[tokens].float() * self._slope(logits.gather(1, tokens))[..., None]
+        sizes = torch.cat([logits.gather(1, tokens), torch.logsumexp(others, dim=-1, keepdim=True)], dim=1)
+        count = tokens.shape[1]
+        own = torch.eye(count, count + 1, dtype=torch.bool, device=tokens.device)
+        against = torch.softmax(sizes[:, None].masked_fill(own, -torch.inf), dim=-1)  # without the candidate itself
+        return (rows - against @ torch.cat([rows, rest[:, None]], dim=1)).to(hidden.dtype)
+
+    def _slope(self, logits: Tensor) -> Tensor:
+        """How logits move with the unembedding's output, up to a factor common to all tokens."""
+        if self._softcap is None:
+            return torch.ones_like(logits)
+        return 1.0 - (logits / self._softcap).square()
+
+    def _check(self, hidden: Tensor, logits: Tensor) -> None:
+        """Once: the logits are the unembedding's output, but for a factor or the soft cap of the configuration."""
+        if self._checked:
+            return
+        with torch.no_grad():
+            plain, given = self.module(hidden[:1]).float(), logits[:1].float()
+        if self._softcap is not None:
+            plain = torch.tanh(plain / self._softcap) * self._softcap
+        factor = (plain * given).sum() / plain.square().sum()
+        known = (given - factor * plain).norm() <= 0.02 * given.norm()
+        if plain.shape != given.shape or not bool(known & (factor > 0)):
+            raise ValueError(f"{self._method}: the logits of this model are not its unembedding's output, unsupported")
+        self._checked = True

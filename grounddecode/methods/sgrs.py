@@ -1,0 +1,146 @@
+"""SGRS: saliency-guided rejection sampling, candidates that rest too little on the preceding text are rejected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from grounddecode.maths import masked_mean, unit_rows
+from grounddecode.method import Method, Needs, option
+from grounddecode.view import Judgement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grounddecode.view import Candidates, StepView
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGRS(Method):
+    """Take the first candidate whose saliency towards the preceding text is high enough for this request.
+
+    The candidates of a step are the `top_k` most probable tokens. The saliency of candidate c is `|A * dL/dA|` of the
+    last attention row, L the log-odds of c, averaged over heads, divided by the l2 norm of the row, averaged over the
+    keys behind the image (the row's own included) and over the target layers. At most `max_resample` candidates are
+    drawn; the first whose saliency reaches `alpha` times the mean of the last `window` accepted ones is taken and its
+    saliency remembered. If none does, the most salient of all candidates is taken. A step without a threshold, such as
+    the first, takes its first draw. Source: "Hallucination Begins Where Saliency Drops" (arXiv 2601.20279), Eq. 6-7,
+    Algorithm 1.
+
+    Differs from the released code, whose saliency is 0 or NaN: the candidate is not appended (its own row cannot
+    receive a gradient), and log-odds replace the log-probability, which has the same direction but vanishes for
+    confident tokens. Saliency that is no number (no key behind the image) is not compared: the draw is taken and not
+    remembered.
+
+    `draw="greedy"` draws the most probable first, so `alpha=0` is greedy decoding and counts as switched off;
+    `draw="sample"` draws without replacement from the probabilities of the candidates, with torch's global generator,
+    one number a candidate and step. Either way the method chooses the token: its logit is raised far above the others,
+    so greedy search and sampling of `generate` both take it, whatever their temperature; a logits processor that
+    forbids it gets the next best token. Beam search, assisted decoding and a second stream are refused. Rows without an
+    image are left alone.
+
+    `layers`: `auto` is from half to three quarters of the depth (the paper says "middle-to-deep"), `released` the
+    released code's 6 to 8 of 32, scaled. Cost: one backward pass for all candidates, through the layers above the
+    lowest target.
+    """
+
+    name: ClassVar[str] = "sgrs"
+    paper: ClassVar[str] = "arXiv:2601.20279 (ICLR 2026)"
+    summary: ClassVar[str] = "rejects candidates that rest too little on the preceding text"
+    extra_needs: ClassVar[Needs] = Needs.GRADIENT
+
+    alpha: float = option(0.6, "share of the recent mean saliency a candidate must reach, >= 0", neutral=0.0)
+    top_k: int = option(5, "how many candidates, >= 1", source="released")
+    max_resample: int = option(3, "how many of them are drawn at most, >= 1", source="released")
+    window: int = option(5, "how many accepted saliencies make the mean, >= 1", source="released")
+    layers: tuple[int, ...] | Literal["auto", "released"] = option(
+        "auto", "target layers (0-based); auto: from half to three quarters of the depth", source="ours"
+    )
+    history: Literal["after_image", "generated"] = option("after_image", "`generated` leaves prompt text out")
+    draw: Literal["greedy", "sample"] = option(
+        "greedy", "order of the draws: by probability, or sampled", source="ours"
+    )
+    first_step: Literal["accept", "skip"] = option(
+        "accept", "the first token is taken unseen; `skip` does not remember its saliency either", source="released"
+    )
+    append_fallback: bool = option(False, "remember the saliency of tokens that no draw was accepted for")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError(f"sgrs: alpha is {self.alpha}, give a finite number of at least 0")
+        for what in ("top_k", "max_resample", "window"):
+            if getattr(self, what) < 1:
+                raise ValueError(f"sgrs: {what} is {getattr(self, what)}, give a number of at least 1")
+        named = isinstance(self.layers, str)
+        if (named and self.layers not in ("auto", "released")) or (not named and not self.layers):
+            raise ValueError(f"sgrs: layers is {self.layers!r}, give layer numbers, auto or released")
+        if self.history not in ("after_image", "generated"):
+            raise ValueError(f"sgrs: history is {self.history!r}, give after_image or generated")
+        if self.draw not in ("greedy", "sample"):
+            raise ValueError(f"sgrs: draw is {self.draw!r}, give greedy or sample")
+        if self.first_step not in ("accept", "skip"):
+            raise ValueError(f"sgrs: first_step is {self.first_step!r}, give accept or skip")
+
+    def is_neutral(self) -> bool:
+        return self.alpha == 0 and self.draw == "greedy"
+
+    def target_layers(self, n_layers: int) -> tuple[int, ...]:
+        """The target layers of a decoder of `n_layers` layers, ascending. Raises ValueError for one it has not."""
+        if self.layers == "auto":
+            return tuple(range(n_layers // 2, max(n_layers // 2 + 1, 3 * n_layers // 4)))
+        if self.layers == "released":
+            return tuple(range(6 * n_layers // 32, max(6 * n_layers // 32 + 1, 9 * n_layers // 32)))
+        if min(self.layers) < 0 or max(self.layers) >= n_layers:
+            raise ValueError(f"sgrs: layers is {self.layers}, this model has layers 0 to {n_layers - 1}")
+        return tuple(sorted(set(self.layers)))
+
+    def order(self, log_probs: Tensor, uniform: Tensor | None) -> Tensor:
+        """(R, K) long: column of each draw. `uniform` (R, K) random numbers in [0, 1) for `draw="sample"`.
+
+        Sorting by log-probability plus Gumbel noise draws without replacement (the Gumbel-top-k trick).
+        """
+        if uniform is None:
+            return torch.arange(log_probs.shape[1], device=log_probs.device).expand_as(log_probs)
+        noise = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)))
+        return (log_probs + noise).argsort(dim=-1, descending=True, stable=True)
+
+    def score(self, saliency: Tensor, there: Tensor, keys: Tensor, step: StepView) -> Tensor:
+        """Scores (R, K) of one target layer: the l2-normalised rows, averaged over the history.
+
+        Args:
+            saliency: (R, K, T) |A * dL/dA| of each candidate, averaged over heads.
+            there: (R, T) bool, keys the row may look at.  keys: (T,) their positions.
+
+        Returns:
+            NaN for rows without a key in the history.
+        """
+        first = step.prompt_length if self.history == "generated" else 0
+        behind = (keys > step.image_end[:, None]) & (keys >= first) & (keys <= step.queries[:, None]) & there
+        return masked_mean(unit_rows(saliency), behind[:, None])
+
+    def start(self, slots: int, device: Any) -> Tensor:
+        """(slots, window) accepted saliencies, newest last; NaN where there is none yet."""
+        return torch.full((slots, self.window), torch.nan, device=device)
+
+    def judge(self, candidates: Candidates, step: StepView) -> Judgement:
+        """The choice of each row, from `step.saliency` (R, K) and what its slot accepted so far in `step.state`."""
+        if step.saliency is None:
+            raise RuntimeError("sgrs: the engine gave no saliency of the candidates")
+        score, history = step.saliency, step.state[step.slots]
+        drawn = candidates.order[:, : self.max_resample]
+        low = score.gather(1, drawn) < self.alpha * history.nanmean(dim=1, keepdim=True)  # False where either is NaN
+        accepted = ~low.all(dim=1)
+        at = (~low).long().argmax(dim=1)
+        best = score.nan_to_num(nan=-torch.inf).argmax(dim=1)
+        chosen = torch.where(accepted, drawn.gather(1, at[:, None])[:, 0], best)
+        taken = score.gather(1, chosen[:, None])
+        kept = (accepted[:, None] | self.append_fallback) & taken.isfinite()
+        history = torch.where(kept, torch.cat([history[:, 1:], taken], dim=1), history)
+        return Judgement(
+            chosen=chosen,
+            accepted=accepted,
+            draws=torch.where(accepted, at + 1, drawn.shape[1]),
+            state=step.state.index_copy(0, step.slots, history),
+        )
