@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from grounddecode import __version__
-from grounddecode.cli import bench, data, generate, lab, methods, report
+from grounddecode.cli import bench, data, generate, lab, methods, report, score
 from grounddecode.cli.errors import DEBUG_VARIABLE
 
 app = typer.Typer(
@@ -49,5 +49,6 @@ app.command("bench")(bench.bench)
 app.command("compare")(bench.compare)
 app.command("merge")(bench.merge)
 app.command("report")(report.report)
+app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")
 app.add_typer(lab.app, name="lab")

@@ -1,0 +1,123 @@
+"""`grounddecode score`: answers in, numbers out, by the rule of a named public program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from grounddecode.cli.errors import complain
+from grounddecode.cli.output import write_json, write_line
+
+app = typer.Typer(help="Score answer files by the rules of the official programs.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+TRUTH_HELP = "JSON file {image_id: [objects]}."
+COCO_HELP = "Folder with COCO's instances*.json and captions*.json."
+PICKLE_HELP = "The cache file of the public programs; nothing in it is run."
+
+
+@app.callback()
+def score() -> None:
+    """Score answer files by the rules of the official programs."""
+
+
+@app.command("pope")
+def score_pope(
+    questions: Annotated[Path, typer.Option("--questions", help="Question file, JSON Lines or one array.")],
+    answers: Annotated[Path, typer.Option("--answers", help="Answer file, in the order of the questions.")],
+    rule: Annotated[str, typer.Option("--rule", help="official, llava, opera, vcd or lmms-eval.")] = "official",
+    allow_truncation: Annotated[bool, typer.Option("--allow-truncation", help="Score the shorter length.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """POPE: yes/no questions about objects."""
+    from grounddecode.evaluate import score as files
+
+    show(files.score_pope(questions, answers, rule, allow_truncation), as_json)
+
+
+@app.command("chair")
+def score_chair(
+    captions: Annotated[Path, typer.Option("--captions", help="Records of image_id and caption.")],
+    ground_truth: Annotated[Path | None, typer.Option("--ground-truth", help=TRUTH_HELP)] = None,
+    coco: Annotated[Path | None, typer.Option("--coco", help=COCO_HELP)] = None,
+    pickle: Annotated[Path | None, typer.Option("--chair-pkl", help=PICKLE_HELP)] = None,
+    flavour: Annotated[
+        str | None, typer.Option("--flavour", help="pattern, wordnet, wordnet-words/pattern-gt or fixed.")
+    ] = None,
+    per_caption: Annotated[Path | None, typer.Option("--per-caption", help="Write one JSON line a caption.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """CHAIR: objects that captions name and their pictures do not have."""
+    from grounddecode.evaluate import score as files
+
+    show(files.score_chair(captions, ground_truth, coco, pickle, flavour, per_caption), as_json)
+
+
+@app.command("amber")
+def score_amber(
+    data: Annotated[Path, typer.Option("--data", help="AMBER's data folder.")],
+    responses: Annotated[Path, typer.Option("--responses", help="Records of id and response.")],
+    task: Annotated[str, typer.Option("--task", help="g, d, a, de, da or dr.")] = "a",
+    similarity: Annotated[str, typer.Option("--similarity", help="exact, table:FILE or spacy.")] = "exact",
+    answers: Annotated[str, typer.Option("--answers", help="raw, or parsed: free text is read first.")] = "raw",
+    tagger: Annotated[str, typer.Option("--tagger", help="nltk, rules or auto.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """AMBER: descriptions and questions about existence, attributes and relations."""
+    from grounddecode.evaluate import score as files
+
+    show(files.score_amber(data, responses, task, similarity, answers, tagger), as_json)
+
+
+@app.command("mme")
+def score_mme(
+    results: Annotated[Path, typer.Option("--results", help="Folder with existence.txt, count.txt, ...")],
+    tasks: Annotated[str | None, typer.Option("--tasks", help="Comma-separated; default: all four.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """MME's hallucination subset: existence, count, position, color."""
+    from grounddecode.evaluate import mme
+    from grounddecode.evaluate import score as files
+
+    chosen = mme.TASKS if tasks is None else tuple(part.strip() for part in tasks.split(",") if part.strip())
+    show(files.score_mme(results, chosen), as_json)
+
+
+@app.command("run")
+def score_run(
+    run: Annotated[Path, typer.Argument(help="Run folder of `grounddecode bench`.")],
+    pope_rule: Annotated[str | None, typer.Option("--pope-rule", help="Instead of the one it was scored by.")] = None,
+    chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help="Instead of the last one.")] = None,
+    resamples: Annotated[int | None, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run folder again, from its stored answers, by other rules. Needs no model."""
+    from grounddecode.evaluate.compare import compare
+    from grounddecode.evaluate.rescoring import rescore
+
+    metrics = rescore(run, pope_rule=pope_rule, chair_flavour=chair_flavour, resamples=resamples)
+    write_json(metrics) if as_json else write_line(compare([run]).text().rstrip("\n"))
+
+
+def show(numbers: dict[str, Any], as_json: bool) -> None:
+    """Numbers as one object, or one a line; warnings go to stderr in the second case."""
+    if as_json:
+        write_json(numbers)
+        return
+    listed = list(_flat(numbers))
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, value in listed:
+        write_line(f"{name:<{width}}  {'undefined' if value is None else value}")
+    for warning in numbers.get("warnings", ()):
+        complain(f"warning: {warning}")
+
+
+def _flat(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in numbers.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key != "warnings":
+            yield f"{prefix}{key}", value

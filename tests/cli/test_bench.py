@@ -1,0 +1,168 @@
+"""`bench`, `merge`, `compare`, `score run` and `report` on the embedded model, few samples."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from grounddecode.cli import main
+from grounddecode.cli.bench import _names
+from tests.cli.conftest import Run, assert_sentence
+
+SMALL = ["--model", "lab", "--limit", "3", "--max-new-tokens", "12", "--batch-size", "6"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench") / "run"
+    assert main(["bench", *SMALL, "--methods", "greedy,avc", "--out", str(folder), "--json"]) == 0
+    return folder
+
+
+def test_one_object_and_a_run_folder(grounddecode: Run, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "run"
+    done = grounddecode(
+        "bench", *SMALL, "--methods", "greedy,locore", "--benchmarks", "pope,chair", "--out", out, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found["results"]) == ["greedy", "locore"]
+    for method in found["results"].values():
+        assert {"accuracy", "f1", "yes_ratio"} <= method["pope"]["adversarial"].keys()
+        assert {"chair_s", "chair_i", "recall", "words"} <= method["chair"].keys()
+        assert method["pope"]["random"]["n"] == method["chair"]["n"] == 3
+    assert found["run"]["settings"]["limit"] == 3
+    assert json.loads((out / "metrics.json").read_text()) == found
+    lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * (3 + 3 * 3)
+    assert {"sample_id", "benchmark", "method", "image_id", "prompt", "response"} <= lines[0].keys()
+    assert "bench: 24/24" in done.stderr
+
+
+def test_the_same_command_again_answers_nothing_anew(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = (run / "samples.jsonl").read_bytes()
+    assert main(["bench", *SMALL, "--methods", "greedy,avc", "--out", str(run)]) == 0
+    out = capfd.readouterr().out
+    assert (run / "samples.jsonl").read_bytes() == before
+    assert "CHAIR" in out
+    assert out.endswith(f"run folder: {run}\n")
+
+
+def test_other_settings_are_refused(grounddecode: Run, run: Path) -> None:
+    assert_sentence(grounddecode("bench", *SMALL, "--methods", "greedy", "--out", run), "methods", "--out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "gredy"], ("gredy",)),
+        (["--methods", "locore+avd"], ("'avd'", "'avc'")),
+        (["--benchmarks", "pop"], ("'pop'", "'pope'")),
+        (["--shard", "3/2"], ("3/2",)),
+        (["--engine", "hg"], ("'hg'", "'hf'")),
+        (["--pope-rule", "mine"], ("mine", "official")),
+        (["--data", "no/such/folder"], ("no/such/folder",)),
+        (["--model", "lab:seed9"], ("seed9",)),
+        (["--dtype", "float31"], ("float31",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_settings_are_one_sentence(
+    arguments: list[str], words: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *SMALL, "--out", str(tmp_path / "run"), *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    for word in words:
+        assert word in err
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(grounddecode: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_sentence(grounddecode("bench", *SMALL, "--out", tmp_path / "file" / "run"), "cannot be written")
+
+
+def test_shards_merge_into_the_whole(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    parts = [tmp_path / "one", tmp_path / "two"]
+    for at, part in enumerate(parts, 1):
+        assert main(["bench", *SMALL, "--methods", "greedy", "--shard", f"{at}/2", "--out", str(part)]) == 0
+    capfd.readouterr()
+    assert main(["merge", *map(str, parts), "--out", str(tmp_path / "all"), "--json"]) == 0
+    merged = json.loads(capfd.readouterr().out)
+    whole = json.loads((run / "metrics.json").read_text())
+    for benchmark in ("pope", "chair"):
+        assert merged["results"]["greedy"][benchmark] == whole["results"]["greedy"][benchmark]
+    assert main(["merge", str(parts[0]), "--out", str(tmp_path / "half")]) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_comparisons_in_every_form(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for form in ("text", "markdown", "csv", "json"):
+        assert main(["compare", str(run), "--benchmarks", "chair", "--format", form]) == 0
+        shown[form] = capsys.readouterr().out
+    assert "greedy cut to avc" in shown["text"]
+    assert "| greedy |" in shown["markdown"]
+    rows = list(csv.DictReader(io.StringIO(shown["csv"])))
+    table = json.loads(shown["json"])["tables"][0]
+    number = next(row for row in rows if row["row"] == "avc" and row["number"] == "chair_i")
+    avc = next(row for row in table["rows"] if row["label"] == "avc")
+    assert float(number["value"]) == avc["numbers"]["chair_i"]["value"]
+    assert main(["compare", str(run), "--benchmarks", "chair", "--json"]) == 0
+    assert capsys.readouterr().out == shown["json"]
+
+
+def test_a_run_is_scored_again_by_another_rule(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "run", str(run), "--pope-rule", "opera", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["results"]["greedy"]["pope"]["random"]["rule"] == "opera"
+    assert main(["score", "run", str(run), "--pope-rule", "official"]) == 0
+    assert "POPE random" in capsys.readouterr().out
+
+
+def test_a_report_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run), "--out", str(tmp_path / "page"), "--images", "2", "--json"]) == 0
+    paths = json.loads(capsys.readouterr().out)
+    page = Path(paths["page"]).read_text(encoding="utf-8")
+    assert page.count("<article>") == 2
+    assert Path(paths["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("command", ["compare", "report", "merge"])
+def test_a_folder_that_is_no_run_is_one_sentence(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--out", str(tmp_path / "out")] if command != "compare" else []
+    assert main([command, str(tmp_path), *more]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+
+
+def test_a_report_where_nothing_can_be_written(grounddecode: Run, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_sentence(grounddecode("report", run, "--out", tmp_path / "file"), str(tmp_path / "file"))
+
+
+def test_commas_divide_methods_but_not_their_settings() -> None:
+    assert _names("greedy, avc:alpha=1,beta=0.2 ,locore:beta=0.3+avc:alpha=2,gamma=0.4,sample+cut") == [
+        "greedy",
+        "avc:alpha=1,beta=0.2",
+        "locore:beta=0.3+avc:alpha=2,gamma=0.4",
+        "sample+cut",
+    ]
+
+
+def test_data_that_are_missing_are_named(grounddecode: Run, tmp_path: Path) -> None:
+    done = grounddecode("data", "check", "pope", "--root", tmp_path)
+    assert done.returncode == 1
+    assert "missing" in done.stdout
+    as_json = grounddecode("data", "check", "pope", "--root", tmp_path, "--json")
+    assert json.loads(as_json.stdout)["ok"] is False
+    assert_sentence(grounddecode("data", "check", "popee", "--root", tmp_path), "'popee'", "'pope'")
