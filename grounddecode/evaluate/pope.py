@@ -195,16 +195,18 @@ def _summary(
 ) -> dict[str, Any]:
     tp, fp, tn, fn = counts.tp, counts.fp, counts.tn, counts.fn
     answered = len(texts) if rule in ("official", "llava", "opera") else counts.n
-    accuracy = ratio(tp + tn, counts.n, "accuracy", warnings, "there is no answer")
-    precision = ratio(tp, tp + fp, "precision", warnings, "no answer is yes")
-    recall = ratio(tp, tp + fn, "recall", warnings, "no label is yes")
-    f1 = harmonic(precision, recall, "f1", warnings)
-    yes_ratio = ratio(counts.said_yes, answered, "yes_ratio", warnings, "there is no answer")
+    undefined: list[str] = []
+    accuracy = ratio(tp + tn, counts.n, "accuracy", undefined, "there is no answer")
+    precision = ratio(tp, tp + fp, "precision", undefined, "no answer is yes")
+    recall = ratio(tp, tp + fn, "recall", undefined, "no label is yes")
+    f1 = harmonic(precision, recall, "f1", undefined)
+    yes_ratio = ratio(counts.said_yes, answered, "yes_ratio", undefined, "there is no answer")
     if (
         rule == "lmms-eval"
     ):  # that program has 0 where the others divide by zero, and groups the product of F1 otherwise
         precision, recall, yes_ratio = precision or 0, recall or 0, yes_ratio or 0
         f1 = 2 * (precision * recall) / (precision + recall) if precision + recall else 0
+        undefined = [f"{sentence[:-1]}, where lmms-eval has 0." for sentence in undefined]
     balanced = (tp / (tp + fn) + tn / (tn + fp)) / 2 if tp + fn and tn + fp else None
     return {
         "rule": rule,
@@ -220,7 +222,7 @@ def _summary(
         "yes_ratio": yes_ratio,
         "balanced_accuracy": balanced,
         "other": counts.other,
-        "warnings": warnings,
+        "warnings": warnings + undefined,
     }
 
 

@@ -145,7 +145,8 @@ def tagger() -> Tagger:
     if source is None:
         raise RuntimeError(
             f"NLTK's English tagger ({_JSON}) is in none of NLTK's data folders: get it with "
-            f"`python -m nltk.downloader {_JSON}`, or set NLTK_DATA to a folder that has taggers/{_JSON}."
+            f"`python -m nltk.downloader {_JSON}` or set NLTK_DATA to a folder that has taggers/{_JSON}; "
+            "CHAIR's flavour pattern and AMBER's tagger rules do without."
         )
     return source.read()
 

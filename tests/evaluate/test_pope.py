@@ -129,6 +129,7 @@ def test_lmms_eval_wants_the_whole_answer_and_takes_yes_ratio_from_the_labels():
 def test_lmms_eval_says_zero_where_others_divide_by_zero():
     result = pope.score(asked("no"), ["no"], "lmms-eval")
     assert (result["precision"], result["recall"], result["f1"], result["yes_ratio"]) == (0, 0, 0, 0)
+    assert result["warnings"][0] == "precision is undefined: no answer is yes, where lmms-eval has 0."
     with pytest.raises(ValueError, match="lmms-eval takes the labels yes and no"):
         pope.score(asked("maybe"), ["no"], "lmms-eval")
 
