@@ -364,7 +364,7 @@ pairs = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(WORDS)), max_
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=8), things, things, pairs)
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_judgement_against_the_second_telling(nouns, truth, hallu, close):
     near = {}
     for one, other in close:
