@@ -16,6 +16,7 @@ _LAZY = {
     "AvisC": "grounddecode.methods.avc",
     "SGRS": "grounddecode.methods.sgrs",
     "VAR": "grounddecode.methods.var",
+    "PAINT": "grounddecode.methods.paint",
     "HeadModulation": "grounddecode.methods.heads",
 }
 __all__ = ["__version__", *sorted(_LAZY)]

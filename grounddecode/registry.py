@@ -17,6 +17,7 @@ METHODS: dict[str, str] = {
     "avc": "grounddecode.methods.avc:AvisC",
     "sgrs": "grounddecode.methods.sgrs:SGRS",
     "var": "grounddecode.methods.var:VAR",
+    "paint": "grounddecode.methods.paint:PAINT",
     "heads": "grounddecode.methods.heads:HeadModulation",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,22 @@ class VisionView:
     received: Tensor
     image_of_key: Tensor
     patch_of_key: Tensor
+
+    def of_rows(self, rows: Tensor) -> VisionView:
+        """The same images for other rows, given by index."""
+        return replace(self, image_of_key=self.image_of_key[rows], patch_of_key=self.patch_of_key[rows])
+
+    def at(self, positions: Tensor, inside: Tensor, count: int) -> VisionView:
+        """For other keys: `positions` among the present ones where `inside` is true, no image elsewhere; every row
+        repeated `count` times."""
+        where, inside = positions.to(self.first.device), inside.to(self.first.device)
+        image = self.image_of_key[:, where].masked_fill(~inside, -1)
+        patch = self.patch_of_key[:, where]
+        return replace(
+            self,
+            image_of_key=image.repeat_interleave(count, dim=0),
+            patch_of_key=patch.repeat_interleave(count, dim=0),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

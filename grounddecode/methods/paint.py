@@ -72,7 +72,7 @@ class PAINT(Method):
         return not self._edits and self.gamma == 1.0
 
     def active_needs(self) -> Needs:
-        edit, contrast = Needs.ATTENTION_EDIT | Needs.VISION_ATTENTION, Needs.SECOND_STREAM | Needs.LOGITS
+        edit, contrast = Needs.ATTENTION_EDIT | self.extra_needs, Needs.SECOND_STREAM | Needs.LOGITS
         return (edit if self._edits else Needs.NOTHING) | (contrast if self.gamma != 1.0 else Needs.NOTHING)
 
     def acts_on(self, layer: int, n_layers: int) -> bool:

@@ -339,6 +339,11 @@ def _parts(methods: Sequence[Method]) -> tuple[Part, ...]:
         from grounddecode.engines.hf.flags import TokenFlags
 
         parts.append(TokenFlags(flagging[0]))
+    looking = [m for m in methods if Needs.VISION_ATTENTION in m.active_needs()]
+    if looking:
+        from grounddecode.engines.hf.vision import VisionAttention
+
+        parts.append(VisionAttention(looking[0].name))
     judging = [m for m in methods if Needs.CANDIDATES in m.active_needs()]
     if judging:
         from grounddecode.engines.hf.rejection import Rejection

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.method import Method
-from grounddecode.view import Phase, StepView
+from grounddecode.view import Phase, StepView, VisionView
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attention import Capture
@@ -30,6 +30,7 @@ class Sequence:
     image: Tensor  # (rows, prompt) bool
     memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     twin: Sequence | None = None
+    vision: VisionView | None = None  # its keys are the columns of the prompt
     fixed: str | None = None  # why its rows may not be reordered, if so
 
     @property
@@ -47,7 +48,10 @@ class Sequence:
         if self.twin is None:
             return self
         memory = {key: torch.cat([value, self.twin.memory[key]]) for key, value in self.memory.items()}
-        return Sequence(self.prompt_length, torch.cat([self.image, self.twin.image]), memory)
+        joined = Sequence(self.prompt_length, torch.cat([self.image, self.twin.image]), memory)
+        if self.vision is not None:
+            joined.vision = self.vision.of_rows(torch.arange(self.rows, device=self.vision.first.device).repeat(2))
+        return joined
 
     def split(self, joined: Sequence) -> None:
         """Take back what was remembered during a forward pass over `joined`."""
@@ -68,6 +72,8 @@ class Sequence:
     def _select(self, rows: Tensor) -> None:
         self.image = self.image[rows.to(self.image.device)]
         self.memory = {key: value[rows.to(value.device)] for key, value in self.memory.items()}
+        if self.vision is not None:
+            self.vision = self.vision.of_rows(rows.to(self.vision.first.device))
 
 
 @dataclass
@@ -150,6 +156,7 @@ class Step:
             image=image.repeat_interleave(count, dim=0) if count > 1 else image,
             image_end=self.image_end.to(device).repeat_interleave(count),
             prompt_length=sequence.prompt_length,
+            vision=None if sequence.vision is None else sequence.vision.at(at, inside, count),
         )
 
     def layer_view(self, start: int, stop: int, keys: int, device: torch.device, layer: int) -> StepView:
