@@ -145,14 +145,14 @@ def _value(row: Row, column: Column) -> str:
     cell = row.cells.get(column.key)
     if cell is None or cell.value is None:
         return "-"
-    return f"{cell.value * column.scale:.{column.digits}f}"
+    return f"{cell.value * column.scale:z.{column.digits}f}"
 
 
 def _difference(row: Row, column: Column) -> str:
     """The difference with its interval; for the row that others are compared with, its own interval."""
     cell = row.cells.get(column.key, Cell(None))
     if cell.difference is not None and cell.difference_ci is not None:
-        return f"{cell.difference * column.scale:+.{column.digits}f} {_interval(cell.difference_ci, column, '+')}"
+        return f"{cell.difference * column.scale:+z.{column.digits}f} {_interval(cell.difference_ci, column, '+')}"
     return _interval(cell.ci, column) if cell.ci else ""
 
 
@@ -160,7 +160,7 @@ def _interval(ci: Interval, column: Column, sign: str = "") -> str:
     low, high = ci
     if low is None or high is None:
         return ""
-    return f"[{low * column.scale:{sign}.{column.digits}f}, {high * column.scale:{sign}.{column.digits}f}]"
+    return f"[{low * column.scale:{sign}z.{column.digits}f}, {high * column.scale:{sign}z.{column.digits}f}]"
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

@@ -389,10 +389,10 @@ def test_killed_again_and_again_it_loses_the_batch_in_flight_at_most(data: Path,
     out, rng = tmp_path / "run", random.Random(batch)
     command = [sys.executable, "-m", "tests.evaluate.fake", str(data), str(out), "0.02", str(batch)]
     seen: dict[tuple[str, str], str] = {}
-    for _ in range(5):
+    for _ in range(4):
         child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
         before = len(seen)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while child.poll() is None and _lines(out) <= before and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.2))

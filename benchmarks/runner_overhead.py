@@ -1,0 +1,105 @@
+"""What the runner costs beside a bare loop of `generate` over the same samples in the same batches, on the lab.
+
+    python -m benchmarks.runner_overhead --out benchmarks/results/runner_overhead.json
+
+The bare loop holds its pictures in memory and throws its answers away. The runner opens pictures, writes every batch
+with fsync, and tells how far it is. Both take turns, `--repeats` times, each turn in another order; the figure is the
+ratio of the medians. `whole` is all that `bench` does once a model is loaded: samples, answers, scores, intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from grounddecode.engines.base import Decoding, Request, open_engine
+from grounddecode.evaluate.answering import Answering
+from grounddecode.evaluate.batches import batches, units
+from grounddecode.evaluate.benchmarks import Wanted, load
+from grounddecode.evaluate.plans import plans
+from grounddecode.evaluate.provenance import provenance
+from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.samples import Sample, open_picture
+from grounddecode.evaluate.store import RunFolder
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of processor time."""
+    clock, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - processor
+
+
+def request(sample: Sample) -> Request:
+    """A request with its picture in memory."""
+    return Request(sample_id=sample.sample_id, prompt=sample.prompt, images=(open_picture(sample.image),))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="lab")
+    parser.add_argument("--benchmarks", default="chair,pope")
+    parser.add_argument("--limit", type=int, default=96)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    names = args.benchmarks.split(",")
+    engine = open_engine("hf", args.model)
+    todo = units(load(names, Wanted(limit=args.limit)))
+    groups = batches(todo, args.batch_size)
+    requests = [
+        [
+            Request(sample_id=u.first.sample_id, prompt=u.first.prompt, images=(open_picture(u.first.image),))
+            for u in group
+        ]
+        for group in groups
+    ]
+
+    def bare() -> None:
+        for group, asked in zip(groups, requests, strict=True):
+            engine.generate(asked, Decoding(max_new_tokens=group[0].first.max_new_tokens))
+
+    def runner() -> None:
+        with tempfile.TemporaryDirectory() as out, RunFolder(out) as folder:
+            device = str(engine.describe()["device"])
+            answering = Answering(engine, folder, plans(["greedy"]), 0, args.batch_size, device, lambda progress: None)
+            answering.answer(todo, {"greedy": set()})
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory() as out:
+            bench(args.model, out, benchmarks=names, limit=args.limit, batch_size=args.batch_size, opened=engine)
+
+    ways = {"bare": bare, "runner": runner, "whole": whole}
+    bare()  # warms up
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for turn in range(args.repeats):
+        order = list(ways)[turn % 3 :] + list(ways)[: turn % 3]
+        for name in order:
+            times[name].append(timed(ways[name]))
+            print(f"{name:7} {times[name][-1][0]:7.2f} s, {times[name][-1][1]:7.2f} s of processor", file=sys.stderr)
+    median = {name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in times.items()}
+    result = {
+        **provenance(),
+        "samples": len(todo),
+        "batches": len(groups),
+        "seconds": {name: found[0] for name, found in median.items()},
+        "processor_seconds": {name: found[1] for name, found in median.items()},
+        "ratio": {name: median[name][0] / median["bare"][0] for name in ("runner", "whole")},
+        "processor_ratio": {name: median[name][1] / median["bare"][1] for name in ("runner", "whole")},
+    }
+    text = json.dumps(result, indent=2)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
