@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from io import BytesIO
+from itertools import cycle
 from typing import TYPE_CHECKING
 
-from grounddecode.report.overlay import PALETTE
+from grounddecode.report.overlay import PALETTE, place_tags
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from grounddecode.evaluate.tables import Cell, Column, Row, Table
     from grounddecode.report.cases import Case, Said
     from grounddecode.report.marks import Mark
-    from grounddecode.report.overlay import Box
+    from grounddecode.report.overlay import Box, Rectangle
 
 # Pointing at a marked word shows its box alone.
 SCRIPT = """
@@ -148,7 +149,11 @@ def _case(case: Case) -> str:
 def _figure(case: Case) -> str:
     """The picture once, its boxes over it as shapes, so that both stay sharp at any size."""
     wide, high = case.image.size
-    boxes = "".join(_box(box, PALETTE[at % len(PALETTE)], wide) for at, box in enumerate(case.boxes))
+    letter = wide / 27
+    sizes = [(0.56 * letter * len(box.label) + 0.6 * letter, 1.25 * letter) for box in case.boxes]
+    tags = place_tags(case.boxes, sizes, (wide, high))
+    shapes = zip(case.boxes, tags, cycle(PALETTE))
+    boxes = "".join(_box(box, tag, colour, letter) for box, tag, colour in shapes)
     words = f"Picture {case.label} with {', '.join(case.objects) or 'no known object'}"
     return (
         f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{escape(words)}">'
@@ -156,20 +161,19 @@ def _figure(case: Case) -> str:
     )
 
 
-def _box(box: Box, colour: str, wide: int) -> str:
-    x, y, w, h = box.bbox
-    size = wide / 27
-    tag, tall = 0.56 * size * len(box.label) + 0.6 * size, 1.25 * size
-    left = max(0.0, min(x, wide - tag))
-    top = y - tall if y >= tall else y + h  # above the box, or below where there is no room
-    shape = f'x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}"'
+def _box(box: Box, tag: Rectangle, colour: str, letter: float) -> str:
+    left, top, wide, _ = tag
     return (
-        f'<g data-object="{escape(box.label)}"><rect class="halo" {shape}/>'
-        f'<rect class="edge" {shape} stroke="{colour}"/>'
-        f'<rect x="{left:.2f}" y="{top:.2f}" width="{tag:.2f}" height="{tall:.2f}" style="fill:{colour}"/>'
-        f'<text x="{left + 0.3 * size:.2f}" y="{top + 0.95 * size:.2f}" font-size="{size:.2f}" '
-        f'textLength="{tag - 0.6 * size:.2f}" lengthAdjust="spacingAndGlyphs">{escape(box.label)}</text></g>'
+        f'<g data-object="{escape(box.label)}"><rect class="halo" {_shape(box.bbox)}/>'
+        f'<rect class="edge" {_shape(box.bbox)} stroke="{colour}"/><rect {_shape(tag)} style="fill:{colour}"/>'
+        f'<text x="{left + 0.3 * letter:.2f}" y="{top + 0.95 * letter:.2f}" font-size="{letter:.2f}" '
+        f'textLength="{wide - 0.6 * letter:.2f}" lengthAdjust="spacingAndGlyphs">{escape(box.label)}</text></g>'
     )
+
+
+def _shape(place: Rectangle) -> str:
+    x, y, wide, high = place
+    return f'x="{x:.2f}" y="{y:.2f}" width="{wide:.2f}" height="{high:.2f}"'
 
 
 def _said(said: Said) -> str:

@@ -20,12 +20,16 @@ PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2")
 _RAMP = ((13, 8, 38), (92, 18, 110), (187, 55, 84), (249, 142, 9), (252, 255, 164))
 
 
+#: x, y, width, height.
+Rectangle = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Box:
     """A labelled rectangle: `bbox` is x, y, width, height in pixels of the picture (the COCO convention)."""
 
     label: str
-    bbox: tuple[float, float, float, float]
+    bbox: Rectangle
 
 
 def enlarge(image: Image.Image, width: int) -> Image.Image:
@@ -45,23 +49,54 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], width: int | None = Non
     result = enlarge(image, width or image.width)
     scale = result.width / image.width
     pen = ImageDraw.Draw(result)
-    for number, box in enumerate(boxes):
-        _draw_box(pen, box, scale, PALETTE[number % len(PALETTE)], result.size)
+    text = font(max(11, result.width // 30))
+    scaled = [Box(box.label, _scaled(box.bbox, scale)) for box in boxes]
+    bounds = [pen.textbbox((0, 0), box.label, font=text) for box in boxes]
+    tags = place_tags(scaled, [(right - left + 6, foot - top + 4) for left, top, right, foot in bounds], result.size)
+    for number, box in enumerate(scaled):
+        _outline(pen, box, PALETTE[number % len(PALETTE)], result.size)
+    for number, (box, (left, top, wide, tall)) in enumerate(zip(boxes, tags, strict=True)):
+        pen.rectangle((left, top, left + wide, top + tall), fill=PALETTE[number % len(PALETTE)])
+        at = (left + 3 - bounds[number][0], top + 2 - bounds[number][1])
+        pen.text(at, box.label, fill="black", font=text)
     return result
 
 
-def _draw_box(pen: ImageDraw.ImageDraw, box: Box, scale: float, colour: str, size: tuple[int, int]) -> None:
-    x, y, w, h = (value * scale for value in box.bbox)
+def place_tags(
+    boxes: Sequence[Box], sizes: Sequence[tuple[float, float]], picture: tuple[float, float]
+) -> list[Rectangle]:
+    """Where the label of each box goes: above it, at its top, at its foot or below, the first place that is free.
+
+    Args:
+        sizes: width and height of each label.  picture: width and height; labels stay inside.
+
+    Returns:
+        x, y, width, height of each label, in the order of the boxes.
+    """
+    placed: list[Rectangle] = []
+    for box, (wide, tall) in zip(boxes, sizes, strict=True):
+        x, y, _, h = box.bbox
+        left = max(0.0, min(x, picture[0] - wide))
+        tops = [top for top in (y - tall, y, y + h - tall, y + h) if 0 <= top <= picture[1] - tall]
+        free = [top for top in tops if not any(_overlap((left, top, wide, tall), other) for other in placed)]
+        placed.append((left, (free or tops or [0.0])[0], wide, tall))
+    return placed
+
+
+def _scaled(bbox: Rectangle, scale: float) -> Rectangle:
+    x, y, w, h = bbox
+    return x * scale, y * scale, w * scale, h * scale
+
+
+def _overlap(one: Rectangle, other: Rectangle) -> bool:
+    return all(one[at] < other[at] + other[at + 2] and other[at] < one[at] + one[at + 2] for at in (0, 1))
+
+
+def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: str, size: tuple[int, int]) -> None:
+    x, y, w, h = box.bbox
     right, bottom = min(x + w, size[0] - 1), min(y + h, size[1] - 1)
     pen.rectangle((x, y, right, bottom), outline="black", width=4)
     pen.rectangle((x + 1, y + 1, max(right - 1, x + 1), max(bottom - 1, y + 1)), outline=colour, width=2)
-    text = font(max(11, size[0] // 30))
-    left, top, tail, foot = pen.textbbox((0, 0), box.label, font=text)
-    wide, tall = tail - left + 6, foot - top + 4
-    at_x = min(max(x, 0), size[0] - wide)
-    at_y = y - tall if y >= tall else min(bottom, size[1] - tall)  # above the box, or below where there is no room
-    pen.rectangle((at_x, at_y, at_x + wide, at_y + tall), fill=colour)
-    pen.text((at_x + 3 - left, at_y + 2 - top), box.label, fill="black", font=text)
 
 
 def draw_heat(image: Image.Image, scores: ArrayLike, opacity: float = 0.55, width: int | None = None) -> Image.Image:

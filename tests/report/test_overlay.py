@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grounddecode.report.overlay import PALETTE, Box, colours, draw_boxes, draw_heat, enlarge
+from grounddecode.report.overlay import PALETTE, Box, colours, draw_boxes, draw_heat, enlarge, place_tags
 
 
 def plain(width: int = 100, height: int = 100, colour: str = "white") -> Image.Image:
@@ -34,9 +34,27 @@ def test_a_box_is_drawn_where_it_lies_and_nowhere_else() -> None:
     assert np.asarray(image).min() == 255  # the input is not touched
 
 
-def test_a_label_at_the_upper_edge_goes_below_its_box() -> None:
-    drawn = np.asarray(draw_boxes(plain(200, 200), [Box("kite", (50, 0, 60, 40))]))
-    assert (drawn[44:50, 52:60] != 255).any()
+def test_labels_take_the_first_free_place() -> None:
+    high, low = Box("kite", (50, 0, 60, 40)), Box("dog", (10, 60, 30, 30))
+    assert place_tags([high, low], [(30, 10), (20, 10)], (200, 100)) == [(50, 0, 30, 10), (10, 50, 20, 10)]
+    same = [Box("a", (10, 60, 30, 30))] * 5
+    tops = [top for _, top, _, _ in place_tags(same, [(20, 10)] * 5, (200, 100))]
+    assert tops == [50, 60, 80, 90, 50]  # above, at the top, at the foot, below, and then there is no free one
+
+
+def test_labels_stay_inside_the_picture() -> None:
+    (tag,) = place_tags([Box("refrigerator", (90, 95, 10, 5))], [(40, 10)], (100, 100))
+    assert tag == (60, 85, 40, 10)
+    (tag,) = place_tags([Box("all", (0, 0, 8, 8))], [(20, 12)], (8, 8))
+    assert tag == (0, 0, 20, 12)  # larger than the picture
+
+
+def test_no_box_hides_a_label() -> None:
+    boxes = [Box("a", (20, 40, 50, 30)), Box("b", (15, 30, 60, 15))]
+    drawn = np.asarray(draw_boxes(plain(), boxes, width=400))
+    tags = {tuple(int(PALETTE[at][i : i + 2], 16) for i in (1, 3, 5)) for at in (0, 1)}
+    for colour in tags:
+        assert (drawn == colour).all(axis=-1).sum() > 150  # more than its outline of two pixels would leave in a tag
 
 
 def test_heat_is_darkest_at_the_least_and_lightest_at_the_largest_score() -> None:
