@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate import records
+from grounddecode.evaluate.amber_answers import PARSING_RULE, parse_answer
 from grounddecode.evaluate.amber_nouns import NounReader
 from grounddecode.evaluate.similarity import Similarity, similarity
 
 TASKS = ("a", "g", "d", "de", "da", "dr")
 ANSWERS = ("raw", "parsed")
-PARSING_RULE = (
-    "the first word yes or no, in any case, decides; without one, a word not or one that ends in n't means No; "
-    "any other text stays as it is and counts as neither"
-)
 #: The groups of questions: how metrics.txt names them, and which annotation types they hold (`relation`: all others).
 _PREFIXES = {"existence": "ha", "state": "as", "number": "an", "action": "aa", "relation": "asso"}
 _TYPES = {
@@ -28,7 +24,6 @@ _TYPES = {
 }
 _ATTRIBUTES = ("state", "number", "action")
 _EPSILON = 0.001  # each denominator of metrics.txt starts here
-_WORD = re.compile(r"[a-z]+(?:['’][a-z]+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -123,15 +118,6 @@ def score(
     if task == "a" and result["generative"]["n"] and result["discriminative"]["total"]["n"]:
         result["amber_score"] = (100 - result["generative"]["chair"] + result["discriminative"]["total"]["f1"]) / 2
     return result
-
-
-def parse_answer(text: str) -> str:
-    """Free text to "Yes" or "No" by `PARSING_RULE`."""
-    words = [word.replace("’", "'").lower() for word in _WORD.findall(text)]
-    decided = next((word for word in words if word in ("yes", "no")), None)
-    if decided is None and any(word == "not" or word.endswith("n't") for word in words):
-        decided = "no"
-    return decided.capitalize() if decided else text
 
 
 def _annotation(data: AmberData, record: Mapping[str, Any]) -> Mapping[str, Any]:
