@@ -218,7 +218,8 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for name, folder in _available(args.names):
         path = args.out / f"anatomy-{folder.name}.json"
-        path.write_text(json.dumps(measure(folder, args.images), indent=1) + "\n")
+        command = f"python -m grounddecode.lab.anatomy {folder.name} --images {args.images}"
+        path.write_text(json.dumps({"command": command, **measure(folder, args.images)}, indent=1) + "\n")
         sys.stderr.write(f"{name}: {path}\n")
 
 
