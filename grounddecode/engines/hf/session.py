@@ -49,7 +49,7 @@ class Part(Protocol):
 
 
 class Session:
-    """Methods on a model. Use `with Session(model, methods):`, or `ground`.
+    """Methods on a model. Use `with Session(model, methods):`, or `ground`. `parts`: further ones, innermost.
 
     Raises:
         ValueError: a model or a combination of methods that cannot work, in one sentence.
@@ -63,13 +63,14 @@ class Session:
         *,
         calibration: Calibration | None = None,
         trace: Trace | None = None,
+        parts: Sequence[Part] = (),
     ) -> None:
         self.model = model
         self.trace = trace
         self.decoder: Decoder = find_decoder(model)
         self.methods = _calibrated(model, methods, calibration)
         self.step: Step | None = None
-        self.parts: tuple[Part, ...] = _parts(self.methods)
+        self.parts: tuple[Part, ...] = (*_parts(self.methods), *parts)
         self._prompt: Tensor | None = None  # ids of the running `generate` call
         self._padding: Tensor | None = None  # its attention mask
         self._sequence: Sequences | None = None
@@ -114,7 +115,7 @@ class Session:
 
     def _attach(self) -> None:
         self.replace(self.model, OWNER, self)
-        if not self.methods:
+        if not self.methods and not self.parts:
             return
         decoder = self.decoder
         interface.install(decoder.implementation)
