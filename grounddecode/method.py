@@ -26,6 +26,7 @@ class Needs(Flag):
     CANDIDATES = auto()
     GRADIENT = auto()
     VISION_ATTENTION = auto()
+    IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
 def option(default: Any, help: str, *, source: str = "paper", neutral: Any = MISSING) -> Any:
@@ -75,7 +76,7 @@ class Method:
             "edit_weights": Needs.ATTENTION_EDIT,
             "key_gain": Needs.ATTENTION_EDIT,
             "flag_tokens": Needs.TOKEN_FLAGS,
-            "second_stream": Needs.SECOND_STREAM,
+            "second_stream": Needs.SECOND_STREAM | Needs.IMAGE_KEYS,
             "adjust_logits": Needs.LOGITS,
             "judge": Needs.CANDIDATES,
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import torch
 
 from grounddecode.maths import renormalise
-from grounddecode.method import Method, option
+from grounddecode.method import Method, Needs, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,7 @@ class HeadModulation(Method):
     name: ClassVar[str] = "heads"
     paper: ClassVar[str] = "ours, after arXiv:2501.12206"
     summary: ClassVar[str] = "raises image attention in visually sensitive heads"
+    extra_needs: ClassVar[Needs] = Needs.IMAGE_KEYS
 
     alpha: float = option(0.5, "gain of the most sensitive head minus one, >= 0", source="ours", neutral=0.0)
     sensitivity: Literal["row", "calibrated"] = option("row", "where a head's sensitivity is measured", source="ours")

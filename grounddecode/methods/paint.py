@@ -42,7 +42,7 @@ class PAINT(Method):
     name: ClassVar[str] = "paint"
     paper: ClassVar[str] = "arXiv:2501.12206 (CVPR 2025 workshop)"
     summary: ClassVar[str] = "raises the scores of local and summary image tokens"
-    extra_needs: ClassVar[Needs] = Needs.VISION_ATTENTION
+    extra_needs: ClassVar[Needs] = Needs.VISION_ATTENTION | Needs.IMAGE_KEYS
 
     alpha: float = option(0.5, "added share of |score| on local tokens, in [0, 1); paper: 0.7", source="ours")
     beta: float = option(0.4, "added share of |score| on summary tokens, in [0, 1)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
-from grounddecode.method import Method, option
+from grounddecode.method import Method, Needs, option
 from grounddecode.view import Rows
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class VAR(Method):
     name: ClassVar[str] = "var"
     paper: ClassVar[str] = "arXiv:2503.03321 (ICLR 2025)"
     summary: ClassVar[str] = "moves attention from sink tokens to the rest of the image"
+    extra_needs: ClassVar[Needs] = Needs.IMAGE_KEYS
 
     p: float = option(0.6, "fraction of the sinks' weight that moves, in [0, 1]", neutral=0.0)
     rho: float = option(0.5, "least share of the image mass on tokens that are no sinks, in [0, 1]")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,6 +75,16 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         implementation=str(text._attn_implementation),
         image_token_id=image_token_id,
     )
+
+
+def require_image_keys(decoder: Decoder, methods: Sequence[Method]) -> None:
+    """Refuse methods that act on image tokens as keys where images are read through cross-attention (Mllama)."""
+    for method in methods:
+        if Needs.IMAGE_KEYS in method.active_needs() and any(layer.cross for layer in decoder.layers):
+            raise ValueError(
+                f"{method.name}: {type(decoder.model).__name__} reads its images through cross-attention, use a model "
+                "whose image tokens lie in the sequence"
+            )
 
 
 def _attention_layers(model: nn.Module, text: Any) -> tuple[AttentionLayer, ...]:

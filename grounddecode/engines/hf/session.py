@@ -12,7 +12,7 @@ from torch import Tensor
 from grounddecode.calibration import known
 from grounddecode.engines.hf import interface
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layer
-from grounddecode.engines.hf.decoder import Decoder, find_decoder
+from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys
 from grounddecode.engines.hf.step import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
@@ -69,6 +69,7 @@ class Session:
         self.trace = trace
         self.decoder: Decoder = find_decoder(model)
         self.methods = _calibrated(model, methods, calibration)
+        require_image_keys(self.decoder, self.methods)
         self.step: Step | None = None
         self.parts: tuple[Part, ...] = (*_parts(self.methods), *parts)
         self._prompt: Tensor | None = None  # ids of the running `generate` call

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf.edited_image import Overwrite, hidden_from
 from grounddecode.engines.hf.step import Sequence, Step
 from grounddecode.method import Method
 from grounddecode.view import ImageEdit, Phase
@@ -35,11 +36,6 @@ class SecondStream:
         self._rows = 0
 
     def attach(self, session: Session) -> None:
-        if any(layer.cross for layer in session.decoder.layers):
-            raise ValueError(
-                f"{self.method.name}: {type(session.model).__name__} reads its images through "
-                "cross-attention, use a model whose image tokens lie in the sequence"
-            )
         self._session = session
 
     def detach(self) -> None:
@@ -107,14 +103,10 @@ class SecondStream:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
             session.step = Step(twin, step.n_layers, past, length)
             changed = self._edited_inputs(kwargs, replaced, past, length)
-            hook = session.decoder.stack.register_forward_pre_hook(
-                _Overwrite(replaced, past, edit.scheme), with_kwargs=True
-            )
             try:
-                with memo.replay():
+                with memo.replay(), Overwrite(session.decoder.stack, replaced, past, edit.scheme):
                     output = forward(changed | ({} if self._fresh is None else {"past_key_values": self._fresh}))
             finally:
-                hook.remove()
                 session.step = main
         for model, deltas in saved.items():
             model.rope_deltas = deltas
@@ -129,7 +121,7 @@ class SecondStream:
         mask = kwargs.get("attention_mask")
         if mask is None:
             mask = torch.ones(replaced.shape[0], past + length, dtype=torch.long, device=replaced.device)
-        return kwargs | {"attention_mask": _hide(mask, replaced, past + length)}
+        return kwargs | {"attention_mask": hidden_from(mask, replaced, past + length)}
 
     def _models(self) -> list[Any]:
         """The modules that may turn pixels into features or keep rotary offsets."""
@@ -167,41 +159,8 @@ class SecondStream:
             if mask is None:  # `generate` drops a mask that hides nothing
                 mask = torch.ones(2 * rows, past + length, dtype=torch.long, device=self._replaced.device)
             nothing = torch.zeros_like(self._replaced)
-            doubled["attention_mask"] = _hide(mask, torch.cat([nothing, self._replaced]), past + length)
+            doubled["attention_mask"] = hidden_from(mask, torch.cat([nothing, self._replaced]), past + length)
         return doubled
-
-
-class _Overwrite:
-    """Pre-hook of the decoder stack: overwrites image embeddings before layer 0, DeepStack features included."""
-
-    def __init__(self, replaced: Tensor, past: int, scheme: str) -> None:
-        self.replaced, self.past, self.scheme = replaced, past, scheme
-
-    def __call__(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        embeds = kwargs["inputs_embeds"]
-        if self.scheme == "mask":
-            return args, kwargs
-        here = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-        part = self.replaced[:, self.past : self.past + embeds.shape[1]].to(embeds.device)
-        here[:, : part.shape[1]] = part
-        changed = kwargs | {"inputs_embeds": torch.where(here[..., None], self._fill(embeds, here), embeds)}
-        if kwargs.get("deepstack_visual_embeds") is not None:
-            hidden = here[kwargs["visual_pos_masks"].to(here.device)][:, None]
-            deep = kwargs["deepstack_visual_embeds"]
-            changed["deepstack_visual_embeds"] = [x.masked_fill(hidden.to(x.device), 0.0) for x in deep]
-        return args, changed
-
-    def _fill(self, embeds: Tensor, here: Tensor) -> Tensor:
-        if self.scheme != "noise":
-            return torch.full_like(embeds, 1.0 if self.scheme == "ones" else 0.0)
-        # The k-th overwritten token of a row gets row k of one table, so that noise depends on no other row and on no
-        # padding. The generator is its own: the random numbers of sampling stay what they were. A table of a multiple
-        # of 16 rows begins like any longer one.
-        read = self.replaced[:, : self.past].sum(dim=-1, keepdim=True).to(here.device)
-        order = (read + here.cumsum(dim=-1) - 1).clamp(min=0)
-        rows = -(-self.replaced.shape[1] // 16) * 16
-        table = torch.randn(rows, embeds.shape[-1], generator=torch.Generator().manual_seed(0))
-        return table.to(embeds)[order]
 
 
 class _Memo:
@@ -237,27 +196,6 @@ class _Memo:
             return results[at]
 
         return get_image_features
-
-
-def _hide(mask: Any, replaced: Tensor, total: int) -> Any:
-    """A mask, or one for each kind of layer, with the replaced prompt tokens hidden as keys.
-
-    Args:
-        mask: (rows, positions) 0/1, or (rows, 1, queries, keys) bool or additive.  replaced: (rows, prompt) bool.
-        total: tokens seen so far. Keys of a 4D mask are the newest ones, or a static cache from position 0 on.
-    """
-    if isinstance(mask, dict):
-        return {kind: _hide(entry, replaced, total) for kind, entry in mask.items()}
-    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
-        raise ValueError("avc: scheme 'mask' cannot read this attention mask, load with attn_implementation='sdpa'")
-    keys = mask.shape[-1]
-    positions = torch.arange(keys, device=mask.device) + (max(0, total - keys) if mask.dim() == 4 else 0)
-    inside = positions < replaced.shape[1]
-    hidden = replaced.to(mask.device)[:, positions.clamp(max=replaced.shape[1] - 1)] & inside
-    if mask.dim() == 2:
-        return mask.masked_fill(hidden, 0)
-    low = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-    return mask.masked_fill(hidden[:, None, None, :], low)
 
 
 def _twice(name: str, value: Any, rows: int) -> Any:
