@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "grounddecode"
 # A part may import itself and what stands before it; everything not named here (maths, method, registry, ...) is core.
 ORDER = ("core", "methods", "engines", "evaluate", "report", "integrations", "cli")
+# Modules at the top that are entrances to a part, for people who import them by name.
+ENTRANCES = {"saliency": "engines", "integrations": "report"}
 HEAVY = ("torch", "transformers", "vllm", "pycocotools", "scipy", "pandas")
 LIGHT = (
     "grounddecode/__init__.py",
@@ -34,6 +36,7 @@ def part(module: str) -> str:
     if pieces[0] == "logits_processors":
         return "logits_processors"
     name = pieces[1] if len(pieces) > 1 else ""
+    name = ENTRANCES.get(name, name)
     return name if name in (*ORDER, "lab") else "core"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from grounddecode import __version__
-from grounddecode.cli import bench, data, generate, lab, methods, report, score
+from grounddecode.cli import bench, calibrate, data, generate, lab, methods, report, score
 from grounddecode.cli.errors import DEBUG_VARIABLE
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("compare")(bench.compare)
 app.command("merge")(bench.merge)
+app.command("calibrate")(calibrate.calibrate)
 app.command("report")(report.report)
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")

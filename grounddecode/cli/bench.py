@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from grounddecode.cli.generate import MODEL_HELP
+from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, Model, Others, engine_options
 from grounddecode.cli.output import results_only, write_json, write_line
 from grounddecode.cli.progress import Meter
 
@@ -28,13 +28,13 @@ class Form(StrEnum):
 
 
 def bench(
-    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command continues a stopped run.")],
     methods: Annotated[str, typer.Option("--methods", help=METHODS_HELP)] = "greedy",
     benchmarks: Annotated[
         str, typer.Option("--benchmarks", help="Comma-separated: pope, chair, amber, mme.")
     ] = "pope,chair",
-    engine: Annotated[str, typer.Option("--engine", help="What runs the model.")] = "hf",
+    engine: Engine = "hf",
     data: Annotated[Path | None, typer.Option("--data", help=DATA_HELP)] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples of each split at most.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
@@ -45,17 +45,17 @@ def bench(
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help=SHARD_HELP)] = None,
     pope_rule: Annotated[str, typer.Option("--pope-rule", help="Whose rule reads yes and no.")] = "official",
     chair_flavour: Annotated[str, typer.Option("--chair-flavour", help="Whose rule reads captions.")] = "pattern",
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, ...; default: by device.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    calibration: Calibration = None,
+    others: Others = None,
     allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Answer benchmarks with several methods, score the answers, write a run folder."""
     from grounddecode.evaluate import runner
 
-    chosen = {"device": device, "dtype": dtype}
+    options = engine_options(device, dtype, calibration, others)
     with results_only(), Meter.shown("bench") as meter:
         metrics = runner.bench(
             model,
@@ -71,7 +71,7 @@ def bench(
             max_new_tokens=max_new_tokens,
             pope_rule=pope_rule,
             chair_flavour=chair_flavour,
-            engine_options={key: value for key, value in chosen.items() if value is not None},
+            engine_options=options,
             progress=meter.answers,
         )
     _show(metrics, out, as_json, allow_errors)

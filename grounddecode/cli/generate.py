@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, Model, Others, engine_options
 from grounddecode.cli.output import results_only, write_json, write_line
 
 if TYPE_CHECKING:
     from grounddecode.method import Method
 
-MODEL_HELP = "A folder, a hub id, or `lab`: the small model that comes with the package."
 METHOD_HELP = "A method, several (`locore+avc`), with settings (`avc:alpha=1.5`), or `greedy` for none."
 
 
 def generate(
-    model: Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)],
+    model: Model,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What you ask; the chat template is applied to it.")],
     image: Annotated[list[Path] | None, typer.Option("--image", "-i", help="A picture; may be given again.")] = None,
     method: Annotated[str, typer.Option("--method", help=METHOD_HELP)] = "greedy",
@@ -27,7 +27,11 @@ def generate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A hyper-parameter, e.g. alpha=1.5; may be given again."),
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="What runs the model.")] = "hf",
+    engine: Engine = "hf",
+    device: Device = None,
+    dtype: Dtype = None,
+    calibration: Calibration = None,
+    others: Others = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 64,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 decodes greedily.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of sampling.")] = 1.0,
@@ -40,8 +44,9 @@ def generate(
     plan = with_settings(method, settings or ())
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
     choices = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "seed": seed, **sampling}
+    options = engine_options(device, dtype, calibration, others)
     with results_only():
-        answer = _answer(engine, model, prompt, pictures, plan, choices)
+        answer = _answer(engine, model, options, prompt, pictures, plan, choices)
     if as_json:
         write_json(answer)
     else:
@@ -49,12 +54,18 @@ def generate(
 
 
 def _answer(
-    engine: str, model: str, prompt: str, images: tuple[Path, ...], plan: tuple[Method, ...], choices: dict[str, Any]
+    engine: str,
+    model: str,
+    options: dict[str, Any],
+    prompt: str,
+    images: tuple[Path, ...],
+    plan: tuple[Method, ...],
+    choices: dict[str, Any],
 ) -> dict[str, Any]:
     from grounddecode.engines.base import Decoding, Request, open_engine
 
     decoding = Decoding(**choices)
-    opened = open_engine(engine, model)
+    opened = open_engine(engine, model, **options)
     try:
         request = Request(sample_id="0", prompt=prompt, images=images)
         (response,) = opened.generate([request], decoding, plan)

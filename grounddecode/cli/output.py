@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.cli.errors import debugging
+from grounddecode.cli.errors import complain, debugging
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,12 +50,12 @@ def results_only() -> Iterator[None]:
 
     On the level of the file descriptor, because worker processes of an engine print too.
     """
-    _quieten()
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            _quieten()
             yield
     finally:
         os.dup2(saved, 1)
@@ -63,7 +63,7 @@ def results_only() -> Iterator[None]:
 
 
 def _quieten() -> None:
-    """Only errors from the libraries underneath, unless debugging. Set before they are imported."""
+    """Only errors from the libraries underneath, and our own warnings in one line; everything when debugging."""
     if debugging():
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -71,3 +71,8 @@ def _quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|transformers|huggingface_hub)(\..*)?")
+    warnings.showwarning = _warn
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    complain(f"warning: {' '.join(str(message).split())}")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
+from grounddecode.calibration import Calibration
 from grounddecode.engines.base import Decoding, Request, Response
 from grounddecode.engines.hf.session import Session
 from grounddecode.engines.images import open_image
 from grounddecode.trace import Trace
 
 if TYPE_CHECKING:
-    from grounddecode.calibration import Calibration
     from grounddecode.method import Method
 
 
@@ -29,7 +29,7 @@ class HFEngine:
         device: "auto" (a GPU if there is one), or a torch device.
         dtype: "auto" (bfloat16 on a GPU, else float32), or a torch dtype name.
         attn_implementation: any that transformers offers; "sdpa" by default.
-        calibration: what is known about the checkpoint.
+        calibration: what is known about the checkpoint, or the file that says it.
 
     Raises:
         ValueError: a model that does not exist or is no vision-language model.
@@ -44,10 +44,9 @@ class HFEngine:
         device: str = "auto",
         dtype: str = "auto",
         attn_implementation: str = "sdpa",
-        calibration: Calibration | None = None,
+        calibration: Calibration | str | None = None,
     ) -> None:
         self.model_name = model
-        self.calibration = calibration
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
@@ -56,6 +55,9 @@ class HFEngine:
         if not isinstance(kind, torch.dtype):
             raise ValueError(f"dtype is {dtype!r}, give a torch dtype such as float32 or bfloat16")
         self.model, self.processor = load(model, kind, attn_implementation)
+        if isinstance(calibration, str):
+            calibration = Calibration.load(calibration, self.model.config)
+        self.calibration = calibration
         self.model.to(device).eval()
         self.processor.tokenizer.padding_side = "left"
 

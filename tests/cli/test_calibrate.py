@@ -1,0 +1,73 @@
+"""`grounddecode calibrate`, and commands that read what it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from grounddecode.calibration import Calibration
+from grounddecode.cli import main
+from grounddecode.cli.engines import engine_options
+from grounddecode.lab import world
+from tests.cli.conftest import Run, assert_sentence
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for scene in world.scenes("calibration", 2):
+        scene.image.save(folder / f"{scene.seed}.png")
+    return folder
+
+
+def test_a_calibration_is_written_and_read(grounddecode: Run, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "calibration.json"
+    done = grounddecode("calibrate", "--model", "lab", "--images", images, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    found = Calibration.load(out)
+    assert shown["provenance"]["images"] == 2
+    assert [list(row) for row in found.head_sensitivity] == shown["head_sensitivity"]
+    assert len(found.head_sensitivity) == 6  # decoder layers of the lab model
+    assert all(line.startswith("grounddecode: warning: ") for line in done.stderr.splitlines())
+
+    ask = ("generate", "--model", "lab", "--prompt", "Describe this image briefly.", "--max-new-tokens", "4")
+    scene = next(images.iterdir())
+    assert grounddecode(*ask, "--image", scene, "--method", "heads", "--calibration", out).returncode == 0
+    out.write_text(out.read_text().replace(found.fingerprint, "0" * 16))
+    refused = grounddecode(*ask, "--image", scene, "--method", "heads", "--calibration", out)
+    assert_sentence(refused, "another shape")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--images", "no/such/folder"], "no/such/folder"),
+        (["--images", "grounddecode/methods"], "grounddecode/methods"),  # no pictures in it
+        (["--model", "lab:seed9"], "seed9"),
+        (["--n-images", "0"], "--n-images"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], word: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", "--model", "lab", "--out", str(tmp_path / "c.json"), *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert word in err
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_options_of_an_engine_go_by_their_own_names() -> None:
+    assert engine_options(None, None, None, None) == {}
+    assert engine_options("cpu", "float32", Path("c.json"), ["attn_implementation=eager", "url = a=b"]) == {
+        "device": "cpu",
+        "dtype": "float32",
+        "calibration": "c.json",
+        "attn_implementation": "eager",
+        "url": "a=b",
+    }
+    with pytest.raises(ValueError, match="key=value"):
+        engine_options(None, None, None, ["eager"])
