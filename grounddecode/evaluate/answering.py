@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from grounddecode.engines.base import Decoding, Engine, Request, Response
@@ -169,7 +170,7 @@ def _answers(plan: Plan, unit: Unit, response: Response, facts: Mapping[str, Any
         "status": "ok",
         "n_tokens": response.n_tokens,
         "seconds": response.seconds,
-        "trace": dict(response.trace),
+        "trace": {name: value for name, value in response.trace.items() if isfinite(value)},
         **facts,
     }
     first, *others = unit.samples

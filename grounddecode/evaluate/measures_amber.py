@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate import amber, records
+from grounddecode.evaluate.amber_answers import parse_answer
 from grounddecode.evaluate.amber_nouns import NounReader
 from grounddecode.evaluate.benchmarks import LAB_DATA
 from grounddecode.evaluate.data_items import AMBER_METRICS, AMBER_RELATION, AMBER_SAFE, Item
@@ -60,7 +61,7 @@ class AmberGenerative:
 
 
 class AmberDiscriminative:
-    """Yes/no questions; "no" is the positive class, and free text becomes Yes or No by `amber.PARSING_RULE`."""
+    """Yes/no questions; "no" is the positive class, and free text becomes Yes or No by `amber_answers.PARSING_RULE`."""
 
     captions = False
     directions: Mapping[str, bool | None] = {
@@ -94,7 +95,7 @@ class AmberDiscriminative:
 
     @staticmethod
     def _row(record: Record) -> Row:
-        said, no = amber.parse_answer(record["response"]), record["truth"] != "yes"
+        said, no = parse_answer(record["response"]), record["truth"] != "yes"
         return {
             "n": 1.0,
             "no": float(no),

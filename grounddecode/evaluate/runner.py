@@ -19,7 +19,7 @@ from grounddecode.evaluate.plans import Plan, plans
 from grounddecode.evaluate.provenance import provenance, weights
 from grounddecode.evaluate.rescoring import finish, rescore
 from grounddecode.evaluate.samples import Sample, fingerprint
-from grounddecode.evaluate.settings import digest, engine_facts, refuse_others
+from grounddecode.evaluate.settings import digest, engine_facts, plain, refuse_others
 from grounddecode.evaluate.store import RUN, Record, RunFolder
 from grounddecode.registry import nearest
 
@@ -96,24 +96,34 @@ def bench(
     """
     root = None if data in (None, LAB_DATA) else Path(str(data))
     scoring = Scoring(pope_rule, chair_flavour, amber_similarity, resamples, str(root or LAB_DATA))
-    if opened is None and engine not in ENGINES:
-        raise ValueError(nearest(engine, ENGINES, "engine"))
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give at least 1")
     wanted = Wanted(root=root, limit=limit, max_new_tokens=max_new_tokens, flavour=chair_flavour)
     choices = {"limit": limit, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "shard": shard}
-    name = engine if opened is None else opened.name
+    name = _engine_name(engine, opened)
     task = _task(model, name, plans(methods), benchmarks, wanted, choices, engine_options or {})
     with RunFolder(out) as folder:
-        stored = folder.run()
-        if stored is None and folder.records():
-            raise ValueError(f"{str(out)!r} holds answers but no {RUN}: give an empty folder")
-        if stored is not None:
-            refuse_others(str(out), stored["settings"], task.settings)
+        stored = _resumable(folder, task)
         if stored is None or _missing(task, folder.records()):
             _generate(task, folder, stored, opened, progress)
-        truths = {sample.sample_id: sample.facts["truth"] for sample in task.samples if "truth" in sample.facts}
+        truths = {sample.sample_id: sample.facts["truth"] for sample in task.samples if sample.benchmark == "chair"}
         return finish(folder, scoring, truths)
+
+
+def _engine_name(engine: str, opened: Engine | None) -> str:
+    if opened is not None:
+        return opened.name
+    if engine not in ENGINES:
+        raise ValueError(nearest(engine, ENGINES, "engine"))
+    return engine
+
+
+def _resumable(folder: RunFolder, task: _Task) -> dict[str, Any] | None:
+    """What is stored of the run in a folder; refuses a run of other settings."""
+    stored = folder.run()
+    if stored is None and folder.records():
+        raise ValueError(f"{str(folder.path)!r} holds answers but no {RUN}: give an empty folder")
+    if stored is not None:
+        refuse_others(str(folder.path), stored["settings"], task.settings)
+    return stored
 
 
 def _task(
@@ -125,6 +135,8 @@ def _task(
     choices: Mapping[str, Any],
     engine_options: Mapping[str, Any],
 ) -> _Task:
+    if choices["batch_size"] < 1:
+        raise ValueError(f"batch_size is {choices['batch_size']}: give at least 1")
     samples = shard_of(load(benchmarks, wanted), choices["shard"])
     if not samples:
         raise ValueError(f"shard {choices['shard']} holds no sample: give fewer shards")
@@ -132,7 +144,7 @@ def _task(
         "model": model,
         "engine": engine,
         # Shards of one run may use different devices.
-        "engine_options": {key: value for key, value in engine_options.items() if key != "device"},
+        "engine_options": {key: plain(value) for key, value in engine_options.items() if key != "device"},
         "methods": sorted(plan.name for plan in chosen),
         "benchmarks": sorted(set(benchmarks)),
         **choices,

@@ -23,7 +23,7 @@ def refuse_others(folder: str, stored: Mapping[str, Any], wanted: Mapping[str, A
     Raises:
         ValueError: they differ.
     """
-    different = [key for key in {**stored, **wanted} if _plain(stored.get(key)) != _plain(wanted.get(key))]
+    different = [key for key in {**stored, **wanted} if plain(stored.get(key)) != plain(wanted.get(key))]
     if not different:
         return
     told = [f"{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}" for key in different[:_MOST]]
@@ -38,9 +38,9 @@ def engine_facts(description: Mapping[str, Any]) -> dict[str, Any]:
     return {key: description[key] for key in ENGINE_FACTS if key in description}
 
 
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(value))
+def plain(value: Any) -> Any:
+    """As JSON gives it back; what JSON does not know, as its `to_dict` or its text."""
+    return json.loads(json.dumps(value, default=lambda other: getattr(other, "to_dict", other.__str__)()))
 
 
 def _short(value: Any) -> str:
