@@ -1,0 +1,51 @@
+"""The bench on the shipped model: drawn scenes and a COCO folder, through the real engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grounddecode import lab
+from grounddecode.engines.base import Decoding, Request, open_engine
+from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.store import RunFolder
+from grounddecode.lab import dataset
+from grounddecode.lab.world import SPLITS, draw
+
+
+def installed() -> bool:
+    try:
+        lab.checkpoint()
+    except ValueError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not installed(), reason="the lab checkpoint is not installed")
+
+
+def test_a_coco_folder_of_the_lab_is_answered_as_the_drawn_scenes_are(tmp_path: Path) -> None:
+    dataset.write(tmp_path / "data" / "coco", "evaluation", 4)
+    engine = open_engine("hf", "lab", dtype="float32", device="cpu")
+    options = {"methods": ["greedy", "locore:beta=0.0"], "benchmarks": ["chair"], "resamples": 20, "opened": engine}
+    read = bench("lab", tmp_path / "read", data=tmp_path / "data", max_new_tokens=24, batch_size=2, **options)
+    drawn = bench("lab", tmp_path / "drawn", limit=4, max_new_tokens=24, batch_size=2, **options)
+    answers = {
+        run: {(r["method"], r["image_id"]): r["response"] for r in RunFolder(tmp_path / run).records()}
+        for run in ("read", "drawn")
+    }
+    first = SPLITS["evaluation"].start
+    request = Request(sample_id="x", prompt="Describe this image in detail.", images=(draw(first).image,))
+    (alone,) = engine.generate([request], Decoding(max_new_tokens=24))
+    assert answers["drawn"]["greedy", first] == alone.text
+    assert len(answers["read"]) == 8
+    # The folder draws its images in another order: other batches, the same pictures.
+    assert answers["read"] == answers["drawn"]
+    for metrics in (read, drawn):
+        greedy, neutral = (metrics["results"][name]["chair"] for name in ("greedy", "locore:beta=0.0"))
+        assert greedy["n_mentions"] > 0
+        assert neutral["vs_greedy"]["words"] == {"difference": 0.0, "ci": [0.0, 0.0], "verdict": ""}
+        assert metrics["results"]["greedy"]["cost"]["n_tokens"] > 0
+        assert metrics["run"]["engine"]["class"] == "LlavaForConditionalGeneration"
+    assert len(read["run"]["settings"]["weights"]) == 64
