@@ -4,7 +4,7 @@
 
 The bare loop holds its pictures in memory and throws its answers away. The runner opens pictures, writes every batch
 with fsync, and tells how far it is. Both take turns, `--repeats` times, each turn in another order; the figure is the
-ratio of the medians. `whole` is all that `bench` does once a model is loaded: samples, answers, scores, intervals.
+ratio of the quickest turns, which other work on the machine disturbs least (medians stand beside). `whole` is all that `bench` does once a model is loaded: samples, answers, scores, intervals.
 """
 
 from __future__ import annotations
@@ -84,16 +84,15 @@ def main() -> None:
         for name in order:
             times[name].append(timed(ways[name]))
             print(f"{name:7} {times[name][-1][0]:7.2f} s, {times[name][-1][1]:7.2f} s of processor", file=sys.stderr)
-    median = {name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in times.items()}
-    result = {
-        **provenance(),
-        "samples": len(todo),
-        "batches": len(groups),
-        "seconds": {name: found[0] for name, found in median.items()},
-        "processor_seconds": {name: found[1] for name, found in median.items()},
-        "ratio": {name: median[name][0] / median["bare"][0] for name in ("runner", "whole")},
-        "processor_ratio": {name: median[name][1] / median["bare"][1] for name in ("runner", "whole")},
-    }
+    result = {**provenance(), "samples": len(todo), "batches": len(groups), "repeats": args.repeats}
+    for label, of in (("least", min), ("median", statistics.median)):
+        found = {name: [of(column) for column in zip(*times[name], strict=True)] for name in ways}
+        result[label] = {
+            "seconds": {name: found[name][0] for name in ways},
+            "processor_seconds": {name: found[name][1] for name in ways},
+            "ratio": {name: found[name][0] / found["bare"][0] for name in ("runner", "whole")},
+            "processor_ratio": {name: found[name][1] / found["bare"][1] for name in ("runner", "whole")},
+        }
     text = json.dumps(result, indent=2)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
