@@ -30,7 +30,7 @@ class Context:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     weights: dict[int, Tensor] = field(default_factory=dict)  # (rows, heads, T, T) that met V, by layer
     hide: Tensor | None = None  # (rows, T) bool: no keys for anybody
-    pictures: Any = None
+    pictures: Any = None  # the model and its inputs
 
     @property
     def end(self) -> list[int]:
@@ -183,7 +183,7 @@ class Oracle:
         """
         image = inputs["input_ids"] == self.family.image_token
         image[:, prompt:] = False
-        context = Context(image, prompt, len(_blocks(self.stack)))
+        context = Context(image, prompt, len(_blocks(self.stack)), pictures=(self.model, inputs))
         with ExitStack() as stack:
             stack.enter_context(full_matrices(self.stack, self.edits, context))
             if dropped is not None and scheme == "mask":
@@ -210,14 +210,14 @@ class Oracle:
             self._first_logits(inputs)
         finally:
             handle.remove()
-        return seen[0]
+        return seen[0] | {"past_key_values": None, "use_cache": False}
 
 
 def _blocks(stack: nn.Module) -> dict[nn.Module, int]:
     """Decoder layers (parents of attention modules) and their numbers."""
     return {
         parent: int(child.layer_idx)
-        for parent in stack.modules()
+        for parent in stack.layers.modules()
         for child in parent.children()
         if "Attention" in type(child).__name__ and getattr(child, "layer_idx", None) is not None
     }
@@ -227,11 +227,11 @@ def _blocks(stack: nn.Module) -> dict[nn.Module, int]:
 def full_matrices(stack: nn.Module, edits: Sequence[Edit], context: Context) -> Iterator[None]:
     """Let every attention of `stack` go through `attention` below."""
     blocks = _blocks(stack)
-    configs = {id(m.config): m.config for m in stack.modules() if hasattr(m, "config")}
+    inside = {module for block in blocks for module in block.modules()}
+    configs = {id(m.config): m.config for m in (stack, *inside) if hasattr(m, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     mapping = AttentionInterface._global_mapping
     eager = mapping.get("eager")
-    inside = set(stack.modules())
 
     def dispatch(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if module not in inside:
@@ -248,11 +248,11 @@ def full_matrices(stack: nn.Module, edits: Sequence[Edit], context: Context) -> 
     try:
         mapping["eager"] = dispatch
         for config in configs.values():
-            config._attn_implementation = "eager"
+            config._attn_implementation_internal = "eager"  # the setter would change sub-configurations too
         yield
     finally:
         for key, config in configs.items():
-            config._attn_implementation = before[key]
+            config._attn_implementation_internal = before[key]
         if eager is None:
             del mapping["eager"]
         else:
@@ -293,23 +293,30 @@ def attention(
 def overwritten(stack: nn.Module, dropped: Tensor, scheme: str) -> Iterator[None]:
     """Image embeddings overwritten before layer 0; features that early layers add again (DeepStack) are set to 0."""
 
-    def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        embeds = kwargs["inputs_embeds"].clone()
+    def fill(given: Tensor) -> Tensor:
+        embeds = given.clone()
         if scheme == "noise":  # the k-th overwritten token of a row gets the k-th row of one normal table
             table = torch.randn(256, embeds.shape[-1], generator=torch.Generator().manual_seed(0))
             for row, flags in enumerate(dropped):
                 embeds[row, flags] = table[: int(flags.sum())]
         else:
             embeds[dropped] = {"zeros": 0.0, "ones": 1.0}[scheme]
-        changed = kwargs | {"inputs_embeds": embeds}
+        return embeds
+
+    def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        if kwargs.get("inputs_embeds") is None:  # a stack that merges the image itself: the input of its first layer
+            handles.append(stack.layers[0].register_forward_pre_hook(lambda _, inputs: (fill(inputs[0]), *inputs[1:])))
+            return None
+        changed = kwargs | {"inputs_embeds": fill(kwargs["inputs_embeds"])}
         deep = kwargs.get("deepstack_visual_embeds")
         if deep is not None:
             gone = dropped[kwargs["visual_pos_masks"]]
             changed["deepstack_visual_embeds"] = [torch.where(gone[:, None], 0.0, features) for features in deep]
         return args, changed
 
-    handle = stack.register_forward_pre_hook(hook, with_kwargs=True)
+    handles = [stack.register_forward_pre_hook(hook, with_kwargs=True)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

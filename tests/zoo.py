@@ -60,6 +60,7 @@ class Family:
     image_token: int = IMAGE
     runner: str = ""  # path of the module whose forward the generation loop calls
     extra: Callable[[Tensor, Sequence[Row]], dict[str, Tensor]] = field(default=lambda ids, rows: {})
+    grow: Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]] = field(default=lambda grown, tokens: grown)
 
     def batch(self, rows: Sequence[Row] | None = None, pad: int = 0) -> dict[str, Tensor]:
         """Model inputs of some prompts, padded on the left (by `pad` more columns than needed)."""
@@ -83,13 +84,13 @@ class Family:
         grown["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(tokens)], dim=1)
         for name, _, _, generated in self.typed:
             grown[name] = torch.cat([inputs[name], torch.full_like(tokens, generated)], dim=1)
-        return grown
+        return self.grow(grown, tokens)
 
 
 FAMILIES: dict[str, Callable[[], Family]] = {}
 
 
-def _family(function: Callable[[], Family]) -> Callable[[], Family]:
+def register(function: Callable[[], Family]) -> Callable[[], Family]:
     FAMILIES[function.__name__.strip("_")] = cache(function)
     return function
 
@@ -109,9 +110,10 @@ def fresh(name: str) -> Any:
     torch.manual_seed(0)
     built = family(name).build().eval()
     redraw(built)
-    built.generation_config.eos_token_id = None
-    built.generation_config.pad_token_id = PAD
-    built.generation_config.suppress_tokens = list(range(FIRST_SPECIAL, VOCABULARY))
+    for runner in (built, at(built, family(name).runner)):
+        runner.generation_config.eos_token_id = None
+        runner.generation_config.pad_token_id = PAD
+        runner.generation_config.suppress_tokens = list(range(FIRST_SPECIAL, VOCABULARY))
     return built
 
 
@@ -159,7 +161,7 @@ def at(built: nn.Module, path: str) -> nn.Module:
     return built.get_submodule(path)
 
 
-@_family
+@register
 def llava() -> Family:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -174,8 +176,8 @@ def llava() -> Family:
     return Family("llava", build, "model.language_model", (IMAGE,) * 16, stacked(3, 32, 32))
 
 
-_MROPE = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
-_QWEN_IDS = {
+MROPE = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}
+QWEN_IDS = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
     "vision_start_token_id": START,
@@ -183,7 +185,7 @@ _QWEN_IDS = {
 }
 
 
-@_family
+@register
 def qwen2_5_vl() -> Family:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -194,7 +196,7 @@ def qwen2_5_vl() -> Family:
             "fullatt_block_indexes": [1],
         }  # fmt: skip
         return Qwen2_5_VLForConditionalGeneration(
-            Qwen2_5_VLConfig(text_config=TEXT | _MROPE, vision_config=vision, **_QWEN_IDS)
+            Qwen2_5_VLConfig(text_config=TEXT | MROPE, vision_config=vision, **QWEN_IDS)
         )
 
     return Family(
@@ -203,7 +205,7 @@ def qwen2_5_vl() -> Family:
     )  # fmt: skip
 
 
-@_family
+@register
 def internvl() -> Family:
     from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
@@ -218,7 +220,7 @@ def internvl() -> Family:
     return Family("internvl", build, "model.language_model", (START, *(IMAGE,) * 16, END), stacked(3, 32, 32))
 
 
-@_family
+@register
 def gemma3() -> Family:
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
@@ -237,3 +239,6 @@ def gemma3() -> Family:
         "gemma3", build, "model.language_model", (START, *(IMAGE,) * 16, END), stacked(3, 32, 32),
         typed=(("token_type_ids", 0, 1, 0),),
     )  # fmt: skip
+
+
+import tests.zoo_families  # noqa: E402, F401 -- registers the further families

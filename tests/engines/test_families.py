@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from grounddecode import ground
+from grounddecode.method import Needs
 from tests import zoo
 from tests.dense import Oracle
-from tests.engines.cases import CASES, Case
+from tests.engines.cases import EVERY_CASE, Case
 
 STEPS = 8
 TOLERANCE = 5e-6  # float32, logits of unit scale
@@ -54,14 +55,45 @@ def test_oracle_without_methods_is_the_plain_model(name: str) -> None:
     assert 0.3 < float(logits.std()) < 3  # neither constant nor so large that the tolerance means nothing
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("name", zoo.FAMILIES)
+STANDING = ("llava", "qwen2_5_vl", "internvl", "gemma3")  # these four run every variant, the others the main forms
+REFUSED = {  # family: what it cannot offer, and the words that say so
+    "mllama": (Needs.IMAGE_KEYS | Needs.GRADIENT, "reads its images through cross-attention"),
+    "paligemma": (Needs.GRADIENT, "tokens of the prompt look at later ones"),
+}
+
+
+def refusal(name: str, case: Case) -> str | None:
+    """What the sentence must say if the case is refused on the family."""
+    if case.only is not None and name not in case.only:
+        return "cannot be told from its image tokens|reads its images through cross-attention|vision tower reads"
+    needed, words = REFUSED.get(name, (Needs.NOTHING, None))
+    return words if any(needed & method.active_needs() for method in case.methods) else None
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        pytest.param(name, case, id=f"{name}-{case.name}")
+        for name in zoo.FAMILIES
+        for case in EVERY_CASE
+        if name in STANDING or case.everywhere
+    ],
+)
 def test_method_equals_dense_oracle(name: str, case: Case) -> None:
     family, model, inputs = zoo.family(name), zoo.model(name), zoo.family(name).batch()
-    plain, plain_tokens = generate(model, inputs)
+    words = refusal(name, case)
+    if words is not None:
+        with pytest.raises(ValueError, match=words), ground(model, case.methods):
+            generate(model, inputs, max_new_tokens=1)
+        return
+    steps = STEPS if name in STANDING else 4
+    plain, plain_tokens = generate(model, inputs, max_new_tokens=steps)
     with ground(model, case.methods):
-        logits, tokens = generate(model, inputs)
-    expected, expected_tokens = Oracle(model, family, case.edits, case.contrast).greedy(inputs, STEPS)
+        logits, tokens = generate(model, inputs, max_new_tokens=steps)
+    expected, expected_tokens = case.expected(model, family, inputs, steps)
     assert difference(logits, expected) <= TOLERANCE
     assert torch.equal(tokens, expected_tokens)
-    assert effect(logits, tokens, plain, plain_tokens) > EFFECT
+    if case.rejection is None:
+        assert effect(logits, tokens, plain, plain_tokens) > EFFECT
+    else:  # which token was chosen is the effect
+        assert not torch.equal(tokens, plain_tokens)

@@ -1,0 +1,363 @@
+"""The further families of the zoo; see `tests.zoo`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.zoo import (
+    BREAK,
+    END,
+    IDS,
+    IMAGE,
+    MROPE,
+    QWEN_IDS,
+    SINGLE,
+    START,
+    TEXT,
+    VISION,
+    Family,
+    Row,
+    patches,
+    picture,
+    register,
+    stacked,
+)
+
+MARKED = (START, *(IMAGE,) * 16, END)
+
+
+def _tiles(numbers: Sequence[int]) -> dict[str, Tensor]:
+    """Pictures of 32 x 64 pixels as two tiles and an overview, as the any-resolution processors give them."""
+    sizes = torch.tensor([[32, 64]] * len(numbers))
+    return {"pixel_values": torch.stack([picture(n, 3, 3, 32, 32) for n in numbers]), "image_sizes": sizes}
+
+
+def _sized(numbers: Sequence[int]) -> dict[str, Tensor]:
+    return stacked(3, 32, 32)(numbers) | {"image_sizes": torch.tensor([[32, 32]] * len(numbers))}
+
+
+def _by_row(name: str, *shape: int) -> Any:
+    """Pictures as (rows, most pictures of a row, ...), zeros where a row has fewer."""
+
+    def extra(ids: Tensor, rows: Sequence[Row]) -> dict[str, Tensor]:
+        most = max(sum(token < 0 for token in row) for row in rows)
+        values = torch.zeros(len(rows), most, *shape)
+        for i, row in enumerate(rows):
+            for j, number in enumerate(-token for token in row if token < 0):
+                values[i, j] = picture(number, *shape)
+        return {name: values}
+
+    return extra
+
+
+def _nothing(numbers: Sequence[int]) -> dict[str, Tensor]:
+    return {}
+
+
+@register
+def llava_next() -> Family:
+    from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextForConditionalGeneration, MistralConfig
+
+    def build() -> Any:
+        vision = CLIPVisionConfig(**VISION, image_size=32, patch_size=16, projection_dim=16)
+        text = MistralConfig(**TEXT, sliding_window=None)
+        config = LlavaNextConfig(
+            vision_config=vision, text_config=text, image_token_index=IMAGE, image_grid_pinpoints=[[32, 64], [64, 32]]
+        )
+        return LlavaNextForConditionalGeneration(config)
+
+    return Family("llava_next", build, "model.language_model", (IMAGE,) * 14, _tiles)
+
+
+@register
+def llava_onevision() -> Family:
+    from transformers import (
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        Qwen2Config,
+        SiglipVisionConfig,
+    )
+
+    def build() -> Any:
+        vision = SiglipVisionConfig(**VISION, image_size=32, patch_size=16, vision_use_head=False)
+        config = LlavaOnevisionConfig(
+            vision_config=vision, text_config=Qwen2Config(**TEXT), image_token_index=IMAGE, video_token_index=END,
+            image_grid_pinpoints=[[32, 64], [64, 32]],
+        )  # fmt: skip
+        return LlavaOnevisionForConditionalGeneration(config)
+
+    return Family("llava_onevision", build, "model.language_model", (IMAGE,) * 14, _tiles)
+
+
+@register
+def qwen2_vl() -> Family:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    def build() -> Any:
+        vision = {
+            "depth": 2, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2, "patch_size": 4,
+            "spatial_merge_size": 2, "temporal_patch_size": 1,
+        }  # fmt: skip
+        return Qwen2VLForConditionalGeneration(
+            Qwen2VLConfig(text_config=TEXT | MROPE, vision_config=vision, **QWEN_IDS)
+        )
+
+    return Family(
+        "qwen2_vl", build, "model.language_model", MARKED, patches(8, 8, 48), typed=(("mm_token_type_ids", 0, 1, 0),)
+    )
+
+
+@register
+def qwen3_vl() -> Family:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    def build() -> Any:
+        vision = {
+            "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "patch_size": 4,
+            "out_hidden_size": 32, "spatial_merge_size": 2, "temporal_patch_size": 1, "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        }  # fmt: skip
+        return Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(text_config=TEXT | MROPE | {"head_dim": 8}, vision_config=vision, **QWEN_IDS)
+        )
+
+    return Family(
+        "qwen3_vl", build, "model.language_model", MARKED, patches(8, 8, 48), typed=(("mm_token_type_ids", 0, 1, 0),)
+    )
+
+
+@register
+def paligemma() -> Family:
+    from transformers import GemmaConfig, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
+
+    def build() -> Any:
+        vision = SiglipVisionConfig(**VISION, image_size=32, patch_size=8, vision_use_head=False, projection_dim=32)
+        config = PaliGemmaConfig(
+            vision_config=vision, text_config=GemmaConfig(**TEXT, head_dim=8), image_token_index=IMAGE,
+            projection_dim=32, hidden_size=32, vocab_size=TEXT["vocab_size"],
+        )  # fmt: skip
+        return PaliGemmaForConditionalGeneration(config)
+
+    return Family(
+        "paligemma", build, "model.language_model", (IMAGE,) * 16, stacked(3, 32, 32),
+        typed=(("token_type_ids", 0, 0, 1),),
+    )  # fmt: skip
+
+
+def _idefics3(name: str, kind: str) -> Family:
+    import transformers
+
+    def build() -> Any:
+        config = getattr(transformers, f"{kind}Config")(
+            vision_config=VISION | {"image_size": 32, "patch_size": 4},
+            text_config=TEXT | {"model_type": "llama"},
+            image_token_id=IMAGE, scale_factor=2, pad_token_id=0,
+        )  # fmt: skip
+        return getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+
+    return Family(name, build, "model.text_model", MARKED, _nothing, extra=_by_row("pixel_values", 3, 32, 32))
+
+
+@register
+def idefics3() -> Family:
+    return _idefics3("idefics3", "Idefics3")
+
+
+@register
+def smolvlm() -> Family:
+    return _idefics3("smolvlm", "SmolVLM")
+
+
+_ROWS_OF_FOUR = (*((*(IMAGE,) * 4, BREAK) * 3), *(IMAGE,) * 4, END)
+
+
+@register
+def mistral3() -> Family:
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig, PixtralVisionConfig
+
+    def build() -> Any:
+        vision = PixtralVisionConfig(**VISION, image_size=32, patch_size=4)
+        config = Mistral3Config(
+            vision_config=vision, text_config=MistralConfig(**TEXT, sliding_window=20), image_token_index=IMAGE,
+            spatial_merge_size=2,
+        )  # fmt: skip
+        return Mistral3ForConditionalGeneration(config)
+
+    return Family("mistral3", build, "model.language_model", _ROWS_OF_FOUR, _sized)
+
+
+@register
+def pixtral() -> Family:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, PixtralVisionConfig
+
+    def build() -> Any:
+        vision = PixtralVisionConfig(**VISION, image_size=32, patch_size=8)
+        config = LlavaConfig(
+            vision_config=vision, text_config=MistralConfig(**TEXT, sliding_window=None), image_token_index=IMAGE,
+            vision_feature_layer=-1, vision_feature_select_strategy="full",
+        )  # fmt: skip
+        return LlavaForConditionalGeneration(config)
+
+    return Family("pixtral", build, "model.language_model", _ROWS_OF_FOUR, _sized)
+
+
+_QFORMER = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "encoder_hidden_size": 16, "vocab_size": 32, "max_position_embeddings": 64,
+}  # fmt: skip
+_BLIP_VISION = VISION | {"image_size": 32, "patch_size": 8}
+
+
+@register
+def instructblip() -> Family:
+    from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
+
+    def build() -> Any:
+        config = InstructBlipConfig(
+            vision_config=_BLIP_VISION, qformer_config=_QFORMER, text_config=TEXT | {"model_type": "llama"},
+            num_query_tokens=8, image_token_index=IMAGE,
+        )  # fmt: skip
+        return InstructBlipForConditionalGeneration(config)
+
+    def question(ids: Tensor, rows: Sequence[Row]) -> dict[str, Tensor]:
+        return {"qformer_input_ids": torch.tensor([[3, 4, 5]] * len(rows))}
+
+    return Family(
+        "instructblip", build, "language_model.model", (IMAGE,) * 8, stacked(3, 32, 32), rows=SINGLE, extra=question,
+        runner="language_model",
+    )  # fmt: skip
+
+
+@register
+def blip2() -> Family:
+    from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+    def build() -> Any:
+        text = {
+            "model_type": "opt", "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "vocab_size": TEXT["vocab_size"], "max_position_embeddings": 256, "word_embed_proj_dim": 32, **IDS,
+        }  # fmt: skip
+        config = Blip2Config(
+            vision_config=_BLIP_VISION, qformer_config=_QFORMER, text_config=text, num_query_tokens=8,
+            image_token_index=IMAGE,
+        )  # fmt: skip
+        return Blip2ForConditionalGeneration(config)
+
+    return Family(
+        "blip2", build, "language_model.model.decoder", (IMAGE,) * 8, stacked(3, 32, 32), rows=SINGLE,
+        runner="language_model",
+    )  # fmt: skip
+
+
+@register
+def mllama() -> Family:
+    from transformers import MllamaConfig, MllamaForConditionalGeneration
+
+    def build() -> Any:
+        vision = {
+            "hidden_size": 16, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2,
+            "intermediate_size": 32, "vision_output_dim": 32, "image_size": 32, "patch_size": 8, "max_num_tiles": 2,
+            "intermediate_layers_indices": [0], "supported_aspect_ratios": [[1, 1], [1, 2]],
+        }  # fmt: skip
+        text = TEXT | {"cross_attention_layers": [1, 3]}
+        return MllamaForConditionalGeneration(
+            MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
+        )
+
+    def extra(ids: Tensor, rows: Sequence[Row]) -> dict[str, Tensor]:
+        values = _by_row("pixel_values", 2, 3, 32, 32)(ids, rows)["pixel_values"]
+        there = torch.tensor([[j < sum(t < 0 for t in row) for j in range(values.shape[1])] for row in rows])
+        seen = (ids == IMAGE).cumsum(-1)[..., None] > torch.arange(values.shape[1])
+        return {
+            "pixel_values": values,
+            "aspect_ratio_ids": torch.where(there, 2, 0),
+            "aspect_ratio_mask": torch.stack([torch.ones_like(there), there], -1).long(),
+            "cross_attention_mask": (seen & there[:, None])[..., None].expand(-1, -1, -1, 2).long(),
+        }
+
+    def grow(grown: dict[str, Tensor], tokens: Tensor) -> dict[str, Tensor]:
+        mask = grown["cross_attention_mask"]
+        longer = torch.cat([mask, mask[:, -1:].expand(-1, tokens.shape[1], -1, -1)], dim=1)
+        return grown | {"cross_attention_mask": longer}
+
+    return Family("mllama", build, "model.language_model", (IMAGE,), _nothing, extra=extra, grow=grow)
+
+
+@register
+def glm4v() -> Family:
+    from transformers import Glm4vConfig, Glm4vForConditionalGeneration
+
+    def build() -> Any:
+        vision = {
+            "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "patch_size": 4, "image_size": 32,
+            "out_hidden_size": 32, "spatial_merge_size": 2, "temporal_patch_size": 1,
+        }  # fmt: skip
+        ids = {"image_start_token_id": START, "image_end_token_id": END, "image_token_id": IMAGE, "video_token_id": 105}
+        return Glm4vForConditionalGeneration(Glm4vConfig(text_config=TEXT | MROPE, vision_config=vision, **ids))
+
+    return Family(
+        "glm4v", build, "model.language_model", MARKED, patches(8, 8, 48), typed=(("mm_token_type_ids", 0, 1, 0),)
+    )
+
+
+@register
+def deepseek_vl() -> Family:
+    from transformers import DeepseekVLConfig, DeepseekVLForConditionalGeneration, LlamaConfig, SiglipVisionConfig
+
+    def build() -> Any:
+        vision = SiglipVisionConfig(**VISION, image_size=32, patch_size=8)
+        return DeepseekVLForConditionalGeneration(
+            DeepseekVLConfig(vision_config=vision, text_config=LlamaConfig(**TEXT), image_token_id=IMAGE)
+        )
+
+    return Family("deepseek_vl", build, "model.language_model", MARKED, stacked(3, 32, 32))
+
+
+@register
+def llama4() -> Family:
+    from transformers import Llama4Config, Llama4ForConditionalGeneration
+
+    def build() -> Any:
+        vision = VISION | {
+            "image_size": 32, "patch_size": 4, "intermediate_size": 64, "vision_output_dim": 64,
+            "projector_input_dim": 64, "projector_output_dim": 64, "pixel_shuffle_ratio": 0.5,
+        }  # fmt: skip
+        text = TEXT | {
+            "head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 2, "attention_chunk_size": 16,
+            "no_rope_layers": [1, 1, 1, 0],
+        }  # fmt: skip
+        return Llama4ForConditionalGeneration(
+            Llama4Config(
+                vision_config=vision, text_config=text, image_token_index=IMAGE, boi_token_index=START,
+                eoi_token_index=END,
+            )
+        )  # fmt: skip
+
+    return Family("llama4", build, "language_model.model", MARKED, stacked(3, 32, 32))
+
+
+@register
+def phi4_multimodal() -> Family:
+    from transformers import Phi4MultimodalConfig, Phi4MultimodalForCausalLM
+
+    def build() -> Any:
+        vision = VISION | {"image_size": 32, "patch_size": 4, "crop_size": 32, "image_token_id": IMAGE}
+        audio = {
+            "hidden_size": 16, "intermediate_size": 16, "num_blocks": 1, "num_attention_heads": 2, "input_size": 8,
+            "ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16, "nemo_conv_channels": 16,
+            "audio_token_id": BREAK,
+        }  # fmt: skip
+        return Phi4MultimodalForCausalLM(Phi4MultimodalConfig(**TEXT, vision_config=vision, audio_config=audio))
+
+    def pixels(numbers: Sequence[int]) -> dict[str, Tensor]:
+        return {
+            "image_pixel_values": torch.stack([picture(n, 2, 3, 32, 32) for n in numbers]),
+            "image_sizes": torch.tensor([[32, 32]] * len(numbers)),
+            "image_attention_mask": torch.ones(len(numbers), 2, 8, 8),
+        }
+
+    return Family("phi4_multimodal", build, "model", (IMAGE,) * 41, pixels)
