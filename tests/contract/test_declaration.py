@@ -6,10 +6,10 @@ from dataclasses import fields
 import pytest
 
 from grounddecode import registry
-from tests.engines.cases import CASES
+from tests.engines.cases import EVERY_CASE
 
 NAMES = registry.names()
-METHODS = [registry.create(name) for name in NAMES] + [method for case in CASES for method in case.methods]
+METHODS = [registry.create(name) for name in NAMES] + [method for case in EVERY_CASE for method in case.methods]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,4 +57,4 @@ def test_each_method_has_a_switch_and_its_default_is_on(name: str) -> None:
 
 
 def test_every_method_has_a_case_with_a_dense_oracle() -> None:
-    assert {method.name for case in CASES for method in case.methods} == set(NAMES)
+    assert {method.name for case in EVERY_CASE for method in case.methods} == set(NAMES)

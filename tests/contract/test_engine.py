@@ -14,7 +14,7 @@ from transformers import LogitsProcessor
 from grounddecode import ground, registry
 from grounddecode.method import Method
 from tests import zoo
-from tests.engines.cases import CASES, Case
+from tests.engines.cases import EVERY_CASE, Case
 from tests.footprint import footprint
 
 STEPS = 5
@@ -25,7 +25,7 @@ NEUTRAL = [
     for field in fields(registry.method_class(name))
     if "neutral" in field.metadata
 ]
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_case = pytest.mark.parametrize("case", EVERY_CASE, ids=lambda case: case.name)
 
 
 def generate(model: Any, inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, Tensor]:

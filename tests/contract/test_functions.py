@@ -12,13 +12,13 @@ from torch import Tensor
 
 from grounddecode.method import Method, Needs
 from grounddecode.view import Candidates, Phase, StepView, VisionView
-from tests.engines.cases import CASES
+from tests.engines.cases import EVERY_CASE
 
 # all sizes differ, so that the dimension of the rows is known by its size
 ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7, 8, 9, 13
 IMAGE_STARTS = (2, 5, 3, 0, 4)
 PROMPT = 18
-METHODS = list(dict.fromkeys(method for case in CASES for method in case.methods))
+METHODS = list(dict.fromkeys(method for case in EVERY_CASE for method in case.methods))
 
 
 def view(seed: int, state: Any = None) -> StepView:
