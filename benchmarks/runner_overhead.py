@@ -4,7 +4,8 @@
 
 The bare loop holds its pictures in memory and throws its answers away. The runner opens pictures, writes every batch
 with fsync, and tells how far it is. Both take turns, `--repeats` times, each turn in another order; the figure is the
-ratio of the quickest turns, which other work on the machine disturbs least (medians stand beside). `whole` is all that `bench` does once a model is loaded: samples, answers, scores, intervals.
+ratio of the quickest turns, which other work on the machine disturbs least (medians stand beside). `whole` is all that
+`bench` does once a model is loaded: samples, answers, scores, intervals.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,9 +48,8 @@ def load(folder: Path, n: int, workers: int = 1) -> Corpus:
 
 def _render(base: Path, n: int, workers: int) -> None:
     base.mkdir(parents=True, exist_ok=True)
-    images = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        base / "images.npy", mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE, 3)
-    )
+    open_memmap: Any = np.lib.format.open_memmap  # typed from numpy 2.4 on only
+    images = open_memmap(base / "images.npy", mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE, 3))
     category, colour = np.empty((n, PATCHES), np.uint8), np.empty((n, PATCHES), np.uint8)
     scenes: list[Scene] = []
     with Pool(workers) as pool:
