@@ -12,9 +12,9 @@ from grounddecode import registry
 from grounddecode.engines.hf.arming import arm, disarm
 
 if TYPE_CHECKING:
-    from grounddecode.calibration import Calibration
     from transformers import PreTrainedModel
 
+    from grounddecode.calibration import Calibration
     from grounddecode.method import Method
     from grounddecode.trace import Trace
 
