@@ -71,7 +71,8 @@ def legend(metrics: Mapping[str, Any]) -> str:
     return (
         f"In percent, {captions} captions and {questions} questions of each kind. Small print: greedy's 95 % interval, "
         "then the difference from greedy with its paired interval, bold where that is for sure better or worse. "
-        "`greedy cut to` a method: greedy's captions cut to as many words as the method's, the control for merely saying less. "
+        "`greedy cut to` a method: greedy's captions cut to as many words as the method's, the control for merely "
+        "saying less. "
         f"Measured with torch {versions['torch']}, transformers {versions['transformers']}, {hardware['cores']} CPU "
         f"cores, by\n\n```sh\n{run['command']}\n```"
     )
