@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,17 +60,18 @@ class RowGradients:
     parameters are left alone, and all candidates share one batched backward pass that never enters the unembedding.
     """
 
-    def __init__(self, name: str, targets: tuple[int, ...]) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.targets = targets
-        self.lowest = min(targets)
+        self._proven = False
         self._graph: _Graph | None = None
         self._recording = False
         self._fresh: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of the newest token, in the graph
         self._replay = PromptReplay(name)
 
     # -- attach ----------------------------------------------------------------------------------------------------
-    def attach(self, session: Session) -> None:
+    def attach(self, session: Session, targets: tuple[int, ...]) -> None:
+        """`targets`: target layers, ascending. Raises ValueError for a model that gradients cannot be taken through."""
+        self.targets, self.lowest = targets, targets[0]
         model = session.model
         upper = [layer for layer in session.decoder.layers if layer.index >= self.lowest]
         kind = type(model).__name__
@@ -182,14 +184,26 @@ class RowGradients:
         outputs = [graph.targets[layer].output for layer in self.targets]
         backward = functools.partial(torch.autograd.grad, hidden, outputs, retain_graph=True)
         try:
-            deltas = torch.vmap(lambda given: backward(grad_outputs=given))(start.transpose(0, 1)[:, :, None])
-        except (RuntimeError, NotImplementedError) as error:
+            with self._strict():
+                deltas = torch.vmap(lambda given: backward(grad_outputs=given))(start.transpose(0, 1)[:, :, None])
+        except (RuntimeError, NotImplementedError, UserWarning) as error:
             raise ValueError(
                 f"{self.name}: gradients do not flow through the upper layers of this model "
                 f"({str(error).strip().partition(chr(10))[0]}), load it without quantised or fused layers"
             ) from error
         found = zip(self.targets, deltas, strict=True)
         return [self._row(graph.targets[layer], delta) for layer, delta in found]
+
+    @contextmanager
+    def _strict(self) -> Iterator[None]:
+        """The first time, an operator that torch would skip in silence is an error."""
+        if self._proven:
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*autograd kernel was not registered")
+            yield
+        self._proven = True
 
     def _row(self, target: _Target, delta: Tensor) -> RowSaliency:
         """|A * <V, delta>| averaged over heads; delta (K, B, 1, H, Dv) is the gradient of the attention output."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.session import Forward
     from grounddecode.engines.hf.step import Step
 
+_BEAMS = "saliency cannot follow beams, set num_beams=1"
 _DECIDERS = Needs.LOGITS | Needs.SECOND_STREAM | Needs.CANDIDATES
 
 
@@ -49,6 +50,7 @@ class _Recorder(_Quiet):
 
     def __init__(self, layers: Any) -> None:
         self._scorer = SGRS(layers=layers)
+        self._gradients = RowGradients("saliency")
         self._view: StepView | None = None
         self.maps: list[Tensor] = []
         self.coherence: list[Tensor] = []
@@ -56,8 +58,7 @@ class _Recorder(_Quiet):
 
     def attach(self, session: Session) -> None:
         self.layers = self._scorer.target_layers(session.decoder.n_layers)
-        self._gradients = RowGradients("saliency", self.layers)
-        self._gradients.attach(session)
+        self._gradients.attach(session, self.layers)
 
     def finish(self) -> None:
         self._gradients.release()
@@ -69,7 +70,7 @@ class _Recorder(_Quiet):
             raise ValueError("saliency cannot follow drafted tokens, switch assisted decoding off")
         if step.phase is Phase.PROMPT and not step.completes_prompt:
             return forward(kwargs)
-        step.sequence.fixed = "saliency cannot follow beams, set num_beams=1"
+        step.sequence.fixed = _BEAMS
         output = self._gradients.run(step, kwargs, forward)
         self._view = step.last_view(output.logits.device)
         return output
@@ -79,6 +80,8 @@ class _Recorder(_Quiet):
         view = self._view
         if view is not None:
             token = input_ids[:, -1:]
+            if len(token) != len(view.slots):
+                raise ValueError(_BEAMS)
             layers = [layer.to(token.device) for layer in self._gradients.saliency(token)]
             whole = [_on_sequence(layer, len(view.keys)) for layer in layers]
             self.maps.append(torch.stack(whole).mean(dim=0).cpu())

@@ -39,12 +39,12 @@ class Rejection:
                     f"({method.name} composes with attention edits such as locore)"
                 )
         self._session: Session | None = None
+        self._gradients = RowGradients(method.name)
         self._state: Any = None
 
     def attach(self, session: Session) -> None:
         self._session = session
-        self._gradients = RowGradients(self.method.name, self.method.target_layers(session.decoder.n_layers))
-        self._gradients.attach(session)
+        self._gradients.attach(session, self.method.target_layers(session.decoder.n_layers))
 
     def detach(self) -> None:
         self._session = None
@@ -55,8 +55,7 @@ class Rejection:
 
     def finish(self) -> None:
         self._state = None
-        if self._session is not None:
-            self._gradients.release()
+        self._gradients.release()
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         name = self.method.name
