@@ -3,9 +3,10 @@
     python -m benchmarks.runner_overhead --out benchmarks/results/runner_overhead.json
 
 The bare loop holds its pictures in memory and throws its answers away. The runner opens pictures, writes every batch
-with fsync, and tells how far it is. Both take turns, `--repeats` times, each turn in another order; the figure is the
-ratio of the quickest turns, which other work on the machine disturbs least (medians stand beside). `whole` is all that
-`bench` does once a model is loaded: samples, answers, scores, intervals.
+with fsync, and tells how far it is. `whole` is all that `bench` does once a model is loaded: samples, answers, scores,
+intervals. They take turns, `--repeats` times, each turn in another order; `ratio` is that of the quickest turns, which
+other work on the machine disturbs least, medians stand beside it. `own_share` measures the same without that noise:
+what the runner takes with an engine that answers at once, over the time of the bare loop.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from grounddecode.engines.base import Decoding, Request, open_engine
+from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
 from grounddecode.evaluate.answering import Answering
 from grounddecode.evaluate.batches import batches, units
 from grounddecode.evaluate.benchmarks import Wanted, load
@@ -35,6 +36,28 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     clock, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - clock, time.process_time() - processor
+
+
+class Parrot:
+    """Gives the answers of an engine again, at once."""
+
+    name = "hf"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.said: dict[str, Response] = {}
+
+    def describe(self) -> dict[str, object]:
+        return self.engine.describe()
+
+    def generate(self, requests, decoding, methods=()):
+        asked = [request for request in requests if request.sample_id not in self.said]
+        if asked:
+            self.said |= {response.sample_id: response for response in self.engine.generate(asked, decoding, methods)}
+        return [self.said[request.sample_id] for request in requests]
+
+    def close(self) -> None:
+        self.engine.close()
 
 
 def request(sample: Sample) -> Request:
@@ -67,30 +90,35 @@ def main() -> None:
         for group, asked in zip(groups, requests, strict=True):
             engine.generate(asked, Decoding(max_new_tokens=group[0].first.max_new_tokens))
 
-    def runner() -> None:
+    def runner(engine: Engine = engine) -> None:
         with tempfile.TemporaryDirectory() as out, RunFolder(out) as folder:
             device = str(engine.describe()["device"])
             answering = Answering(engine, folder, plans(["greedy"]), 0, args.batch_size, device, lambda progress: None)
             answering.answer(todo, {"greedy": set()})
 
-    def whole() -> None:
+    def whole(engine: Engine = engine) -> None:
         with tempfile.TemporaryDirectory() as out:
             bench(args.model, out, benchmarks=names, limit=args.limit, batch_size=args.batch_size, opened=engine)
 
+    parrot = Parrot(engine)
     ways = {"bare": bare, "runner": runner, "whole": whole}
-    bare()  # warms up
+    idle = {"runner": lambda: runner(parrot), "whole": lambda: whole(parrot)}
+    for work in idle.values():
+        work()  # warms up, and fills the parrot
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(args.repeats):
         order = list(ways)[turn % 3 :] + list(ways)[: turn % 3]
         for name in order:
             times[name].append(timed(ways[name]))
             print(f"{name:7} {times[name][-1][0]:7.2f} s, {times[name][-1][1]:7.2f} s of processor", file=sys.stderr)
+    alone = {name: [timed(work) for _ in range(args.repeats)] for name, work in idle.items()}
     result = {**provenance(), "samples": len(todo), "batches": len(groups), "repeats": args.repeats}
     for label, of in (("least", min), ("median", statistics.median)):
         found = {name: [of(column) for column in zip(*times[name], strict=True)] for name in ways}
         result[label] = {
             "seconds": {name: found[name][0] for name in ways},
             "processor_seconds": {name: found[name][1] for name in ways},
+            "own_share": {name: of(turn[0] for turn in alone[name]) / found["bare"][0] for name in idle},
             "ratio": {name: found[name][0] / found["bare"][0] for name in ("runner", "whole")},
             "processor_ratio": {name: found[name][1] / found["bare"][1] for name in ("runner", "whole")},
         }

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +31,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> dict[str, Any] | None:
     """The commit of a checkout that this package runs from and whether its files differ from it; else None."""
     here = Path(__file__).resolve()
