@@ -128,6 +128,6 @@ def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool)
         from grounddecode.evaluate.compare import compare as side_by_side
 
         write_line(side_by_side([out]).text().rstrip("\n"))
-        write_line(f"\nrun folder: {out}" + (f" ({failed} samples failed)" if failed else ""))
+        write_line(f"\nrun folder: {out}" + (f" (failed samples: {failed})" if failed else ""))
     if failed and not allow_errors:
         raise typer.Exit(1)

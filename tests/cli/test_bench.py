@@ -11,6 +11,7 @@ import pytest
 
 from grounddecode.cli import main
 from grounddecode.cli.bench import _names
+from grounddecode.lab import dataset
 from tests.cli.conftest import Run, assert_sentence
 
 SMALL = ["--model", "lab", "--limit", "3", "--max-new-tokens", "12", "--batch-size", "6"]
@@ -148,6 +149,20 @@ def test_a_folder_that_is_no_run_is_one_sentence(
 def test_a_report_where_nothing_can_be_written(grounddecode: Run, run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     assert_sentence(grounddecode("report", run, "--out", tmp_path / "file"), str(tmp_path / "file"))
+
+
+def test_failed_samples_leave_with_one(grounddecode: Run, tmp_path: Path) -> None:
+    dataset.write(tmp_path / "data", "evaluation", 3)
+    broken = sorted((tmp_path / "data" / "images").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:200])
+    command = ["bench", *SMALL, "--benchmarks", "chair", "--data", tmp_path / "data", "--out", tmp_path / "run"]
+    done = grounddecode(*command)
+    assert done.returncode == 1, done.stderr
+    assert "failed samples: 1" in done.stdout
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["results"]["greedy"]["chair"]["n"] == 2
+    allowed = grounddecode(*command, "--allow-errors", "--json")
+    assert allowed.returncode == 0, allowed.stderr
+    assert json.loads(allowed.stdout)["run"]["n_failed"] == 1
 
 
 def test_commas_divide_methods_but_not_their_settings() -> None:
