@@ -9,6 +9,8 @@ from typing import Any
 
 #: What an engine says about itself that the answers depend on.
 ENGINE_FACTS = ("engine", "model", "class", "dtype", "attention", "url")
+#: What differs because something else does, and says little by itself.
+_FOLLOWING = ("questions", "plans")
 _MOST = 3  # differences named in a sentence
 
 
@@ -26,6 +28,7 @@ def refuse_others(folder: str, stored: Mapping[str, Any], wanted: Mapping[str, A
     different = [key for key in {**stored, **wanted} if plain(stored.get(key)) != plain(wanted.get(key))]
     if not different:
         return
+    different = [key for key in different if key not in _FOLLOWING] or different
     told = [f"{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}" for key in different[:_MOST]]
     more = f" and {len(different) - _MOST} more" if len(different) > _MOST else ""
     raise ValueError(
