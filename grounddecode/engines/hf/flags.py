@@ -14,7 +14,8 @@ from grounddecode.engines.hf.step import FLAGS, Step
 from grounddecode.method import Method
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.session import Forward, Session
+    from grounddecode.engines.hf.parts import Forward
+    from grounddecode.engines.hf.session import Session
 
 
 class TokenFlags:
@@ -68,7 +69,8 @@ class TokenFlags:
 def _append(known: Tensor | None, new: Tensor, step: Step) -> Tensor:
     if known is None or not step.past:
         return new
-    return torch.cat([known[:, : step.past].to(new.device), new], dim=1)
+    kept = known if known.shape[1] == step.past else known[:, : step.past]
+    return torch.cat([kept.to(new.device), new], dim=1)
 
 
 def _source(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> int:

@@ -18,7 +18,8 @@ from grounddecode.engines.hf.lastrow import LastRowCall, times_matrix
 from grounddecode.engines.hf.replay import PromptReplay
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.session import Forward, Session
+    from grounddecode.engines.hf.parts import Forward
+    from grounddecode.engines.hf.session import Session
     from grounddecode.engines.hf.step import Step
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.calibration import Calibration
-    from grounddecode.engines.hf.session import Forward
+    from grounddecode.engines.hf.parts import Forward
     from grounddecode.engines.hf.step import Step
 
 _BEAMS = "saliency cannot follow beams, set num_beams=1"

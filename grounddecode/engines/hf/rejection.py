@@ -15,7 +15,8 @@ from grounddecode.methods.sgrs import SGRS
 from grounddecode.view import Candidates, Judgement, Phase
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.session import Forward, Session
+    from grounddecode.engines.hf.parts import Forward
+    from grounddecode.engines.hf.session import Session
     from grounddecode.view import StepView
 
 CHOSEN = 1e4  # logit of the chosen token: nothing competes with it, and half precision can hold it

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, cat
 
 from grounddecode.calibration import known
 from grounddecode.engines.hf import interface
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layer
+from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys
+from grounddecode.engines.hf.parts import Forward, Part, parts_for, through
 from grounddecode.engines.hf.step import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
@@ -24,28 +26,7 @@ if TYPE_CHECKING:
     from grounddecode.trace import Trace
 
 OWNER = "_grounddecode_session"  # instance attribute of a model that has an open session
-Forward = Callable[[dict[str, Any]], Any]
 _CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
-
-
-class Part(Protocol):
-    """A piece of the engine that serves one need: a second stream, token flags, gradients."""
-
-    def attach(self, session: Session) -> None: ...
-
-    def detach(self) -> None: ...
-
-    def begin(self, step: Step) -> None:
-        """Before every forward pass."""
-        ...
-
-    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
-        """Around every forward pass: call `forward(kwargs)` and return its output, changed or not."""
-        ...
-
-    def finish(self) -> None:
-        """After a `generate` call, and when the session ends."""
-        ...
 
 
 class Session:
@@ -65,13 +46,14 @@ class Session:
         trace: Trace | None = None,
         parts: Sequence[Part] = (),
     ) -> None:
-        self.model = model
+        self.model: PreTrainedModel = getattr(model, "_orig_mod", model)  # inside what torch.compile(model) returns
+        self._given = model
         self.trace = trace
-        self.decoder: Decoder = find_decoder(model)
-        self.methods = _calibrated(model, methods, calibration)
+        self.decoder: Decoder = find_decoder(self.model)
+        self.methods = _calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
         self.step: Step | None = None
-        self.parts: tuple[Part, ...] = (*_parts(self.methods), *parts)
+        self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
         self._prompt: Tensor | None = None  # ids of the running `generate` call
         self._padding: Tensor | None = None  # its attention mask
         self._sequence: Sequences | None = None
@@ -125,7 +107,7 @@ class Session:
             if not layer.cross:
                 self.replace(layer.module, interface.STATE, self._handler(self._plan(layer.index)))
         self.replace(self.model, "generate", self._wrapped_generate())
-        self.replace(decoder.runner, "forward", self._wrapped_forward())
+        self.replace(decoder.runner, "forward", uncompiled(self._given, self._wrapped_forward()))
         for name in _CONTINUOUS_BATCHING:
             if hasattr(self.model, name):  # it would swallow what the attention function raises
                 self.replace(self.model, name, self._refuse_continuous_batching)
@@ -176,7 +158,7 @@ class Session:
             self._prompt, self._sequence = ids, None
             self._padding = loose.get("attention_mask")
             try:
-                return original(*args, **kwargs)
+                return original(*args, **disable_compile(self.model, kwargs))
             finally:
                 self._finish()
 
@@ -212,7 +194,7 @@ class Session:
             forward = original
             for part in reversed(self.parts):
                 part.begin(step)
-                forward = functools.partial(_through, part, step, forward)
+                forward = functools.partial(through, part, step, forward)
             output = forward(kwargs)
             self._check_layers(step)
             self._adjust(step, output)
@@ -288,7 +270,7 @@ class Session:
         last = logits[:, -1]
         for method in acting:
             last = method.adjust_logits(last, view)
-        output.logits = last[:, None] if logits.shape[1] == 1 else _with_last(logits, last)
+        output.logits = cat([logits[:, :-1], last[:, None]], dim=1)
 
 
 class _Missing:
@@ -298,19 +280,9 @@ class _Missing:
 _MISSING = _Missing()
 
 
-def _through(part: Part, step: Step, forward: Forward, kwargs: dict[str, Any]) -> Any:
-    return part.run(step, kwargs, forward)
-
-
 def _has_images(kwargs: dict[str, Any]) -> bool:
     names = [name for name, value in kwargs.items() if value is not None]
     return any(name in ("mm_encoder_outputs", "inputs_embeds") or "pixel" in name for name in names)
-
-
-def _with_last(logits: Tensor, last: Tensor) -> Tensor:
-    changed = logits.clone()
-    changed[:, -1] = last
-    return changed
 
 
 def _calibrated(
@@ -322,33 +294,3 @@ def _calibrated(
     else:
         calibration.check(model.config)
     return tuple(m.calibrated(calibration) for m in methods if not m.is_neutral())
-
-
-def _parts(methods: Sequence[Method]) -> tuple[Part, ...]:
-    """The parts that the methods' needs ask for, outermost first."""
-    parts: list[Part] = []
-    streams = [m for m in methods if Needs.SECOND_STREAM in m.active_needs()]
-    if len(streams) > 1:
-        raise ValueError(f"{streams[0].name} and {streams[1].name} both need a second stream, use one of them")
-    if streams:
-        from grounddecode.engines.hf.streams import SecondStream
-
-        parts.append(SecondStream(streams[0]))
-    flagging = [m for m in methods if Needs.TOKEN_FLAGS in m.active_needs()]
-    if len(flagging) > 1:
-        raise ValueError(f"{flagging[0].name} and {flagging[1].name} both flag tokens, use one of them")
-    if flagging:
-        from grounddecode.engines.hf.flags import TokenFlags
-
-        parts.append(TokenFlags(flagging[0]))
-    looking = [m for m in methods if Needs.VISION_ATTENTION in m.active_needs()]
-    if looking:
-        from grounddecode.engines.hf.vision import VisionAttention
-
-        parts.append(VisionAttention(looking[0].name))
-    judging = [m for m in methods if Needs.CANDIDATES in m.active_needs()]
-    if judging:
-        from grounddecode.engines.hf.rejection import Rejection
-
-        parts.append(Rejection(judging[0], methods))
-    return tuple(parts)

@@ -14,7 +14,8 @@ from grounddecode.method import Method
 from grounddecode.view import ImageEdit, Phase
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.session import Forward, Session
+    from grounddecode.engines.hf.parts import Forward
+    from grounddecode.engines.hf.session import Session
 
 _NOT_ROWS = {"cache_position", "logits_to_keep", "past_key_values"}  # kwargs whose first dimension is no batch row
 

@@ -16,7 +16,8 @@ from grounddecode.engines.hf.step import Sequence, Step
 from grounddecode.view import Phase, VisionView
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.session import Forward, Session
+    from grounddecode.engines.hf.parts import Forward
+    from grounddecode.engines.hf.session import Session
 
 # How many patches in height and width one image token stands for, of the families whose tokens are windows of patches
 # in reading order. In others (tiles with separators, resamplers, windows shuffled on the way) patches name no token.

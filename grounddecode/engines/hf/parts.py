@@ -1,0 +1,68 @@
+"""Parts: pieces of the Hugging Face engine that each serve one need of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from grounddecode.engines.hf.step import Step
+from grounddecode.method import Method, Needs
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.session import Session
+
+Forward = Callable[[dict[str, Any]], Any]
+
+
+class Part(Protocol):
+    """A piece of the engine that serves one need: a second stream, token flags, gradients."""
+
+    def attach(self, session: Session) -> None: ...
+
+    def detach(self) -> None: ...
+
+    def begin(self, step: Step) -> None:
+        """Before every forward pass."""
+        ...
+
+    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        """Around every forward pass: call `forward(kwargs)` and return its output, changed or not."""
+        ...
+
+    def finish(self) -> None:
+        """After a `generate` call, and when the session ends."""
+        ...
+
+
+def parts_for(methods: Sequence[Method]) -> tuple[Part, ...]:
+    """The parts that the methods' needs ask for, outermost first."""
+    parts: list[Part] = []
+    streams = [m for m in methods if Needs.SECOND_STREAM in m.active_needs()]
+    if len(streams) > 1:
+        raise ValueError(f"{streams[0].name} and {streams[1].name} both need a second stream, use one of them")
+    if streams:
+        from grounddecode.engines.hf.streams import SecondStream
+
+        parts.append(SecondStream(streams[0]))
+    flagging = [m for m in methods if Needs.TOKEN_FLAGS in m.active_needs()]
+    if len(flagging) > 1:
+        raise ValueError(f"{flagging[0].name} and {flagging[1].name} both flag tokens, use one of them")
+    if flagging:
+        from grounddecode.engines.hf.flags import TokenFlags
+
+        parts.append(TokenFlags(flagging[0]))
+    looking = [m for m in methods if Needs.VISION_ATTENTION in m.active_needs()]
+    if looking:
+        from grounddecode.engines.hf.vision import VisionAttention
+
+        parts.append(VisionAttention(looking[0].name))
+    judging = [m for m in methods if Needs.CANDIDATES in m.active_needs()]
+    if judging:
+        from grounddecode.engines.hf.rejection import Rejection
+
+        parts.append(Rejection(judging[0], methods))
+    return tuple(parts)
+
+
+def through(part: Part, step: Step, forward: Forward, kwargs: dict[str, Any]) -> Any:
+    return part.run(step, kwargs, forward)
