@@ -311,7 +311,9 @@ def deepseek_vl() -> Family:
     def build() -> Any:
         vision = SiglipVisionConfig(**VISION, image_size=32, patch_size=8)
         return DeepseekVLForConditionalGeneration(
-            DeepseekVLConfig(vision_config=vision, text_config=LlamaConfig(**TEXT), image_token_id=IMAGE)
+            DeepseekVLConfig(
+                vision_config=vision, text_config=LlamaConfig(**TEXT), image_token_id=IMAGE, tie_word_embeddings=False
+            )
         )
 
     return Family("deepseek_vl", build, "model.language_model", MARKED, stacked(3, 32, 32))

@@ -25,7 +25,8 @@ NEUTRAL = [
     for field in fields(registry.method_class(name))
     if "neutral" in field.metadata
 ]
-every_case = pytest.mark.parametrize("case", EVERY_CASE, ids=lambda case: case.name)
+MAIN = [case for case in EVERY_CASE if case.everywhere or len(case.methods) > 1]
+every_case = pytest.mark.parametrize("case", MAIN, ids=lambda case: case.name)
 
 
 def generate(model: Any, inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
 from grounddecode import AvisC, GroundedModel, LocoRE, ground
-from grounddecode.method import Method
 from tests import zoo
 from tests.dense import Oracle
 from tests.engines.cases import CASES, Case
@@ -19,9 +19,18 @@ from tests.engines.test_families import TOLERANCE, difference, generate
 
 STEPS = 5
 BY_NAME = {case.name: case for case in CASES}
+
+
+def cases_on(*families: str) -> Any:
+    """The main cases on some families, where the method works."""
+    pairs = [(name, case) for name in families for case in MAIN if case.only is None or name in case.only]
+    return pytest.mark.parametrize(("name", "case"), [pytest.param(n, c, id=f"{n}-{c.name}") for n, c in pairs])
+
+
 SOME = [BY_NAME[name] for name in ("locore", "avc-zeros", "avc-mask", "locore+avc")]
 some_cases = pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+MAIN = [case for case in CASES if case.everywhere]
+every_case = pytest.mark.parametrize("case", MAIN, ids=lambda case: case.name)
 
 
 def oracle(name: str, case: Case) -> Oracle:
@@ -44,8 +53,7 @@ def allowed(logits: Tensor) -> Tensor:
     )
 
 
-@every_case
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+@cases_on("llava", "qwen2_5_vl", "gemma3")
 def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
     model, inputs = zoo.model(name), zoo.family(name).batch()
     with ground(model, case.methods):
@@ -55,8 +63,7 @@ def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
     assert torch.equal(static_tokens, tokens)
 
 
-@every_case
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+@cases_on("llava", "qwen2_5_vl", "gemma3")
 def test_without_a_cache(name: str, case: Case) -> None:
     model, inputs = zoo.model(name), zoo.family(name).batch()
     with ground(model, case.methods):
@@ -66,8 +73,7 @@ def test_without_a_cache(name: str, case: Case) -> None:
     assert torch.equal(anew_tokens, tokens)
 
 
-@every_case
-@pytest.mark.parametrize("name", ["llava", "internvl"])
+@cases_on("llava", "internvl")
 @pytest.mark.parametrize("chunk", [5, 11])
 def test_chunked_prefill(name: str, case: Case, chunk: int) -> None:
     """Some versions of transformers drop the images when the prompt is read in chunks; then it is refused."""
@@ -158,8 +164,7 @@ def beam_search(judge: Oracle, inputs: dict[str, Tensor], beams: int, steps: int
     return tokens, scores
 
 
-@every_case
-@pytest.mark.parametrize("name", ["llava", "gemma3"])
+@cases_on("llava", "gemma3")
 def test_beams_equal_a_beam_search_over_the_oracle(name: str, case: Case) -> None:
     model, inputs = zoo.model(name), zoo.family(name).batch()
     options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "max_new_tokens": STEPS}
@@ -229,7 +234,7 @@ def test_assisted_decoding_equals_greedy() -> None:
     assert torch.equal(assisted, expected)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.contrast], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [c for c in MAIN if c.contrast], ids=lambda c: c.name)
 def test_a_second_stream_refuses_drafts(case: Case) -> None:
     with ground(zoo.model("llava"), case.methods), pytest.raises(ValueError, match="switch assisted decoding off"):
         zoo.model("llava").generate(**_repeating(), do_sample=False, max_new_tokens=16, **LOOKUP)
@@ -345,16 +350,57 @@ def test_bfloat16_ranks(case: Case) -> None:
             assert abs(float(row[seen.indices[rank]] - seen.values[rank])) <= 2 * amplification * error
 
 
-@pytest.mark.parametrize("methods", [[LocoRE(beta=3.0)], [AvisC(alpha=1.0)]], ids=["locore", "avc"])
-def test_compiled_forward(methods: list[Method]) -> None:
-    """`model.forward = torch.compile(...)` by the caller: the same numbers."""
+def _compiled_forward(model: Any) -> None:
+    model.forward = torch.compile(model.forward, backend="eager")
+
+
+def _compiled_call(model: Any) -> None:
+    model.compile(backend="eager")
+
+
+def _compiled_layer(model: Any) -> None:
+    zoo.at(model, zoo.family("llava").stack).layers[1].compile(backend="eager")
+
+
+@pytest.mark.parametrize("compiled", [_compiled_forward, _compiled_call, _compiled_layer])
+def test_a_compiled_model_runs_uncompiled_after_one_warning(compiled: Callable[[Any], None]) -> None:
     model, inputs = zoo.fresh("llava"), zoo.family("llava").batch()
+    methods = [LocoRE(beta=3.0), AvisC(alpha=1.0)]
     with ground(model, methods):
         expected, _ = generate(model, inputs)
-    model.forward = torch.compile(model.forward, backend="eager")
-    torch._dynamo.reset()
-    with warnings.catch_warnings(), ground(model, methods):
-        warnings.simplefilter("ignore")
+    compiled(model)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    with pytest.warns(UserWarning, match="runs uncompiled") as caught, ground(model, methods):
         logits, _ = generate(model, inputs)
-    torch._dynamo.reset()
-    assert difference(logits, expected) <= TOLERANCE
+    assert len([w for w in caught if "runs uncompiled" in str(w.message)]) == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert torch.equal(logits, expected)
+
+
+def test_what_torch_compile_returns_can_be_grounded() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    wrapped = torch.compile(model, backend="eager")
+    with ground(model, AvisC(alpha=1.0)), torch.no_grad():
+        expected, _ = generate(model, inputs)
+        first = model(**inputs).logits
+    session = ground(wrapped, AvisC(alpha=1.0))
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        session.__enter__()
+    with torch.no_grad():
+        logits, again = generate(wrapped, inputs)[0], wrapped(**inputs).logits
+    session.__exit__()
+    assert torch.equal(logits, expected)
+    assert torch.equal(again, first)
+
+
+def test_generate_is_kept_from_compiling_by_itself() -> None:
+    from grounddecode.engines.hf.compilation import disable_compile
+
+    class OnGPU:
+        device = torch.device("cuda")
+        generation_config = None
+
+    with pytest.warns(UserWarning, match="does not compile"):
+        assert disable_compile(OnGPU(), {"cache_implementation": "static"})["disable_compile"]
+    assert "disable_compile" not in disable_compile(OnGPU(), {})
+    assert "disable_compile" not in disable_compile(zoo.model("llava"), {"cache_implementation": "static"})
