@@ -26,6 +26,7 @@ class SaliencyRecord:
 
     Attributes:
         tokens: (rows, N) long, the generated tokens; rows that ended are filled up as `generate` does.
+        log_probs: (rows, N) the model's own log-probability of each, before logits processors.
         maps: for token n, (rows, prompt + n) float32: saliency of each key, unit l2 rows averaged over target layers.
         shares: (rows, N, sources): part of the token's saliency mass that lies on each source; they sum to 1.
         sources: "image 1", ..., "prompt" (text, before and behind the image), "output" (earlier tokens).
@@ -37,6 +38,7 @@ class SaliencyRecord:
     """
 
     tokens: Tensor
+    log_probs: Tensor
     maps: tuple[Tensor, ...]
     shares: Tensor
     sources: tuple[str, ...]

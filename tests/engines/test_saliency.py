@@ -76,6 +76,9 @@ def test_recording_changes_nothing() -> None:
     plain = model.generate(**inputs, **options)[:, -STEPS:]
     record = record_saliency(model, inputs, **options)
     assert torch.equal(record.tokens, plain)
+    logits = model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True).logits
+    expected = torch.stack(logits, dim=1).log_softmax(-1).gather(2, plain[..., None])[..., 0]
+    assert torch.allclose(record.log_probs, expected, atol=1e-5)
     assert torch.equal(model.generate(**inputs, **options)[:, -STEPS:], plain)
     torch.manual_seed(3)
     sampled = model.generate(**inputs, max_new_tokens=STEPS, do_sample=True)[:, -STEPS:]

@@ -174,14 +174,21 @@ class RowGradients:
         torch.set_grad_enabled(False)
         return (args[0].detach(), *args[1:])
 
+    @property
+    def logits(self) -> Tensor:
+        """(rows, vocabulary) next-token logits of the recorded step."""
+        if self._graph is None or self._graph.logits is None:
+            raise RuntimeError(f"{self.name}: no step was recorded")
+        return self._graph.logits
+
     # -- backward --------------------------------------------------------------------------------------------------
     def saliency(self, tokens: Tensor) -> list[RowSaliency]:
         """Saliency of the last row for candidate `tokens` (rows, K), one entry a target layer, ascending."""
         graph = self._graph
-        if graph is None or graph.hidden is None or graph.logits is None:
+        if graph is None or graph.hidden is None:
             raise RuntimeError(f"{self.name}: no step was recorded")
         hidden = graph.hidden
-        start = self._unembedding.log_odds_gradients(hidden.detach()[:, 0], graph.logits, tokens)
+        start = self._unembedding.log_odds_gradients(hidden.detach()[:, 0], self.logits, tokens)
         outputs = [graph.targets[layer].output for layer in self.targets]
         backward = functools.partial(torch.autograd.grad, hidden, outputs, retain_graph=True)
         try:

@@ -55,6 +55,7 @@ class _Recorder(_Quiet):
         self.maps: list[Tensor] = []
         self.coherence: list[Tensor] = []
         self.tokens: list[Tensor] = []
+        self.log_probs: list[Tensor] = []
 
     def attach(self, session: Session) -> None:
         self.layers = self._scorer.target_layers(session.decoder.n_layers)
@@ -88,6 +89,7 @@ class _Recorder(_Quiet):
             scores = [self._scorer.score(x.values, x.there, x.keys, view)[:, 0] for x in layers]
             self.coherence.append(torch.stack(scores).mean(dim=0).cpu())
             self.tokens.append(token.cpu())
+            self.log_probs.append(self._gradients.logits.float().log_softmax(dim=-1).gather(1, token).cpu())
             self._view = None
             self._gradients.release()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
@@ -119,6 +121,7 @@ def record(
     sources, shares = _shares(recorder.maps, layout, ids.shape[1])
     return SaliencyRecord(
         tokens=torch.cat(recorder.tokens, dim=1),
+        log_probs=torch.cat(recorder.log_probs, dim=1),
         maps=tuple(recorder.maps),
         shares=shares,
         sources=sources,
