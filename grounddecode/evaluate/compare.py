@@ -133,20 +133,20 @@ def _cell(key: str, numbers: Mapping[str, Any], ci: Mapping[str, Any], versus: M
 
 
 def _sign(shown: Layout, numbers: Mapping[str, Any]) -> str:
-    """What a difference is worth, in words."""
+    """What a difference is worth, in words; better than the control is said only of what is better than greedy too."""
     greedy = numbers.get(BASELINES[GREEDY])
     if not greedy:
         return ""
     first, *others = shown.headlines
     control = numbers.get("vs_control") or numbers.get(BASELINES[SAMPLED])
-    if greedy[first]["verdict"] == "worse":
-        return "- worse than greedy"
-    if control and control[first]["verdict"] == "better":
-        hollow = any(control[key]["verdict"] != "better" for key in others)
-        return "better in repeated mentions only" if hollow else "+ better than the control"
-    if greedy[first]["verdict"] == "better":
-        return "better than greedy only" if control else "better than greedy (no control)"
-    return "= not told apart from greedy"
+    if greedy[first]["verdict"] != "better":
+        return "- worse than greedy" if greedy[first]["verdict"] == "worse" else "= not told apart from greedy"
+    if not control:
+        return "better than greedy (no control)"
+    if control[first]["verdict"] != "better":
+        return "better than greedy only"
+    hollow = any(control[key]["verdict"] != "better" for key in others)
+    return "better in repeated mentions only" if hollow else "+ better than the control"
 
 
 def _caption(title: str, n: int, scored: Mapping[str, Scored]) -> str:

@@ -240,6 +240,20 @@ def test_pope_has_sampling_with_the_cut_for_control(tmp_path: Path) -> None:
     both = write_run(tmp_path / "b", records, ["greedy", "sample+cut", "avc"])
     rows = {row.label: row for row in compare([both]).tables[0].rows}
     assert rows["avc"].sign == "better than greedy only"
+    # The same as greedy is no gain, however bad the control is.
+    worse = [dict(record) for record in records if record["method"] == "sample+cut"]
+    same = [{**record, "method": "same"} for record in records if record["method"] == "greedy"]
+    for at, record in enumerate(worse):
+        record["response"] = "No." if labels[at] == "yes" else "Yes."
+    mixed = [record for record in records if record["method"] != "sample+cut"] + worse + same
+    third = write_run(tmp_path / "c", mixed, ["greedy", "sample+cut", "avc", "same"])
+    signs = {row.label: row.sign for row in compare([third]).tables[0].rows}
+    assert signs == {
+        "greedy": "",
+        "sample+cut": "- worse than greedy",
+        "avc": "+ better than the control",
+        "same": "= not told apart from greedy",
+    }
     assert rows["avc"].cells["accuracy"].value == 1.0
     assert rows["greedy"].cells["yes_ratio"].value == 1.0
 
