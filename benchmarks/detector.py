@@ -5,8 +5,8 @@
 Greedy captions of evaluation scenes; the unit is a mentioned object, its scores are those of the mention's first token,
 and it counts as hallucinated when the scene has no such object (CHAIR's words). A detector is right when a hallucinated
 mention scores lower than a real one. The model's own probability of the token is the baseline every score must beat.
-Late mentions are more often wrong, so each figure comes a second time (`auroc_near`) from pairs of about equal position.
-Nothing is tuned: layers are the default of `SGRS`, first the whole range, then one layer at a time for the record.
+Late mentions are more often wrong, so each figure comes again (`auroc_near`) from pairs of about equal position.
+Nothing is tuned: target layers are the default of `SGRS`; `--each-layer` adds every layer by itself.
 """
 
 from __future__ import annotations

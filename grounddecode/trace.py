@@ -43,10 +43,15 @@ class Trace:
         return (e for e in self.events if e.what == what and method in (None, e.method))
 
     def summary(self) -> dict[str, float]:
-        """Mean of every recorded quantity over steps, layers and rows: `{"avc.contrast": 1.3, ...}`."""
+        """Mean of every recorded quantity over steps, layers and rows: `{"avc.contrast": 1.3, ...}`.
+
+        NaN stands for rows that a method had nothing to say of, such as answers that have ended, and is left out.
+        """
         values: dict[str, list[float]] = defaultdict(list)
         for event in self.events:
-            values[f"{event.method}.{event.what}"].append(float(event.value.mean()))
+            known = event.value[~event.value.isnan()]
+            if known.numel():
+                values[f"{event.method}.{event.what}"].append(float(known.mean()))
         return {name: sum(found) / len(found) for name, found in values.items()}
 
     def to_json(self) -> list[dict[str, Any]]:

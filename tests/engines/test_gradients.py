@@ -237,6 +237,23 @@ def test_trace_reports_rates() -> None:
     assert summary["sgrs.not_scored"] == 0
 
 
+def test_trace_leaves_out_what_is_not_judged() -> None:
+    model, family = zoo.fresh("llava"), zoo.family("llava")
+    inputs = family.batch([family.rows[0], family.rows[2], (1, 5, 6, 7, 8)])
+    with ground(model, SGRS(layers=(1, 2), alpha=0.9)):
+        tokens = model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)[:, -STEPS:]
+    model.generation_config.eos_token_id = int(tokens[0, 2])
+    trace = Trace()
+    with ground(model, SGRS(layers=(1, 2), alpha=0.9, first_step="skip"), trace=trace):
+        model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+    draws = torch.stack([e.value for e in trace.select("draws")])
+    ended = (tokens[:2] == tokens[0, 2]).long().cumsum(1)[:, :-1] > 0
+    assert torch.equal(draws[1:, :2].isnan(), ended.T[: len(draws) - 1])
+    assert bool(draws[:, 2].isnan().all())  # no image
+    assert all(value == value for value in trace.summary().values())
+    assert trace.summary()["sgrs.not_scored"] > 0  # the first step
+
+
 def test_rows_without_an_image_are_left_alone() -> None:
     model, family = zoo.model("llava"), zoo.family("llava")
     inputs = family.batch([family.rows[0], (1, 5, 6, 7, 8)])

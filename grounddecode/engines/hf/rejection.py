@@ -69,11 +69,21 @@ class Rejection:
         step.sequence.fixed = f"{name} chooses tokens itself and cannot follow beams, set num_beams=1"
         seen = step.generated > 0 or self.method.first_step == "accept"
         output = self._gradients.run(step, kwargs, forward) if seen else forward(kwargs)
-        output.logits = self._choose(step, output.logits, seen)
+        output.logits = self._choose(step, output.logits, seen, self._ended(step, kwargs))
         self._gradients.release()
         return output
 
-    def _choose(self, step: Step, logits: Tensor, seen: bool) -> Tensor:
+    def _ended(self, step: Step, kwargs: dict[str, Any]) -> Tensor | None:
+        """Bool (rows,): rows whose answer has ended, told by the end or padding token that they read."""
+        session, ids = self._session, kwargs.get("input_ids")
+        if session is None or ids is None or not step.generated:
+            return None
+        settings = session.model.generation_config
+        known = [x for x in (settings.eos_token_id, settings.pad_token_id) if x is not None]
+        stops = [token for x in known for token in (x if isinstance(x, list) else [x])]
+        return torch.isin(ids[:, -1], torch.tensor(stops, dtype=ids.dtype, device=ids.device))
+
+    def _choose(self, step: Step, logits: Tensor, seen: bool, ended: Tensor | None) -> Tensor:
         last = logits[:, -1]
         probable = last.float().log_softmax(dim=-1).topk(min(self.method.top_k, last.shape[1]), dim=-1)
         uniform = torch.rand(probable.values.shape, device=last.device) if self.method.draw == "sample" else None
@@ -88,7 +98,7 @@ class Rejection:
         view = view.with_(saliency=self._scores(candidates.tokens, view, seen), state=self._state)
         judged = self.method.judge(candidates, view)
         self._state = judged.state
-        self._trace(step, judged, view)
+        self._trace(step, judged, view, ended)
         concerned = view.image_end >= 0
         token = candidates.tokens.gather(1, judged.chosen[:, None])
         raised = last.scatter(1, token, CHOSEN)
@@ -103,8 +113,11 @@ class Rejection:
         layers = [layer.to(tokens.device) for layer in self._gradients.saliency(tokens)]
         return torch.stack([self.method.score(x.values, x.there, x.keys, view) for x in layers]).mean(dim=0)
 
-    def _trace(self, step: Step, judged: Judgement, view: StepView) -> None:
-        """Per row: was the first draw rejected, was there a fallback, how many draws, how salient is the choice."""
+    def _trace(self, step: Step, judged: Judgement, view: StepView, ended: Tensor | None) -> None:
+        """Per row: was the first draw rejected, was there a fallback, how many draws, how salient is the choice.
+
+        NaN for rows that are not judged any more.
+        """
         trace = self._session.trace if self._session is not None else None
         if trace is None or view.saliency is None:
             return
@@ -116,5 +129,6 @@ class Rejection:
             "not_scored": taken.isnan(),
             "saliency": taken,
         }
+        idle = view.image_end < 0 if ended is None else (view.image_end < 0) | ended
         for what, value in values.items():
-            trace.record(step.generated, self.method.name, what, value.float())
+            trace.record(step.generated, self.method.name, what, value.float().masked_fill(idle, torch.nan))
