@@ -174,14 +174,21 @@ def edit_attention(methods: Sequence[Method], scores: Tensor, step: StepView, la
     import torch
 
     acting = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs() and m.acts_on(layer, step.n_layers)]
-    chosen = [step.rows(m.rows)[:, None, None] for m in acting]
-    for method, rows in zip(acting, chosen, strict=True):
-        edited = method.edit_scores(scores, step, layer)
-        scores = scores if edited is scores else torch.where(rows, edited, scores)
+    for method in acting:
+        scores = _on_rows(method, step, method.edit_scores(scores, step, layer), scores)
     weights = torch.softmax(scores, dim=-1)
-    for method, rows in zip(acting, chosen, strict=True):
-        weights = torch.where(rows, _edited_weights(method, weights, step, layer), weights)
+    for method in acting:
+        weights = _on_rows(method, step, _edited_weights(method, weights, step, layer), weights)
     return weights
+
+
+def _on_rows(method: Method, step: StepView, edited: Tensor, plain: Tensor) -> Tensor:
+    """`edited` on the rows that the method concerns, `plain` on the others."""
+    import torch
+
+    if edited is plain or step.every_row:
+        return edited
+    return torch.where(step.rows(method.rows)[:, None, None], edited, plain)
 
 
 def _edited_weights(method: Method, weights: Tensor, step: StepView, layer: int) -> Tensor:

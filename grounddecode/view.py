@@ -74,6 +74,7 @@ class StepView:
     image: Tensor  # (R, T) bool: the key is an image token
     image_end: Tensor  # (R,) long: position of the last image token of the request, -1 without image
     prompt_length: int  # padded prompt length: position of the first generated token
+    every_row: bool = False  # known without a look at the device: every edit concerns every row
     flags: Tensor | None = None  # (R, T) bool: what `flag_tokens` said of each key in this layer
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
     second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step

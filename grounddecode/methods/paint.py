@@ -99,7 +99,8 @@ class PAINT(Method):
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         gain = step.once((self, "gain"), self._gain)
-        return torch.addcmul(scores, gain, scores.abs().nan_to_num(posinf=0.0))
+        size = scores.abs().clamp(max=torch.finfo(scores.dtype).max)  # a masked score is -inf and stays so
+        return torch.addcmul(scores, gain, size)
 
     def second_stream(self, step: StepView) -> ImageEdit:
         return ImageEdit(keep=torch.zeros_like(step.image), scheme="mask")

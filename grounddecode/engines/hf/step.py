@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +38,11 @@ class Sequence:
     def rows(self) -> int:
         return self.image.shape[0]
 
+    @cached_property
+    def all_see(self) -> bool:
+        """Whether every row has an image; one host read a sequence."""
+        return bool(self.image.any(dim=1).all())
+
     @property
     def image_end(self) -> Tensor:
         """(rows,) long: position of the last image token, -1 without image."""
@@ -49,6 +55,7 @@ class Sequence:
             return self
         memory = {key: torch.cat([value, self.twin.memory[key]]) for key, value in self.memory.items()}
         joined = Sequence(self.prompt_length, torch.cat([self.image, self.twin.image]), memory)
+        joined.all_see = self.all_see
         if self.vision is not None:
             joined.vision = self.vision.of_rows(torch.arange(self.rows, device=self.vision.first.device).repeat(2))
         return joined
@@ -156,6 +163,7 @@ class Step:
             image=image.repeat_interleave(count, dim=0) if count > 1 else image,
             image_end=self.image_end.to(device).repeat_interleave(count),
             prompt_length=sequence.prompt_length,
+            every_row=self.phase is Phase.DECODE and sequence.all_see,
             vision=None if sequence.vision is None else sequence.vision.at(at, inside, count),
         )
 
@@ -166,7 +174,7 @@ class Step:
         if known is None:
             return view
         offset = max(0, self.total - keys)
-        flags = known[:, offset : offset + keys].to(device)
+        flags = (known if known.shape[1] == keys else known[:, offset : offset + keys]).to(device)
         if flags.shape[1] < keys:  # a static cache has room for tokens to come
             flags = torch.nn.functional.pad(flags, (0, keys - flags.shape[1]))
         if stop - start > 1:
