@@ -97,6 +97,11 @@ class Contrast:
     lamb: float = 1.0
     scheme: str = "zeros"
 
+    @property
+    def strength(self) -> float:
+        """Weight of the second stream."""
+        return self.alpha
+
     def blind(self, context: Context) -> Tensor:
         """(rows, T) bool, one row and one token at a time."""
         blind = torch.zeros_like(context.image)

@@ -79,6 +79,10 @@ class TextContrast(Contrast):
     cut: float = 0.1
     scheme: str = "mask"
 
+    @property
+    def strength(self) -> float:
+        return self.weight - 1
+
     def blind(self, context: Context) -> Tensor:
         return torch.zeros_like(context.image)
 

@@ -337,7 +337,7 @@ def test_bfloat16_ranks(case: Case) -> None:
     model, half, inputs = zoo.model("llava"), zoo.fresh("llava").bfloat16(), zoo.family("llava").batch()
     lowered = inputs | {"pixel_values": inputs["pixel_values"].bfloat16()}
     error = float((generate(model, inputs)[0][0] - generate(half, lowered)[0][0]).abs().max())
-    amplification = 1 + 2 * max((getattr(m, "alpha", 0.0) for m in case.methods), default=0.0)
+    amplification = 1.0 if case.contrast is None else 1 + 2 * case.contrast.strength
     with ground(model, case.methods):
         exact = generate(model, inputs)[0][0]
     with ground(half, case.methods):
