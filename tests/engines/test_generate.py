@@ -56,6 +56,12 @@ def allowed(logits: Tensor) -> Tensor:
 @cases_on("llava", "qwen2_5_vl", "gemma3")
 def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
     model, inputs = zoo.model(name), zoo.family(name).batch()
+    try:
+        generate(model, inputs, cache_implementation="static", max_new_tokens=2)
+    except IndexError:  # transformers 5.16 with sliding windows: the plain model cannot do it either
+        with ground(model, case.methods), pytest.raises(IndexError):
+            generate(model, inputs, cache_implementation="static")
+        return
     with ground(model, case.methods):
         growing, tokens = generate(model, inputs)
         static, static_tokens = generate(model, inputs, cache_implementation="static")
@@ -135,9 +141,17 @@ def test_sampling_draws_from_the_oracles_distribution(case: Case) -> None:
         assert torch.equal(torch.multinomial(given, 1)[:, 0], tokens[:, step])
 
 
+def rows_for_copies(name: str) -> tuple[zoo.Row, ...]:
+    """Prompts for several sequences each: transformers 5.16 mixes up the pictures of rows that hold two."""
+    model, family = zoo.model(name), zoo.family(name)
+    first, _ = generate(model, family.batch(), max_new_tokens=1)
+    copied, _ = generate(model, family.batch(), max_new_tokens=1, do_sample=True, num_return_sequences=2)
+    return family.rows if difference(copied[:, ::2], first) <= TOLERANCE else zoo.SINGLE
+
+
 @some_cases
 def test_several_sequences_a_prompt(case: Case) -> None:
-    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch(rows_for_copies("llava"))
     torch.manual_seed(6)
     with ground(model, case.methods):
         logits, tokens = generate(model, inputs, do_sample=True, num_return_sequences=3, max_new_tokens=STEPS)
@@ -166,7 +180,7 @@ def beam_search(judge: Oracle, inputs: dict[str, Tensor], beams: int, steps: int
 
 @cases_on("llava", "gemma3")
 def test_beams_equal_a_beam_search_over_the_oracle(name: str, case: Case) -> None:
-    model, inputs = zoo.model(name), zoo.family(name).batch()
+    model, inputs = zoo.model(name), zoo.family(name).batch(rows_for_copies(name))
     options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "max_new_tokens": STEPS}
     with ground(model, case.methods):
         output = model.generate(**inputs, **options, do_sample=False, return_dict_in_generate=True, output_scores=True)
