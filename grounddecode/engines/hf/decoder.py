@@ -40,6 +40,11 @@ class Decoder:
     implementation: str
     image_token_id: int
 
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether some layers mix tokens by something else than attention (Qwen3.5, LFM2)."""
+        return len({layer.index for layer in self.layers}) < self.n_layers
+
 
 def find_decoder(model: PreTrainedModel) -> Decoder:
     """The decoder of `model`.

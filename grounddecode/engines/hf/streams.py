@@ -86,6 +86,10 @@ class SecondStream:
         attention = torch.stack([layer.to(device) for layer in layers])
         view = step.view(row, row + 1, step.total, device).with_(image_attention=attention)
         edit = self.method.second_stream(view)
+        if edit.scheme == "mask" and self._session is not None and self._session.decoder.is_hybrid:
+            raise ValueError(
+                f"{self.method.name}: scheme 'mask' hides keys and some layers of this model have none, use 'zeros'"
+            )
         if self._session is not None and self._session.trace is not None:
             share = edit.keep.sum(dim=-1) / view.image.sum(dim=-1).clamp(min=1)
             self._session.trace.record(step.generated, self.method.name, "kept_share", share)
@@ -210,15 +214,23 @@ def _twice(name: str, value: Any, rows: int) -> Any:
     return torch.cat([value, value]) if value.shape[0] == rows else value
 
 
-def _row_tensors(layer: Any, rows: int) -> list[str]:
-    return [n for n, v in vars(layer).items() if isinstance(v, Tensor) and v.dim() >= 2 and v.shape[0] == rows]
+def _row_tensors(layer: Any, rows: int) -> list[tuple[dict[Any, Any], Any]]:
+    """Where a cache layer keeps tensors of its rows: attributes, or states that recurrent layers keep by number."""
+    holders = [vars(layer), *(value for value in vars(layer).values() if isinstance(value, dict))]
+    return [
+        (holder, key)
+        for holder in holders
+        for key, value in holder.items()
+        if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[0] == rows
+    ]
 
 
 def _join(cache: Any, other: Any, rows: int) -> None:
     """Append the rows of `other` to every layer of `cache`."""
     for mine, theirs in zip(cache.layers, other.layers, strict=True):
-        for name in _row_tensors(mine, rows):
-            setattr(mine, name, torch.cat([getattr(mine, name), getattr(theirs, name)]))
+        others = _row_tensors(theirs, rows)
+        for (holder, key), (other_holder, other_key) in zip(_row_tensors(mine, rows), others, strict=True):
+            holder[key] = torch.cat([holder[key], other_holder[other_key]])
         if hasattr(mine, "max_batch_size"):
             mine.max_batch_size = 2 * rows
 
@@ -226,8 +238,8 @@ def _join(cache: Any, other: Any, rows: int) -> None:
 def _select_rows(cache: Any, rows: int) -> None:
     """Keep the first `rows` rows of a joined cache."""
     for layer in cache.layers:
-        for name in _row_tensors(layer, 2 * rows):
-            setattr(layer, name, getattr(layer, name)[:rows])
+        for holder, key in _row_tensors(layer, 2 * rows):
+            holder[key] = holder[key][:rows]
         if hasattr(layer, "max_batch_size"):
             layer.max_batch_size = rows
 
