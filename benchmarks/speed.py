@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -153,10 +152,17 @@ def peak(model_name: str, spec: str, batch: int, tokens: int) -> dict:
     """Peak memory of one configuration in this process, MiB above what it held before the first `generate`."""
     model, make = MODELS[model_name]()
     inputs = make(batch)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
+    before = _status("VmRSS")
     clocked_generate(model, inputs, tokens, () if spec == PLAIN else methods_of(spec, model))
-    top = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak_mib": top / 2**20, "growth_mib": max(0.0, (top - before) / 2**20)}
+    top = _status("VmHWM")
+    return {"peak_mib": top / 2**20, "growth_mib": (top - before) / 2**20}
+
+
+def _status(field: str) -> int:
+    """A memory figure of this process, bytes (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def peaks(model_name: str, specs: list[str], batches: list[int], tokens: int) -> list[dict]:
