@@ -148,6 +148,59 @@ def paligemma() -> Family:
     )  # fmt: skip
 
 
+@register
+def paligemma2() -> Family:
+    """Scores with a soft cap, sliding layers, eager attention."""
+    from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
+
+    def build() -> Any:
+        vision = SiglipVisionConfig(**VISION, image_size=32, patch_size=8, vision_use_head=False, projection_dim=32)
+        text = Gemma2Config(
+            **TEXT, head_dim=8, sliding_window=16, query_pre_attn_scalar=8, attn_logit_softcapping=4.0
+        )  # fmt: skip
+        config = PaliGemmaConfig(
+            vision_config=vision, text_config=text, image_token_index=IMAGE, projection_dim=32, hidden_size=32,
+            vocab_size=TEXT["vocab_size"],
+        )  # fmt: skip
+        config._attn_implementation = "eager"
+        return PaliGemmaForConditionalGeneration(config)
+
+    return Family(
+        "paligemma2", build, "model.language_model", (IMAGE,) * 16, stacked(3, 32, 32),
+        typed=(("token_type_ids", 0, 0, 1),),
+    )  # fmt: skip
+
+
+@register
+def qwen3_5() -> Family:
+    """Every second layer is recurrent.
+
+    Slow decay: with the fast one of a fresh model a state is next to one product of a query and a key, and the norm
+    behind it divides by that, however small; one unit in the last place of the input then moves logits by 4e-5.
+    """
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    def build() -> Any:
+        vision = {
+            "depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "patch_size": 4,
+            "out_hidden_size": 32, "spatial_merge_size": 2, "temporal_patch_size": 1, "num_position_embeddings": 64,
+        }  # fmt: skip
+        rotary = {"rope_type": "default", "mrope_section": [1, 1, 0], "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+        text = TEXT | {
+            "head_dim": 8, "layer_types": ["linear_attention", "full_attention"] * 2, "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+            "rope_parameters": rotary,
+        }  # fmt: skip
+        built = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision, **QWEN_IDS))
+        for layer in built.model.language_model.layers[::2]:
+            layer.linear_attn.A_log.data.fill_(-4.0)
+        return built
+
+    return Family(
+        "qwen3_5", build, "model.language_model", MARKED, patches(8, 8, 48), typed=(("mm_token_type_ids", 0, 1, 0),)
+    )
+
+
 def _idefics3(name: str, kind: str) -> Family:
     import transformers
 

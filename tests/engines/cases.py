@@ -105,7 +105,7 @@ def _heads() -> Sequence[Case]:
 
 
 def _paint() -> Sequence[Case]:
-    towers = ("llava", "internvl", "gemma3", "paligemma")
+    towers = ("llava", "internvl", "gemma3", "paligemma", "paligemma2")
     layers = (0, 32)
     yield Case(
         "paint",

@@ -59,6 +59,8 @@ STANDING = ("llava", "qwen2_5_vl", "internvl", "gemma3")  # these four run every
 REFUSED = {  # family: what it cannot offer, and the words that say so
     "mllama": (Needs.IMAGE_KEYS | Needs.GRADIENT, "reads its images through cross-attention"),
     "paligemma": (Needs.GRADIENT, "tokens of the prompt look at later ones"),
+    "qwen3_5": (Needs.GRADIENT, "has layers without attention"),
+    "paligemma2": (Needs.GRADIENT, "tokens of the prompt look at later ones"),
 }
 
 
@@ -66,6 +68,8 @@ def refusal(name: str, case: Case) -> str | None:
     """What the sentence must say if the case is refused on the family."""
     if case.only is not None and name not in case.only:
         return "cannot be told from its image tokens|reads its images through cross-attention|vision tower reads"
+    if name == "qwen3_5" and any(getattr(method, "scheme", None) == "mask" for method in case.methods):
+        return "scheme 'mask' hides keys and some layers of this model have none"
     needed, words = REFUSED.get(name, (Needs.NOTHING, None))
     return words if any(needed & method.active_needs() for method in case.methods) else None
 
