@@ -17,6 +17,7 @@ DRAWN, FOLDERS = "grounddecode.evaluate.benchmarks_lab", "grounddecode.evaluate.
 #: Questions are drawn with this seed whatever the seed of a run is, so that all runs are asked the same.
 QUESTION_SEED = 0
 LAB_DATA = "lab"
+EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Wanted:
         limit: at most so many samples of each split; None: all. A smaller number is a prefix of a larger one.
         max_new_tokens: of captions; None: 60 on the lab, 512 elsewhere. Answers to yes/no questions have their own.
         flavour: of CHAIR's ground truth.
+        split: of the lab's scenes; settings are tuned on "calibration", results are those of "evaluation".
     """
 
     root: Path | None = None
     limit: int | None = None
     max_new_tokens: int | None = None
     flavour: str = "pattern"
+    split: str = EVALUATION
 
 
 def names() -> list[str]:
@@ -45,7 +48,7 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
     """Samples of several benchmarks, in order; the same every time.
 
     Raises:
-        ValueError: an unknown benchmark, one the lab does not have, or data that are missing or broken.
+        ValueError: an unknown benchmark or split, one the lab does not have, or data that are missing or broken.
     """
     for name in benchmarks:
         if name not in BENCHMARKS:
@@ -54,6 +57,10 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
         raise ValueError(f"no benchmark was given: name at least one of {', '.join(BENCHMARKS)}")
     if wanted.limit is not None and wanted.limit < 1:
         raise ValueError(f"the limit is {wanted.limit}: give at least 1 sample a benchmark")
+    if wanted.root is not None and wanted.split != EVALUATION:
+        raise ValueError(
+            f"the split is {wanted.split!r}, which is the lab's: give the folder of other pictures instead"
+        )
     samples = [sample for name in dict.fromkeys(benchmarks) for sample in _load(name, wanted)]
     if not samples:
         raise ValueError(f"{', '.join(benchmarks)} hold no sample: give a folder with their data")

@@ -1,4 +1,4 @@
-"""The lab's versions of the benchmarks: official rules on drawn scenes of the evaluation split."""
+"""The lab's versions of the benchmarks: official rules on drawn scenes, of the evaluation split by default."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from grounddecode.evaluate.benchmarks import QUESTION_SEED, Wanted
 from grounddecode.evaluate.pope import build
 from grounddecode.evaluate.pope_questions import STRATEGIES, question_text
 from grounddecode.evaluate.samples import LAB, Sample, drawn
+from grounddecode.registry import nearest
 
 if TYPE_CHECKING:
     from grounddecode.evaluate.amber import AmberData
@@ -23,10 +24,10 @@ EXPECTED = 0.35  # an absent object is an expected invention where its presence 
 
 
 def chair(wanted: Wanted) -> Iterator[Sample]:
-    """Long captions of the first evaluation scenes."""
+    """Long captions of the first scenes of the split."""
     from grounddecode.lab.dataset import annotations
 
-    scenes = _scenes(min(wanted.limit or IMAGES, IMAGES))
+    scenes = _scenes(wanted, min(wanted.limit or IMAGES, IMAGES))
     truth = chair_scorer.ground_truth(*annotations(scenes), wanted.flavour)
     tokens = wanted.max_new_tokens or CAPTION_TOKENS
     for scene in scenes:
@@ -35,8 +36,8 @@ def chair(wanted: Wanted) -> Iterator[Sample]:
 
 
 def pope(wanted: Wanted) -> Iterator[Sample]:
-    """Questions about the scenes with three objects or more among the first evaluation scenes."""
-    objects = {scene.seed: list(dict.fromkeys(scene.categories)) for scene in _scenes(IMAGES)}
+    """Questions about the scenes with three objects or more among the first scenes of the split."""
+    objects = {scene.seed: list(dict.fromkeys(scene.categories)) for scene in _scenes(wanted)}
     for strategy in STRATEGIES:
         for asked in build(objects, strategy, QUESTION_SEED)[: wanted.limit]:
             seed = asked["image"]
@@ -47,7 +48,7 @@ def pope(wanted: Wanted) -> Iterator[Sample]:
 
 def amber(wanted: Wanted) -> Iterator[Sample]:
     """AMBER's two tasks: descriptions, and questions about existence (all no), colours and relations."""
-    scenes = _scenes(IMAGES)
+    scenes = _scenes(wanted)
     tokens = wanted.max_new_tokens or CAPTION_TOKENS
     for scene in scenes[: wanted.limit]:
         name, image = f"amber-generative/{scene.seed}", _image(scene.seed)
@@ -75,10 +76,12 @@ def amber_data() -> AmberData:
     return AmberData([], relation, frozenset(), {})
 
 
-def _scenes(count: int) -> list[Scene]:
+def _scenes(wanted: Wanted, count: int = IMAGES) -> list[Scene]:
     from grounddecode.lab.world import SPLITS
 
-    return [drawn(seed) for seed in SPLITS["evaluation"][:count]]
+    if wanted.split not in SPLITS:
+        raise ValueError(nearest(wanted.split, SPLITS, "split of the lab"))
+    return [drawn(seed) for seed in SPLITS[wanted.split][:count]]
 
 
 def _image(seed: int) -> str:

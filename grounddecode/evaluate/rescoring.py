@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.benchmarks import LAB_DATA, Wanted, load
+from grounddecode.evaluate.benchmarks import EVALUATION, LAB_DATA, Wanted, load
 from grounddecode.evaluate.measure import Scoring, ground_truth_of
 from grounddecode.evaluate.metrics import results
 from grounddecode.evaluate.store import Record, RunFolder
@@ -48,7 +48,7 @@ def _truths(run: Mapping[str, Any], flavour: str) -> dict[str, Any]:
     if ground_truth_of(flavour) == ground_truth_of(run["chair_flavour"]) or "chair" not in settings["benchmarks"]:
         return {}
     root = None if run["data"] == LAB_DATA else Path(run["data"])
-    wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour)
+    wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour, split=settings.get("split", EVALUATION))
     return {sample.sample_id: sample.facts["truth"] for sample in load(["chair"], wanted)}
 
 

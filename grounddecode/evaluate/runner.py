@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from grounddecode.engines.base import ENGINES, open_engine
 from grounddecode.evaluate.answering import Answering, Progress
 from grounddecode.evaluate.batches import shard_of, units
-from grounddecode.evaluate.benchmarks import LAB_DATA, Wanted, load
+from grounddecode.evaluate.benchmarks import EVALUATION, LAB_DATA, Wanted, load
 from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.merging import merge
 from grounddecode.evaluate.plans import Plan, plans
@@ -53,6 +53,7 @@ def bench(
     seed: int = 0,
     batch_size: int = 8,
     data: Path | str | None = None,
+    split: str = EVALUATION,
     shard: str | None = None,
     max_new_tokens: int | None = None,
     pope_rule: str = "official",
@@ -78,6 +79,7 @@ def bench(
         seed: of sampling.
         batch_size: samples asked at once, 1 or more. Padding can change answers a little; 1 for reference runs.
         data: folder of the benchmarks' data; None: the lab's drawn scenes.
+        split: of the lab's scenes: "evaluation", or "calibration" to choose settings on.
         shard: "i/n", i from 1 to n: answer only every n-th picture; see `grounddecode.evaluate.merging.merge`.
         max_new_tokens: of captions; None: 60 on the lab, 512 elsewhere.
         pope_rule, chair_flavour, amber_similarity: how answers are scored.
@@ -96,8 +98,9 @@ def bench(
     """
     root = None if data in (None, LAB_DATA) else Path(str(data))
     scoring = Scoring(pope_rule, chair_flavour, amber_similarity, resamples, str(root or LAB_DATA))
-    wanted = Wanted(root=root, limit=limit, max_new_tokens=max_new_tokens, flavour=chair_flavour)
+    wanted = Wanted(root=root, limit=limit, max_new_tokens=max_new_tokens, flavour=chair_flavour, split=split)
     choices = {"limit": limit, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "shard": shard}
+    choices |= {} if split == EVALUATION else {"split": split}  # older folders say nothing, and mean evaluation
     name = _engine_name(engine, opened)
     task = _task(model, name, plans(methods), benchmarks, wanted, choices, engine_options or {})
     with RunFolder(out) as folder:

@@ -49,3 +49,13 @@ def test_a_coco_folder_of_the_lab_is_answered_as_the_drawn_scenes_are(tmp_path: 
         assert metrics["results"]["greedy"]["cost"]["n_tokens"] > 0
         assert metrics["run"]["engine"]["class"] == "LlavaForConditionalGeneration"
     assert len(read["run"]["settings"]["weights"]) == 64
+
+
+def test_a_run_says_which_scenes_it_is_of(tmp_path: Path) -> None:
+    options = {"benchmarks": ["chair"], "limit": 2, "max_new_tokens": 4, "resamples": 10}
+    options["opened"] = open_engine("hf", "lab", dtype="float32", device="cpu")
+    tuned = bench("lab", tmp_path, split="calibration", **options)
+    assert tuned["run"]["settings"]["split"] == "calibration"
+    assert {r["image_id"] for r in RunFolder(tmp_path).records()} == set(SPLITS["calibration"][:2])
+    with pytest.raises(ValueError, match="holds a run with split calibration, not unset"):
+        bench("lab", tmp_path, **options)

@@ -56,6 +56,22 @@ def test_the_labs_samples_are_the_same_every_time_and_fewer_are_a_prefix() -> No
     assert len({sample.sample_id for sample in many}) == len(many)
 
 
+@pytest.mark.parametrize("name", ["chair", "pope", "amber"])
+def test_settings_are_chosen_on_other_pictures_than_results_are_of(name: str) -> None:
+    tuning = load([name], Wanted(limit=30, split="calibration"))
+    assert len(tuning) == len(load([name], Wanted(limit=30)))
+    assert {sample.image_id for sample in tuning} <= set(SPLITS["calibration"])
+    for sample in tuning:
+        assert open_picture(sample.image).tobytes() == draw(int(sample.image_id)).image.tobytes()
+
+
+def test_splits_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'calibraton' is no split of the lab, did you mean 'calibration'"):
+        load(["chair"], Wanted(limit=2, split="calibraton"))
+    with pytest.raises(ValueError, match="the split is 'calibration', which is the lab's"):
+        load(["chair"], Wanted(root=write_folder(tmp_path), split="calibration"))
+
+
 def test_what_the_lab_does_not_have() -> None:
     with pytest.raises(ValueError, match=r"the lab has no mme: give the folder .* --data"):
         load(["mme"], Wanted())
