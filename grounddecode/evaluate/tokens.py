@@ -38,9 +38,17 @@ _CONTRACTIONS = tuple(
 )
 
 # A dot that may end a sentence: one alone, before a blank or a mark, with the word it ends and the one that follows.
-_SENTENCE_DOT = re.compile(r"('?[^\s()\"{}\[\]*:;@!?']*)(?<!\.)\.(?=[)\"}\];*:@'({\[!?]|\s+(\S+))")
-_ENDS_INSIDE = re.compile(r"[.?!][)\"}\];*:@'({\[!?]")
+# Where one stretch without blanks has several ends (`it.!`, `it.".`), Punkt looks at the last of them alone.
+_MARK = r"[)\"}\];*:@'({\[!?]"
+_SENTENCE_DOT = re.compile(
+    rf"('?[^\s()\"{{}}\[\]*:;@!?']*)(?<!\.)\.(?=({_MARK})|(\s+)(\S+))(?!\S*[.?!](?:{_MARK}|\s+\S))"
+)
+_ENDS_INSIDE = re.compile(rf"[?!].|\.,?{_MARK}|\.,$")
+#: Closing marks alone behind an end belong to the sentence before, whose last dot is then cut off by `_LAST_DOT` only.
+_CLOSERS = re.compile(r"[\"')\]}]+")
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
+#: Never begins a sentence, so that a number or a letter before it keeps its dot.
+_NO_START = re.compile(r"[;:,!?]|\.$")
 #: Abbreviations of Punkt's English model: a dot after one ends no sentence, unless one clearly starts behind it.
 _ABBREVIATIONS = frozenset(word_list("abbreviations"))
 _SENTENCE_STARTERS = frozenset(word_list("sentence_starters"))
@@ -71,12 +79,15 @@ def _split_dot(match: re.Match[str]) -> str:
 
     Punkt looks at the next word with its marks, so that an end inside that (`Hi!"`) makes an end of this dot too.
     """
-    word, following = match[1].lower(), match[2] or ""
+    word, following = match[1].lower().lstrip("#&`,-"), match[4] or ""  # Punkt's words do not begin with those
+    if _CLOSERS.fullmatch(following) and ('"' in following or "''" in following or match[3].strip(" ")):
+        return match[0]
     is_letter = len(word) == 1 and word.isalpha()
     if word in _ABBREVIATIONS or word.rpartition("-")[2] in _ABBREVIATIONS:
         goes_on = is_letter or not (following[:1].isupper() and following.lower() in _SENTENCE_STARTERS)
     else:
-        goes_on = following[:1].islower() and (is_letter or _NUMBER.fullmatch(word) is not None)
+        no_start = following[:1].islower() or _NO_START.match(match[2] or following) is not None
+        goes_on = no_start and (is_letter or _NUMBER.fullmatch(word) is not None)
     return match[0] if goes_on and not _ENDS_INSIDE.search(following) else f"{match[1]} . "
 
 

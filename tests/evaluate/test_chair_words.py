@@ -27,6 +27,14 @@ TOKENISED = [
     ("a [b] {c} <d>", "a [ b ] { c } < d >"),
     ("t-shirt x-ray", "t-shirt x-ray"),
     ("the dog.) next", "the dog . ) next"),
+    ("2.: 3.! a.; x. , no. end", "2. : 3. ! a. ; x. , no . end"),  # a mark begins no sentence
+    ("#1. dog &2. cat", "# 1. dog & 2. cat"),
+    ("wait.! it.? is", "wait. ! it. ? is"),  # only the last end of a stretch without blanks counts
+    ('he said "dog.". the end', "he said `` dog. '' . the end"),
+    ('a dog. " the end', "a dog. `` the end"),  # the mark goes back to the sentence before, whose dot is not its last
+    ("a dog. ) the end", "a dog . ) the end"),
+    ("a dog.\n) the end", "a dog. ) the end"),
+    ("1. cat., yes", "1 . cat. , yes"),
     ("   ", ""),
 ]
 
