@@ -44,17 +44,20 @@ class VisionView:
         """The same images for other rows, given by index."""
         return replace(self, image_of_key=self.image_of_key[rows], patch_of_key=self.patch_of_key[rows])
 
-    def at(self, positions: Tensor, inside: Tensor, count: int) -> VisionView:
-        """For other keys: `positions` among the present ones where `inside` is true, no image elsewhere; every row
-        repeated `count` times."""
-        where, inside = positions.to(self.first.device), inside.to(self.first.device)
-        image = self.image_of_key[:, where].masked_fill(~inside, -1)
-        patch = self.patch_of_key[:, where]
-        return replace(
-            self,
-            image_of_key=image.repeat_interleave(count, dim=0),
-            patch_of_key=patch.repeat_interleave(count, dim=0),
-        )
+    def padded(self, keys: int) -> VisionView:
+        """With further keys behind, `keys` in all, that belong to no image."""
+        image = self.image_of_key.new_full((len(self.image_of_key), keys), -1)
+        patch = image.new_zeros(image.shape)
+        width = self.image_of_key.shape[1]
+        image[:, :width], patch[:, :width] = self.image_of_key, self.patch_of_key
+        return replace(self, image_of_key=image, patch_of_key=patch)
+
+    def at(self, start: int, stop: int, count: int) -> VisionView:
+        """For the keys `start:stop`; every row repeated `count` times."""
+        image, patch = self.image_of_key[:, start:stop], self.patch_of_key[:, start:stop]
+        if count > 1:
+            image, patch = image.repeat_interleave(count, dim=0), patch.repeat_interleave(count, dim=0)
+        return replace(self, image_of_key=image, patch_of_key=patch)
 
 
 @dataclass(frozen=True, kw_only=True)

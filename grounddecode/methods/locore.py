@@ -59,10 +59,11 @@ class LocoRE(Method):
 
     def _gain(self, step: StepView) -> Tensor:
         """(R, 1, T): 1 + beta on the window, 1 elsewhere."""
-        first = (step.queries - self.window).clamp(min=step.prompt_length if self.history == "generated" else 0)
-        query, end = step.queries[:, None], step.image_end[:, None]
-        raised = (step.keys >= first[:, None]) & (step.keys < query) & (step.keys > end)
-        return 1.0 + self.beta * raised[:, None, :].to(torch.float32)
+        first = torch.maximum(step.queries - self.window, step.image_end + 1)
+        if self.history == "generated":
+            first = first.clamp(min=step.prompt_length)
+        raised = (step.keys >= first[:, None]) & (step.keys < step.queries[:, None])
+        return torch.ones_like(raised, dtype=torch.float32).masked_fill(raised, 1.0 + self.beta)[:, None]
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         if self.mode != "score":

@@ -13,7 +13,7 @@ from torch import Tensor
 from grounddecode import ground
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.flags import _source
-from grounddecode.engines.hf.step import FLAGS
+from grounddecode.engines.hf.sequence import FLAGS
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.var import VAR
 from tests import zoo
@@ -44,7 +44,7 @@ def watched(session: Any) -> list[dict[Any, Tensor]]:
     adjust = session._adjust
 
     def remember(step: Any, output: Any) -> None:
-        seen.append(dict(step.sequence.memory) | ({"twin": step.sequence.twin} if step.sequence.twin else {}))
+        seen.append(dict((step.sequence.joined or step.sequence).memory))
         adjust(step, output)
 
     session._adjust = remember
@@ -105,9 +105,8 @@ def test_each_stream_has_its_own() -> None:
         seen = watched(session)
         generate(model, inputs)
     for memory in seen:
-        twin = memory["twin"].memory[FLAGS, 1]
-        assert twin.shape[0] == 3
-    assert not torch.equal(seen[0][FLAGS, 1], seen[0]["twin"].memory[FLAGS, 1][:, : seen[0][FLAGS, 1].shape[1]])
+        assert memory[FLAGS, 1].shape[0] == 6
+    assert not torch.equal(*seen[0][FLAGS, 1].chunk(2))
 
 
 def test_beams_keep_the_flags_of_their_own_past() -> None:

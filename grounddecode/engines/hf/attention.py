@@ -232,7 +232,7 @@ def _make_bias(call: Call, plan: LayerPlan, step: Step, keys: int) -> Tensor:
     for method in plan.edits:
         gain = method.key_gain(view)
         if gain is not None:
-            log = torch.where(view.rows(method.rows)[:, None, None], gain.log(), 0.0)
+            log = gain.log() if view.every_row else torch.where(view.rows(method.rows)[:, None, None], gain.log(), 0.0)
             bias = log if bias is None else bias + log
     if bias is None:
         raise RuntimeError("no edit of this layer is a gain on keys")

@@ -17,7 +17,7 @@ from grounddecode.calibration import Calibration, fingerprint, scaled_tau
 from grounddecode.engines.hf import interface
 from grounddecode.engines.hf.attention import BaseAttention, Call, Output, row_scores
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
-from grounddecode.engines.hf.step import Sequence as Sequences
+from grounddecode.engines.hf.sequence import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.decoder import AttentionLayer
-from grounddecode.engines.hf.step import FLAGS, Step
+from grounddecode.engines.hf.sequence import FLAGS
+from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method
 
 if TYPE_CHECKING:

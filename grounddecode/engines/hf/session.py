@@ -15,7 +15,7 @@ from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Ou
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys
 from grounddecode.engines.hf.parts import Forward, Part, parts_for, through
-from grounddecode.engines.hf.step import Sequence as Sequences
+from grounddecode.engines.hf.sequence import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
 
@@ -270,7 +270,7 @@ class Session:
         last = logits[:, -1]
         for method in acting:
             last = method.adjust_logits(last, view)
-        output.logits = cat([logits[:, :-1], last[:, None]], dim=1)
+        output.logits = last[:, None] if logits.shape[1] == 1 else cat([logits[:, :-1], last[:, None]], dim=1)
 
 
 class _Missing:

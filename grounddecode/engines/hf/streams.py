@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.edited_image import Overwrite, hidden_from
-from grounddecode.engines.hf.step import Sequence, Step
+from grounddecode.engines.hf.sequence import Sequence
+from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method
 from grounddecode.view import ImageEdit, Phase
 
@@ -115,7 +116,7 @@ class SecondStream:
                 session.step = main
         for model, deltas in saved.items():
             model.rope_deltas = deltas
-        step.sequence.twin = twin
+        step.sequence.join(twin)
         self._replaced = replaced
         return output
 
@@ -141,18 +142,16 @@ class SecondStream:
         if step.length > 1:
             raise ValueError(f"{self.method.name} cannot verify drafted tokens, switch assisted decoding off")
         session = self._session
-        if session is None or self._edit is None or step.sequence.twin is None:
+        if session is None or self._edit is None or step.sequence.joined is None:
             raise RuntimeError(
                 f"{self.method.name}: the prompt was not read in this session, start from the whole prompt"
             )
         rows = step.sequence.rows
-        joined = step.sequence.joined()
-        session.step = both = Step(joined, step.n_layers, step.past, step.length)
+        session.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
         try:
             output = forward(self._doubled(kwargs, rows, step.past, step.length))
         finally:
             session.step = step
-        step.sequence.split(joined)
         step.seen = both.seen
         step.second_logits = output.logits[rows:, -1]
         return _main_rows(output, rows)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from grounddecode.engines.hf import interface
 from grounddecode.engines.hf.attention import BaseAttention, Call, Output
-from grounddecode.engines.hf.step import Sequence, Step
+from grounddecode.engines.hf.sequence import Sequence
+from grounddecode.engines.hf.step import Step
 from grounddecode.view import Phase, VisionView
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class VisionAttention:
             raise ValueError(f"{self.method}: the vision tower did not run in this session, pass pixel_values")
         scores = {name: self._pooled(x) for name, x in self._found.items()}
         image_of, patch_of = self._places(step.sequence, *scores["first"].shape)
-        step.sequence.vision = VisionView(**scores, image_of_key=image_of, patch_of_key=patch_of)
+        step.sequence.look(VisionView(**scores, image_of_key=image_of, patch_of_key=patch_of))
 
     def _pooled(self, scores: Tensor) -> Tensor:
         """(images, tokens): mean over the window of patches that one token stands for."""

@@ -1,0 +1,116 @@
+"""Sequence: what the engine knows of the rows being generated, from the first prompt token to the last new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from grounddecode.view import VisionView
+
+FLAGS = "flags"  # key of the token flags in `Sequence.memory`
+
+_ROOM = 256  # columns are laid out for this many tokens to come, then for twice as many as there are
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of every column of the padded sequences, with room for tokens to come, on one device.
+
+    A step's view is made of slices of these, so that it costs no computation. positions: (room,) long; image: (rows,
+    room) bool; image_end, slots: (rows,) long; vision: over the same columns.
+    """
+
+    positions: Tensor
+    image: Tensor
+    image_end: Tensor
+    slots: Tensor
+    vision: VisionView | None
+
+    @classmethod
+    def of(cls, sequence: Sequence, room: int, device: torch.device) -> Columns:
+        positions = torch.arange(room, device=device)
+        image = sequence.image.to(device)
+        prompt = positions[: image.shape[1]]
+        return cls(
+            positions=positions,
+            image=nn.functional.pad(image, (0, room - image.shape[1])),
+            image_end=torch.where(image, prompt, -1).amax(dim=1),
+            slots=torch.arange(sequence.rows, device=device),
+            vision=None if sequence.vision is None else sequence.vision.padded(room),
+        )
+
+
+@dataclass
+class Sequence:
+    """What is known of the sequences being generated: their prompt, in padded columns, and what methods remember.
+
+    `memory`: by method and layer, tensors whose first dimension is the row of the cache. `joined`: these rows and,
+    behind them, those of the second stream, which share one cache once both have read the prompt.
+    """
+
+    prompt_length: int
+    image: Tensor  # (rows, prompt) bool
+    memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    joined: Sequence | None = None
+    vision: VisionView | None = None  # its keys are the columns of the prompt
+    fixed: str | None = None  # why its rows may not be reordered, if so
+    _columns: dict[torch.device, Columns] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return self.image.shape[0]
+
+    @cached_property
+    def all_see(self) -> bool:
+        """Whether every row has an image; one host read a sequence."""
+        return bool(self.image.any(dim=1).all())
+
+    @cached_property
+    def first_image_end(self) -> int:
+        """Where the earliest of the rows' images ends, the prompt's length if no row has one; one host read."""
+        ends = self.image.shape[1] - 1 - self.image.flip(1).int().argmax(dim=1)
+        return int(torch.where(self.image.any(dim=1), ends, self.prompt_length).min())
+
+    def columns(self, count: int, device: torch.device) -> Columns:
+        """The columns, at least `count` of them."""
+        known = self._columns.get(device)
+        if known is None or known.positions.shape[0] < count:
+            room = max(self.prompt_length + _ROOM, count if known is None else 2 * count)
+            known = self._columns[device] = Columns.of(self, room, device)
+        return known
+
+    def look(self, vision: VisionView) -> None:
+        """Take what the vision tower said of the images."""
+        self.vision = vision
+        self._columns.clear()
+
+    def join(self, twin: Sequence) -> None:
+        """Put the rows of the second stream behind these: what decode steps run over, and where memory lives on."""
+        memory = {key: torch.cat([value, twin.memory[key]]) for key, value in self.memory.items()}
+        self.joined = Sequence(self.prompt_length, torch.cat([self.image, twin.image]), memory)
+        self.joined.all_see = self.all_see
+        if self.vision is not None:
+            rows = torch.arange(self.rows, device=self.vision.image_of_key.device).repeat(2)
+            self.joined.vision = self.vision.of_rows(rows)
+        self.memory = {}
+
+    def reorder(self, beams: Tensor) -> Tensor:
+        """Follow a beam reordering; returns the rows of the cache to keep, those of the second stream included."""
+        if self.fixed is not None:
+            raise ValueError(self.fixed)
+        self._select(beams)
+        if self.joined is None:
+            return beams
+        both = torch.cat([beams, beams + self.rows])
+        self.joined._select(both)
+        return both
+
+    def _select(self, rows: Tensor) -> None:
+        self.image = self.image[rows.to(self.image.device)]
+        self.memory = {key: value[rows.to(value.device)] for key, value in self.memory.items()}
+        if self.vision is not None:
+            self.vision = self.vision.of_rows(rows.to(self.vision.image_of_key.device))
+        self._columns.clear()
