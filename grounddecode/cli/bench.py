@@ -16,6 +16,9 @@ METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, s
 DATA_HELP = "Folder of the benchmarks' data; default: the lab's drawn scenes."
 ERRORS_HELP = "Leave with 0 though samples failed."
 SHARD_HELP = "i/n: every n-th picture only. Put the parts together with `merge`."
+SPLIT_HELP = "Of the lab's scenes: evaluation, or calibration to choose settings on."
+SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
+RECIPE_HELP = "YAML file that says what the other options do not."
 
 
 class Form(StrEnum):
@@ -27,6 +30,23 @@ class Form(StrEnum):
     json = "json"
 
 
+def _read_recipe(context: typer.Context, recipe: Path | None) -> Path | None:
+    """Make what a recipe says the default of the other options."""
+    if recipe is None:
+        return None
+    from grounddecode.evaluate.recipes import read
+
+    said = read(recipe)
+    engine = {key: str(value) for key, value in said.pop("engine_options", {}).items()}
+    for key in ("methods", "benchmarks"):
+        if isinstance(said.get(key), list):
+            said[key] = ",".join(map(str, said[key]))
+    said |= {key: engine.pop(key) for key in ("device", "dtype", "calibration") if key in engine}
+    said["others"] = [f"{key}={value}" for key, value in engine.items()]
+    context.default_map = said
+    return recipe
+
+
 def bench(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command continues a stopped run.")],
@@ -34,8 +54,12 @@ def bench(
     benchmarks: Annotated[
         str, typer.Option("--benchmarks", help="Comma-separated: pope, chair, amber, mme.")
     ] = "pope,chair",
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", is_eager=True, callback=_read_recipe, help=RECIPE_HELP)
+    ] = None,
     engine: Engine = "hf",
     data: Annotated[Path | None, typer.Option("--data", help=DATA_HELP)] = None,
+    split: Annotated[str, typer.Option("--split", help=SPLIT_HELP)] = "evaluation",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples of each split at most.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples answered together.")] = 8,
@@ -45,6 +69,8 @@ def bench(
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help=SHARD_HELP)] = None,
     pope_rule: Annotated[str, typer.Option("--pope-rule", help="Whose rule reads yes and no.")] = "official",
     chair_flavour: Annotated[str, typer.Option("--chair-flavour", help="Whose rule reads captions.")] = "pattern",
+    amber_similarity: Annotated[str, typer.Option("--amber-similarity", help=SIMILARITY_HELP)] = "exact",
+    resamples: Annotated[int, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = 1000,
     device: Device = None,
     dtype: Dtype = None,
     calibration: Calibration = None,
@@ -67,10 +93,13 @@ def bench(
             seed=seed,
             batch_size=batch_size,
             data=data,
+            split=split,
             shard=shard,
             max_new_tokens=max_new_tokens,
             pope_rule=pope_rule,
             chair_flavour=chair_flavour,
+            amber_similarity=amber_similarity,
+            resamples=resamples,
             engine_options=options,
             progress=meter.answers,
         )

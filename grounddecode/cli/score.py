@@ -91,6 +91,7 @@ def score_run(
     run: Annotated[Path, typer.Argument(help="Run folder of `grounddecode bench`.")],
     pope_rule: Annotated[str | None, typer.Option("--pope-rule", help="Instead of the one it was scored by.")] = None,
     chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help="Instead of the last one.")] = None,
+    amber_similarity: Annotated[str | None, typer.Option("--amber-similarity", help="Instead of the last one.")] = None,
     resamples: Annotated[int | None, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -98,7 +99,8 @@ def score_run(
     from grounddecode.evaluate.compare import compare
     from grounddecode.evaluate.rescoring import rescore
 
-    metrics = rescore(run, pope_rule=pope_rule, chair_flavour=chair_flavour, resamples=resamples)
+    rules = {"pope_rule": pope_rule, "chair_flavour": chair_flavour, "amber_similarity": amber_similarity}
+    metrics = rescore(run, **rules, resamples=resamples)
     write_json(metrics) if as_json else write_line(compare([run]).text().rstrip("\n"))
 
 

@@ -71,6 +71,29 @@ def weights(model: str) -> str | None:
     return sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
+def calibration(model: str, given: Any = None) -> str | None:
+    """SHA-256 of the calibration file that methods read: the given one, or that in the folder of a model.
+
+    None where there is no file. The lab's own come with its weights and change with them.
+
+    Raises:
+        ValueError: the given file cannot be read.
+    """
+    from grounddecode.calibration import FILE
+
+    if given is not None and not isinstance(given, str | Path):
+        return None  # an object: the settings hold its content
+    path = Path(model) / FILE if given is None else Path(given)
+    if given is None and not path.is_file():
+        return None
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(
+            f"the calibration {str(path)!r} cannot be read ({error.strerror}): make one with `grounddecode calibrate`"
+        ) from None
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)

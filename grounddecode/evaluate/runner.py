@@ -16,7 +16,7 @@ from grounddecode.evaluate.benchmarks import EVALUATION, LAB_DATA, Wanted, load
 from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.merging import merge
 from grounddecode.evaluate.plans import Plan, plans
-from grounddecode.evaluate.provenance import provenance, weights
+from grounddecode.evaluate.provenance import calibration, provenance, weights
 from grounddecode.evaluate.rescoring import finish, rescore
 from grounddecode.evaluate.samples import Sample, fingerprint
 from grounddecode.evaluate.settings import digest, engine_facts, plain, refuse_others
@@ -75,7 +75,7 @@ def bench(
         engine: an engine by name, see `grounddecode.engines.base`.
         methods: plans, see `grounddecode.evaluate.plans.plan`; methods decode greedily unless they say otherwise.
         benchmarks: of `grounddecode.evaluate.benchmarks.names()`.
-        limit: at most so many samples of each benchmark, of each split where there are splits; None: all.
+        limit: at most so many samples of each split of a benchmark; None: all.
         seed: of sampling.
         batch_size: samples asked at once, 1 or more. Padding can change answers a little; 1 for reference runs.
         data: folder of the benchmarks' data; None: the lab's drawn scenes.
@@ -89,8 +89,8 @@ def bench(
         opened: an engine to use instead of opening one; it is not closed.
 
     Returns:
-        What metrics.json holds: `{"results": {method: {benchmark: numbers, "cost": ...}}, "run": {...}}`, see
-        `grounddecode.evaluate.metrics.results`; `run` is run.json and `n_answers`, `n_failed`.
+        What metrics.json holds: `{"results": ..., "run": ...}`, see `grounddecode.evaluate.metrics.results`; `run` is
+        run.json and `n_answers`, `n_failed`.
 
     Raises:
         ValueError: a name, setting or folder that cannot be used; a folder that holds a run of other settings.
@@ -99,8 +99,7 @@ def bench(
     root = None if data in (None, LAB_DATA) else Path(str(data))
     scoring = Scoring(pope_rule, chair_flavour, amber_similarity, resamples, str(root or LAB_DATA))
     wanted = Wanted(root=root, limit=limit, max_new_tokens=max_new_tokens, flavour=chair_flavour, split=split)
-    choices = {"limit": limit, "seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens, "shard": shard}
-    choices |= {} if split == EVALUATION else {"split": split}  # older folders say nothing, and mean evaluation
+    choices = {"seed": seed, "batch_size": batch_size, "shard": shard}
     name = _engine_name(engine, opened)
     task = _task(model, name, plans(methods), benchmarks, wanted, choices, engine_options or {})
     with RunFolder(out) as folder:
@@ -143,20 +142,30 @@ def _task(
     samples = shard_of(load(benchmarks, wanted), choices["shard"])
     if not samples:
         raise ValueError(f"shard {choices['shard']} holds no sample: give fewer shards")
+    measured = calibration(model, engine_options.get("calibration"))
     settings = {
         "model": model,
         "engine": engine,
-        # Shards of one run may use different devices.
-        "engine_options": {key: plain(value) for key, value in engine_options.items() if key != "device"},
+        "engine_options": _lasting(engine_options),
+        **({} if measured is None else {"calibration": measured}),
         "methods": sorted(plan.name for plan in chosen),
         "benchmarks": sorted(set(benchmarks)),
         **choices,
+        "limit": wanted.limit,
+        "max_new_tokens": wanted.max_new_tokens,
+        **({} if wanted.split == EVALUATION else {"split": wanted.split}),  # older folders say nothing, and mean it
         "data": LAB_DATA if wanted.root is None else "folder",
         "plans": {plan.name: plan.to_dict() for plan in chosen},
         "weights": weights(model),
         "questions": fingerprint(samples),
     }
     return _Task(settings, chosen, samples, str(wanted.root or LAB_DATA), wanted.flavour, engine_options)
+
+
+def _lasting(engine_options: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's options without those that shards of one run may differ in: the device, a calibration's path."""
+    paths = {key for key in ("calibration",) if isinstance(engine_options.get(key), str | Path)}
+    return {key: plain(value) for key, value in engine_options.items() if key != "device" and key not in paths}
 
 
 def _missing(task: _Task, records: Sequence[Record]) -> bool:

@@ -165,6 +165,61 @@ def test_failed_samples_leave_with_one(grounddecode: Run, tmp_path: Path) -> Non
     assert json.loads(allowed.stdout)["run"]["n_failed"] == 1
 
 
+def test_a_recipe_says_what_the_options_do_not(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "about: a test\nmodel: lab:nothing\nmethods: [greedy, 'locore:beta=0.2']\nbenchmarks: [chair]\nlimit: 9\n"
+        "resamples: 7\nbatch_size: 6\nmax_new_tokens: 12\nengine_options: {dtype: float32}\n"
+    )
+    command = ["bench", "--recipe", str(recipe), "--model", "lab", "--limit", "3", "--out", str(tmp_path / "run")]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    whole = json.loads((run / "metrics.json").read_text())
+    settings = found["run"]["settings"]
+    assert (settings["limit"], settings["model"], settings["engine_options"]) == (3, "lab", {"dtype": "float32"})
+    assert list(found["results"]) == ["greedy", "locore:beta=0.2"]
+    assert found["run"]["scoring"]["resamples"] == 7
+    same = ("chair_s", "chair_i", "recall", "words")
+    assert [found["results"]["greedy"]["chair"][key] for key in same] == [
+        whole["results"]["greedy"]["chair"][key] for key in same
+    ]
+    recipe.write_text("model: lab\nlimits: 3\n")
+    assert main(command) == 2
+    assert "'limits'" in capfd.readouterr().err
+
+
+def test_scoring_is_chosen_at_the_command_line(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "table.json").write_text('{"pairs": [["dog", "cat"]]}')
+    table = f"table:{tmp_path / 'table.json'}"
+    command = ["bench", *SMALL, "--benchmarks", "amber", "--out", str(tmp_path / "run"), "--json"]
+    assert main([*command, "--amber-similarity", table, "--resamples", "5"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["results"]["greedy"]["amber"]["generative"]["similarity"] == table
+    assert found["run"]["scoring"]["resamples"] == 5
+    assert main(["score", "run", str(tmp_path / "run"), "--amber-similarity", "exact", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["results"]["greedy"]["amber"]["generative"]["similarity"] == "exact"
+
+
+def test_another_content_of_the_calibration_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    measured, moved = tmp_path / "one.json", tmp_path / "two.json"
+    assert main(["calibrate", "--model", "lab", "--n-images", "1", "--out", str(measured)]) == 0
+    command = ["bench", *SMALL, "--benchmarks", "chair", "--out", str(tmp_path / "run")]
+    assert main([*command, "--calibration", str(measured)]) == 0
+    moved.write_bytes(measured.read_bytes())
+    assert main([*command, "--calibration", str(moved)]) == 0
+    moved.write_bytes(measured.read_bytes() + b"\n")
+    capfd.readouterr()
+    assert main([*command, "--calibration", str(moved)]) == 2
+    assert main(command) == 2
+    assert main([*command, "--calibration", str(tmp_path / "none.json")]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    first, second, third = err.splitlines()
+    assert "calibration" in first
+    assert "calibration unset" in second or "not unset" in second
+    assert "none.json" in third
+
+
 def test_commas_divide_methods_but_not_their_settings() -> None:
     assert _names("greedy, avc:alpha=1,beta=0.2 ,locore:beta=0.3+avc:alpha=2,gamma=0.4,sample+cut") == [
         "greedy",

@@ -40,6 +40,7 @@ def test_a_recipe_runs_with_changes(tmp_path: Path) -> None:
         ("methods: [greedy]", "names no model"),
         ("- a\n- b", "names no model"),
         ("a: [", "cannot be read"),
+        ("model: lab\nengine_options: [float32]", "are no mapping"),
     ],
 )
 def test_wrong_recipes_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
