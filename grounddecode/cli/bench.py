@@ -17,6 +17,7 @@ DATA_HELP = "Folder of the benchmarks' data; default: the lab's drawn scenes."
 ERRORS_HELP = "Leave with 0 though samples failed."
 SHARD_HELP = "i/n: every n-th picture only. Put the parts together with `merge`."
 SPLIT_HELP = "Of the lab's scenes: evaluation, or calibration to choose settings on."
+FLAVOUR_HELP = "Whose rule reads captions; default: that of published tables where its data are, else pattern."
 SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
 RECIPE_HELP = "YAML file that says what the other options do not."
 
@@ -68,7 +69,7 @@ def bench(
     ] = None,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help=SHARD_HELP)] = None,
     pope_rule: Annotated[str, typer.Option("--pope-rule", help="Whose rule reads yes and no.")] = "official",
-    chair_flavour: Annotated[str, typer.Option("--chair-flavour", help="Whose rule reads captions.")] = "pattern",
+    chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help=FLAVOUR_HELP)] = None,
     amber_similarity: Annotated[str, typer.Option("--amber-similarity", help=SIMILARITY_HELP)] = "exact",
     resamples: Annotated[int, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = 1000,
     device: Device = None,

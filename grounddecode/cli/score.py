@@ -15,6 +15,9 @@ app = typer.Typer(help="Score answer files by the rules of the official programs
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TRUTH_HELP = "JSON file {image_id: [objects]}."
+FLAVOUR_HELP = (
+    "pattern, wordnet, wordnet-words/pattern-gt or fixed; default: the third where NLTK's tagger is, else the first."
+)
 COCO_HELP = "Folder with COCO's instances*.json and captions*.json."
 PICKLE_HELP = "The cache file of the public programs; nothing in it is run."
 
@@ -44,9 +47,7 @@ def score_chair(
     ground_truth: Annotated[Path | None, typer.Option("--ground-truth", help=TRUTH_HELP)] = None,
     coco: Annotated[Path | None, typer.Option("--coco", help=COCO_HELP)] = None,
     pickle: Annotated[Path | None, typer.Option("--chair-pkl", help=PICKLE_HELP)] = None,
-    flavour: Annotated[
-        str | None, typer.Option("--flavour", help="pattern, wordnet, wordnet-words/pattern-gt or fixed.")
-    ] = None,
+    flavour: Annotated[str | None, typer.Option("--flavour", help=FLAVOUR_HELP)] = None,
     per_caption: Annotated[Path | None, typer.Option("--per-caption", help="Write one JSON line a caption.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -13,6 +13,7 @@ from grounddecode.engines.base import ENGINES, open_engine
 from grounddecode.evaluate.answering import Answering, Progress
 from grounddecode.evaluate.batches import shard_of, units
 from grounddecode.evaluate.benchmarks import EVALUATION, LAB_DATA, Wanted, load
+from grounddecode.evaluate.chair import PATTERN, default_flavour
 from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.merging import merge
 from grounddecode.evaluate.plans import Plan, plans
@@ -57,7 +58,7 @@ def bench(
     shard: str | None = None,
     max_new_tokens: int | None = None,
     pope_rule: str = "official",
-    chair_flavour: str = "pattern",
+    chair_flavour: str | None = None,
     amber_similarity: str = "exact",
     resamples: int = 1000,
     engine_options: Mapping[str, Any] | None = None,
@@ -82,7 +83,8 @@ def bench(
         split: of the lab's scenes: "evaluation", or "calibration" to choose settings on.
         shard: "i/n", i from 1 to n: answer only every n-th picture; see `grounddecode.evaluate.merging.merge`.
         max_new_tokens: of captions; None: 60 on the lab, 512 elsewhere.
-        pope_rule, chair_flavour, amber_similarity: how answers are scored.
+        pope_rule, chair_flavour, amber_similarity: how answers are scored; CHAIR's flavour is by default `pattern` on
+            the lab, else `grounddecode.evaluate.chair.default_flavour()`.
         resamples: of the bootstrap.
         engine_options: passed on to the engine, such as `{"device": "cuda:1"}`.
         progress: called after every batch of every method.
@@ -97,6 +99,7 @@ def bench(
         RuntimeError: a method that could answer nothing.
     """
     root = None if data in (None, LAB_DATA) else Path(str(data))
+    chair_flavour = chair_flavour or (PATTERN if root is None else default_flavour())
     scoring = Scoring(pope_rule, chair_flavour, amber_similarity, resamples, str(root or LAB_DATA))
     wanted = Wanted(root=root, limit=limit, max_new_tokens=max_new_tokens, flavour=chair_flavour, split=split)
     choices = {"seed": seed, "batch_size": batch_size, "shard": shard}

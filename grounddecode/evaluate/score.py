@@ -39,7 +39,7 @@ def score_chair(
         ValueError: not exactly one ground truth, unreadable files, or what `chair.score` refuses.
         RuntimeError: a `wordnet` flavour without its data.
     """
-    flavour = flavour or chair.default_flavour()
+    chosen = flavour or chair.default_flavour()
     captions = read_captions(captions_path)
     given = [source for source in (ground_truth_path, coco_dir, chair_pkl) if source is not None]
     if len(given) != 1:
@@ -48,12 +48,14 @@ def score_chair(
         )
     notes: list[str] = []
     if ground_truth_path is not None:
-        truth = read_ground_truth(ground_truth_path, flavour)
+        truth = read_ground_truth(ground_truth_path, chosen)
     elif chair_pkl is not None:
         truth = {str(image): objects for image, objects in safe_pickle.chair_objects(chair_pkl).items()}
     else:
-        truth, notes = coco_ground_truth(given[0], flavour, captions)
-    result = chair.score(captions, truth, flavour)
+        truth, notes = coco_ground_truth(given[0], chosen, captions)
+    if flavour is None and chosen != chair.PUBLISHED:
+        notes.append(f"published tables have the flavour {chair.PUBLISHED}, which needs NLTK's tagger: see --flavour.")
+    result = chair.score(captions, truth, chosen)
     result.summary["ground_truth"] = str(given[0])
     result.summary["warnings"] += notes + _unknown_objects(truth)
     if per_caption_out is not None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from grounddecode.evaluate import chair, tagger
+from grounddecode.evaluate import chair, score, tagger
 from grounddecode.evaluate.singular import singular
 from grounddecode.evaluate.tokens import words
 
@@ -161,6 +161,24 @@ def test_wordnet_words(tagged, form, flavour):
     assert named("wine glasses, tennis rackets, hot dogs") == ["wine glass", "tennis racket", "hot dog"]
     assert named("dogs parked in a park") == ["dog"]
     assert chair.default_flavour() == "wordnet-words/pattern-gt"
+
+
+def test_the_default_flavour_is_that_of_published_tables_where_its_data_are(tagged, tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"image_id": 1, "caption": "a seated dog"}\n')
+    (tmp_path / "g.json").write_text('{"1": ["dog"]}')
+    tagged(TAGS)
+    found = score.score_chair(tmp_path / "c.jsonl", tmp_path / "g.json")
+    assert (found["flavour"], found["chair_i"], found["warnings"]) == ("wordnet-words/pattern-gt", 0.5, [])
+
+
+def test_without_its_data_the_default_is_pattern_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(tagger, "data_folders", lambda: [tmp_path])
+    (tmp_path / "c.jsonl").write_text('{"image_id": 1, "caption": "a seated dog"}\n')
+    (tmp_path / "g.json").write_text('{"1": ["dog"]}')
+    found = score.score_chair(tmp_path / "c.jsonl", tmp_path / "g.json")
+    assert (found["flavour"], found["chair_i"]) == ("pattern", 0.0)
+    assert any("wordnet-words/pattern-gt, which needs NLTK" in warning for warning in found["warnings"])
+    assert not score.score_chair(tmp_path / "c.jsonl", tmp_path / "g.json", flavour="pattern")["warnings"]
 
 
 def test_the_tag_decides_the_lemma(tagged):

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, Response
+from grounddecode.evaluate import lemmas, tagger
 from grounddecode.evaluate.answering import PATIENCE
 from grounddecode.evaluate.runner import Progress, bench, merge, rescore
 from grounddecode.evaluate.store import RunFolder
@@ -182,6 +183,19 @@ def test_an_engine_that_differs_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dtype float32, not float16"):
         run(data, tmp_path, Half())
     run(data, tmp_path, FakeEngine(device="cpu"))  # another device is the same run
+
+
+def test_folders_have_the_flavour_of_published_tables_where_its_data_are(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tagger, "available", lambda: False)
+    assert run(data, tmp_path)["results"]["greedy"]["chair"]["flavour"] == "pattern"
+    monkeypatch.setattr(tagger, "available", lambda: True)
+    monkeypatch.setattr(tagger, "tagger", lambda: None)
+    monkeypatch.setattr(lemmas, "wordnet_forms", list)  # what it makes of tokens is tested elsewhere
+    metrics = run(data, tmp_path)
+    assert metrics["results"]["greedy"]["chair"]["flavour"] == "wordnet-words/pattern-gt"
+    assert metrics["run"]["scoring"]["chair_flavour"] == "wordnet-words/pattern-gt"
 
 
 def test_settings_of_scoring_may_change(data: Path, tmp_path: Path) -> None:
