@@ -1,0 +1,142 @@
+"""Why methods do what they do on the lab: quantities behind the table, on calibration scenes.
+
+    python -m benchmarks.lab_reasons --out benchmarks/results/lab/reasons.json
+
+SGRS: which tokens of greedy captions its first draw would reject, by what they are. AvisC: what the second stream
+answers to POPE's adversarial questions, and where the blind tokens lie.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.detector import PROMPT, mentions_of
+from grounddecode import ground, lab
+from grounddecode.evaluate.benchmarks import Wanted, load
+from grounddecode.evaluate.provenance import provenance
+from grounddecode.lab.anatomy import prompt
+from grounddecode.lab.corpus import BACKGROUND, patch_labels
+from grounddecode.lab.world import draw, draw_with_owners, scenes
+from grounddecode.methods.avc import AvisC
+from grounddecode.methods.sgrs import SGRS
+from grounddecode.saliency import record_saliency
+
+BATCH = 25
+
+
+def below(scores: list[float], alpha: float, window: int) -> list[bool]:
+    """Which tokens score less than `alpha` times the mean of the `window` before them; the first never."""
+    return [n > 0 and scores[n] < alpha * np.mean(scores[max(0, n - window) : n]) for n in range(len(scores))]
+
+
+def rejected(model, processor, count: int) -> dict:
+    """Along greedy captions: mean score, and share that SGRS' first draw rejects, of each kind of token."""
+    settings, drawn = SGRS(), scenes("calibration", count)
+    kinds: dict[str, list[tuple[float, bool]]] = {"real object": [], "invented object": [], "other word": []}
+    for start in range(0, count, BATCH):
+        part = drawn[start : start + BATCH]
+        texts = [prompt(PROMPT)] * len(part)
+        inputs = processor(images=[s.image for s in part], text=texts, padding=True, return_tensors="pt")
+        record = record_saliency(model, dict(inputs), max_new_tokens=60, do_sample=False)
+        said = processor.batch_decode(record.tokens, skip_special_tokens=True)
+        for row, (scene, text) in enumerate(zip(part, said, strict=True)):
+            tokens = processor.tokenizer.convert_ids_to_tokens(record.tokens[row].tolist())
+            named = dict(mentions_of(tokens, text))
+            scores = record.coherence[row, : len(text.split())].tolist()
+            for n, low in enumerate(below(scores, settings.alpha, settings.window)):
+                kind = "other word"
+                if n in named:
+                    kind = "real object" if named[n] in scene.categories else "invented object"
+                kinds[kind].append((scores[n], low))
+    return {
+        kind: {
+            "tokens": len(found),
+            "mean_score": round(float(np.mean([score for score, _ in found])), 4),
+            "rejected": round(float(np.mean([low for _, low in found])), 4),
+        }
+        for kind, found in kinds.items()
+    }
+
+
+class Watched(AvisC):
+    """AvisC that keeps what it saw of the last batch: the blind tokens, and each stream's logits of the first step."""
+
+    def second_stream(self, step):
+        edit = super().second_stream(step)
+        seen = vars(self).setdefault("seen", {})
+        seen["blind"] = edit.keep[step.image].view(len(edit.keep), -1)
+        return edit
+
+    def adjust_logits(self, logits, step):
+        mixed = super().adjust_logits(logits, step)
+        seen = vars(self).setdefault("seen", {})
+        seen.setdefault("main", logits)
+        seen.setdefault("second", step.second_logits)
+        seen.setdefault("mixed", mixed)
+        return mixed
+
+
+def contrasted(model, processor, count: int) -> dict:
+    """POPE adversarial: share of yes, by label, of the plain stream, of the blind one, and of their contrast."""
+    samples = [s for s in load(["pope"], Wanted(limit=count, split="calibration")) if s.split == "adversarial"]
+    words = processor.tokenizer.convert_tokens_to_ids(["Yes", "No"])
+    yes: dict[str, dict[str, list[bool]]] = {name: {"yes": [], "no": []} for name in ("main", "second", "mixed")}
+    blind, on_objects, objects = [], [], []
+    for start in range(0, len(samples), BATCH):
+        part = samples[start : start + BATCH]
+        images, texts = [draw(int(s.image_id)).image for s in part], [prompt(s.prompt) for s in part]
+        inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+        method = Watched()
+        with ground(model, method), torch.no_grad():
+            model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        seen = vars(method)["seen"]
+        for name, answers in yes.items():
+            said = (seen[name][:, words[0]] > seen[name][:, words[1]]).tolist()
+            for sample, answer in zip(part, said, strict=True):
+                answers[str(sample.facts["label"])].append(answer)
+        for sample, tokens in zip(part, seen["blind"].numpy(), strict=True):
+            there = patch_labels(*draw_with_owners(int(sample.image_id)))[0].ravel() != BACKGROUND
+            blind.append(tokens.sum())
+            on_objects.append((tokens & there).sum())
+            objects.append(there.mean())
+    return {
+        "questions": len(samples),
+        "yes_rate": {
+            name: {f"label {label}": round(float(np.mean(said)), 4) for label, said in answers.items()}
+            for name, answers in yes.items()
+        },
+        "blind_tokens": round(float(np.mean(blind)), 2),
+        "blind_on_objects": round(float(np.sum(on_objects) / np.sum(blind)), 4),
+        "patches_with_objects": round(float(np.mean(objects)), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(lab.CHECKPOINTS))
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=600)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    result: dict = {}
+    for name in args.names:
+        model, processor = lab.load(name)
+        processor.tokenizer.padding_side = "left"
+        result[name] = {
+            "sgrs": rejected(model, processor, args.images),
+            "avc": contrasted(model, processor, args.questions),
+        }
+    text = json.dumps({**result, "provenance": provenance()}, indent=1)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
