@@ -171,9 +171,14 @@ def edit_attention(methods: Sequence[Method], scores: Tensor, step: StepView, la
     Returns:
         (R, heads, T) float32.
     """
+    acting = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs() and m.acts_on(layer, step.n_layers)]
+    return apply_edits(acting, scores, step, layer)
+
+
+def apply_edits(acting: Sequence[Method], scores: Tensor, step: StepView, layer: int) -> Tensor:
+    """`edit_attention` of methods that are known to act on the layer."""
     import torch
 
-    acting = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs() and m.acts_on(layer, step.n_layers)]
     for method in acting:
         scores = _on_rows(method, step, method.edit_scores(scores, step, layer), scores)
     weights = torch.softmax(scores, dim=-1)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
-from grounddecode.maths import renormalise
 from grounddecode.method import Method, Needs, option
 
 if TYPE_CHECKING:
@@ -72,15 +71,23 @@ class HeadModulation(Method):
         rank = (sensitivity[..., None, :] <= sensitivity[..., :, None]).sum(dim=-1)
         return 1.0 + self.alpha * rank / sensitivity.shape[-1]
 
-    def _sensitivity(self, weights: Tensor, image: Tensor, layer: int) -> Tensor:
+    def _sensitivity(self, image_mass: Tensor, layer: int) -> Tensor:
         """(R or 1, heads)."""
         if self.sensitivity == "row":
-            return (weights @ image[..., None]).squeeze(-1)
+            return image_mass
         if self.head_sensitivity is None:
             raise ValueError("heads: head_sensitivity is not set, give it or a calibration")
-        return weights.new_tensor(self.head_sensitivity[layer])[None]
+        return image_mass.new_tensor(self.head_sensitivity[layer])[None]
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
-        image = step.image.to(weights.dtype)
-        gain = self.gains(self._sensitivity(weights, image, layer))[..., None]
-        return renormalise(weights * torch.lerp(torch.ones_like(gain), gain, image[:, None, :]))
+        parts = step.once("all keys, image keys", _parts)
+        total, image = (weights @ parts.mT).unbind(dim=-1)  # sums of each row, (R, heads)
+        extra = self.gains(self._sensitivity(image, layer)) - 1.0
+        divisor = torch.addcmul(total, extra, image).clamp(min=torch.finfo(weights.dtype).tiny)
+        return weights * (torch.stack([1.0 / divisor, extra / divisor], dim=-1) @ parts)
+
+
+def _parts(step: StepView) -> Tensor:
+    """(R, 2, T): all keys, image keys."""
+    image = step.image.to(torch.float32)
+    return torch.stack([torch.ones_like(image), image], dim=1)

@@ -8,14 +8,14 @@ concerned are recomputed. No query-by-key matrix of the whole sequence is ever a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from grounddecode.method import Method, edit_attention
+from grounddecode.method import Method, Needs, apply_edits
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.step import Step
@@ -28,16 +28,23 @@ _BLOCK_BYTES = 64 * 2**20  # rows are recomputed in blocks whose float32 scores 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens in one attention layer, fixed when the session attaches."""
+    """What happens in one attention layer, fixed when the session attaches. Layers of equal edits share the tuple."""
 
     layer: int
     edits: tuple[Method, ...]
     gains_only: bool
 
 
-def plan_layer(layer: int, methods: Sequence[Method]) -> LayerPlan:
-    """`methods`: those whose edit acts on the layer."""
-    return LayerPlan(layer, tuple(methods), bool(methods) and all(m.is_key_gain for m in methods))
+def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> dict[int, LayerPlan]:
+    """The plan of every layer: the methods whose edit acts on it."""
+    editing = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs()]
+    plans: dict[int, LayerPlan] = {}
+    shared: dict[tuple[Method, ...], tuple[Method, ...]] = {}
+    for layer in layers:
+        acting = tuple(m for m in editing if m.acts_on(layer, n_layers))
+        edits = shared.setdefault(acting, acting)
+        plans[layer] = LayerPlan(layer, edits, bool(edits) and all(m.is_key_gain for m in edits))
+    return plans
 
 
 @dataclass(frozen=True)
@@ -101,13 +108,15 @@ def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step:
 def _overwrite(call: Call, plan: LayerPlan, step: Step, first: int, output: Tensor, weights: Tensor | None) -> Output:
     """Base output with the concerned rows recomputed; other rows keep their bits."""
     last = step.sequence.prompt_length - 1 - step.past
+    if not plan.edits:  # only to be recorded
+        _record(edited_weights(call, plan, step, last, last + 1), plan, step, last, last + 1, call.key.device)
+        return output, weights
     start = min(first, last) if step.record and step.completes_prompt else first
-    edited, edited_weights = _rows(call, plan, step, start)
-    if plan.edits:
-        concerned = _concerned(plan, step, start, call.key)
-        output[:, start:] = torch.where(concerned[..., None, None], edited, output[:, start:])
-        if weights is not None and edited_weights is not None:
-            weights[:, :, start:] = torch.where(concerned[:, None, :, None], edited_weights, weights[:, :, start:])
+    edited, edited_rows = _rows(call, plan, step, start)
+    concerned = _concerned(plan, step, start, call.key)
+    output[:, start:] = torch.where(concerned[..., None, None], edited, output[:, start:])
+    if weights is not None and edited_rows is not None:
+        weights[:, :, start:] = torch.where(concerned[:, None, :, None], edited_rows, weights[:, :, start:])
     return output, weights
 
 
@@ -142,7 +151,7 @@ def edited_weights(call: Call, plan: LayerPlan, step: Step, start: int, stop: in
         return torch.softmax(scores, dim=-1)
     view = step.layer_view(start, stop, keys, scores.device, plan.layer)
     flat = scores.transpose(1, 2).reshape(batch * count, heads, keys)
-    weights = edit_attention(plan.edits, flat, view, plan.layer)
+    weights = apply_edits(plan.edits, flat, view, plan.layer)
     return weights.view(batch, count, heads, keys).transpose(1, 2)
 
 
@@ -220,7 +229,7 @@ def _biased(call: Call, plan: LayerPlan, step: Step) -> Output:
 def _bias(call: Call, plan: LayerPlan, step: Step) -> Tensor:
     """Additive mask (B, heads or 1, q, T): log of the edits' gains, and the base mask. Shared by layers that agree."""
     keys = call.key.shape[2]
-    known = (id(call.mask), keys, plan.edits, call.query.dtype, call.key.device)
+    known = (id(call.mask), keys, id(plan.edits), call.query.dtype, call.key.device)
     if known not in step.biases:  # the mask is kept beside its bias, so its id stays its own
         step.biases[known] = (call.mask, _make_bias(call, plan, step, keys))
     return step.biases[known][1]

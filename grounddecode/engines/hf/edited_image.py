@@ -66,11 +66,11 @@ class Overwrite:
         return here
 
     def _overwritten(self, embeds: Tensor, here: Tensor) -> Tensor:
-        return torch.where(here[..., None], self._fill(embeds, here), embeds)
+        if self.scheme == "noise":
+            return torch.where(here[..., None], self._noise(embeds, here), embeds)
+        return embeds.masked_fill(here[..., None], 1.0 if self.scheme == "ones" else 0.0)
 
-    def _fill(self, embeds: Tensor, here: Tensor) -> Tensor:
-        if self.scheme != "noise":
-            return torch.full_like(embeds, 1.0 if self.scheme == "ones" else 0.0)
+    def _noise(self, embeds: Tensor, here: Tensor) -> Tensor:
         # The k-th overwritten token of a row gets row k of one table, so that noise depends on no other row and on no
         # padding. The generator is its own: the random numbers of sampling stay what they were. A table of a multiple
         # of 16 rows begins like any longer one.

@@ -19,6 +19,9 @@ from grounddecode.engines.hf.attention import BaseAttention, Call, Output
 STATE = "_grounddecode_attention"  # where an attention module keeps the handler of the session it is attached to
 Handler = Callable[[Call, BaseAttention], Output]
 
+# Options that a kernel does not read (sdpa has no soft cap, and older transformers let it pass): rows computed here must
+# not read them either, or they would belong to another model than the rows of the kernel.
+_IGNORED = {"sdpa": ("softcap",)}
 _lock = threading.RLock()
 _users: dict[str, int] = {}
 _originals: dict[str, BaseAttention | None] = {}
@@ -34,7 +37,7 @@ def install(kernel: str) -> None:
                     f"attention implementation {kernel!r} is not in transformers' registry, load with sdpa"
                 )
             _originals[kernel] = mapping.get(kernel)
-            mapping[kernel] = _wrapper(_originals[kernel])
+            mapping[kernel] = _wrapper(_originals[kernel], _IGNORED.get(kernel, ()))
         _users[kernel] = _users.get(kernel, 0) + 1
 
 
@@ -56,7 +59,7 @@ def _mapping() -> dict[str, Any]:
     return cast("dict[str, Any]", AttentionInterface._global_mapping)
 
 
-def _wrapper(original: BaseAttention | None) -> BaseAttention:
+def _wrapper(original: BaseAttention | None, ignored: tuple[str, ...]) -> BaseAttention:
     def grounded_attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> Output:
@@ -64,6 +67,12 @@ def _wrapper(original: BaseAttention | None) -> BaseAttention:
         handler: Handler | None = module.__dict__.get(STATE)
         if handler is None:
             return base(module, query, key, value, attention_mask, **options)
+        if options.get("s_aux") is not None:
+            raise ValueError(
+                f"{type(module).__name__} has learnt attention sinks, which no method knows, use another model"
+            )
+        for name in ignored:
+            options.pop(name, None)
         return handler(Call(module, query, key, value, attention_mask, options), base)
 
     return grounded_attention

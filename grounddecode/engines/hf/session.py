@@ -11,7 +11,7 @@ from torch import Tensor, cat
 
 from grounddecode.calibration import known
 from grounddecode.engines.hf import interface
-from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layer
+from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys
 from grounddecode.engines.hf.parts import Forward, Part, parts_for, through
@@ -52,6 +52,8 @@ class Session:
         self.decoder: Decoder = find_decoder(self.model)
         self.methods = _calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
+        self._adjusting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
+        self._expected: frozenset[int] = frozenset()  # layers that every forward pass must come through
         self.step: Step | None = None
         self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
         self._prompt: Tensor | None = None  # ids of the running `generate` call
@@ -103,9 +105,11 @@ class Session:
         decoder = self.decoder
         interface.install(decoder.implementation)
         self.on_exit(functools.partial(interface.uninstall, decoder.implementation))
-        for layer in decoder.layers:
-            if not layer.cross:
-                self.replace(layer.module, interface.STATE, self._handler(self._plan(layer.index)))
+        attending = [layer for layer in decoder.layers if not layer.cross]
+        self._expected = frozenset(layer.index for layer in attending)
+        plans = plan_layers(self.methods, self._expected, decoder.n_layers)
+        for layer in attending:
+            self.replace(layer.module, interface.STATE, self._handler(plans[layer.index]))
         self.replace(self.model, "generate", self._wrapped_generate())
         self.replace(decoder.runner, "forward", uncompiled(self._given, self._wrapped_forward()))
         for name in _CONTINUOUS_BATCHING:
@@ -120,14 +124,6 @@ class Session:
     def _refuse_continuous_batching(self, *_: Any, **__: Any) -> Any:
         names = ", ".join(m.name for m in self.methods)
         raise ValueError(f"{names}: continuous batching with a paged cache is not supported, use model.generate")
-
-    def _plan(self, layer: int) -> LayerPlan:
-        edits = [
-            m
-            for m in self.methods
-            if Needs.ATTENTION_EDIT in m.active_needs() and m.acts_on(layer, self.decoder.n_layers)
-        ]
-        return plan_layer(layer, edits)
 
     def _handler(self, plan: LayerPlan) -> interface.Handler:
         kernel = self.decoder.implementation
@@ -251,16 +247,16 @@ class Session:
 
     def _check_layers(self, step: Step) -> None:
         """Every expected layer must have come through the interface; a fused or remote implementation does not."""
-        missing = [layer.index for layer in self.decoder.layers if not layer.cross and layer.index not in step.seen]
+        missing = self._expected - step.seen
         if missing:
             raise RuntimeError(
-                f"layers {missing} of {type(self.model).__name__} did not use transformers' attention interface "
+                f"layers {sorted(missing)} of {type(self.model).__name__} did not use transformers' attention interface "
                 f"({self.decoder.implementation}), load it with attn_implementation='sdpa' and no fused modules"
             )
 
     def _adjust(self, step: Step, output: Any) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
-        acting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
+        acting = self._adjusting
         if not acting or step.total < step.sequence.prompt_length:
             return
         logits = output.logits

@@ -67,7 +67,7 @@ class Step:
         sequence, count = self.sequence, stop - start
         first = max(0, self.total - keys)
         columns = sequence.columns(max(first + keys, self.total), device)
-        queries = columns.positions[self.past + start : self.past + stop]
+        queries = columns.positions[self.past + start : self.past + stop].expand(sequence.rows, count)
         image, slots, image_end = columns.image[:, first : first + keys], columns.slots, columns.image_end
         if count > 1:
             image, slots, image_end = (x.repeat_interleave(count, dim=0) for x in (image, slots, image_end))
@@ -76,7 +76,7 @@ class Step:
             step=self.generated,
             n_layers=self.n_layers,
             slots=slots,
-            queries=queries.repeat(sequence.rows),
+            queries=queries.flatten(),
             keys=columns.positions[first : first + keys],
             image=image,
             image_end=image_end,

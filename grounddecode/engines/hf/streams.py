@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.edited_image import Overwrite, hidden_from
+from grounddecode.engines.hf.newest import NewestOnly
 from grounddecode.engines.hf.sequence import Sequence
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method
@@ -101,7 +102,7 @@ class SecondStream:
         session, edit = self._session, self._edit
         if session is None or edit is None:
             raise RuntimeError("the second stream is not attached")
-        main, output = session.step, None
+        main, output, stack = session.step, None, session.decoder.stack
         replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
         twin = Sequence(step.sequence.prompt_length, step.sequence.image)
         saved = {model: model.rope_deltas for model in self._models() if hasattr(model, "rope_deltas")}
@@ -110,7 +111,7 @@ class SecondStream:
             session.step = Step(twin, step.n_layers, past, length)
             changed = self._edited_inputs(kwargs, replaced, past, length)
             try:
-                with memo.replay(), Overwrite(session.decoder.stack, replaced, past, edit.scheme):
+                with memo.replay(), Overwrite(stack, replaced, past, edit.scheme), NewestOnly(stack):
                     output = forward(changed | ({} if self._fresh is None else {"past_key_values": self._fresh}))
             finally:
                 session.step = main
