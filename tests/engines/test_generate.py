@@ -12,6 +12,8 @@ from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
 from grounddecode import AvisC, GroundedModel, LocoRE, ground
+from grounddecode.methods.heads import HeadModulation
+from grounddecode.methods.var import VAR
 from tests import zoo
 from tests.dense import Oracle
 from tests.engines.cases import CASES, Case
@@ -110,6 +112,24 @@ def test_eager_attention_equals_sdpa(case: Case) -> None:
     finally:
         model.set_attn_implementation("sdpa")
     assert difference(logits, expected) <= TOLERANCE
+
+
+FAINT = [LocoRE(beta=1e-7, mode="post"), VAR(sink_dims=(3,), tau=1e9, p=1e-7), HeadModulation(alpha=1e-7)]
+
+
+@pytest.mark.parametrize("method", [LocoRE(beta=1e-7), *FAINT], ids=lambda method: method.name)
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_soft_cap_is_read_by_the_kernels_that_have_one(method: Any, kernel: str) -> None:
+    """An edit next to nothing leaves logits next to those of the kernel, whether it reads the soft cap or not."""
+    model, inputs = zoo.fresh("paligemma2"), zoo.family("paligemma2").batch()
+    try:
+        model.set_attn_implementation(kernel)
+    except ValueError:
+        pytest.skip(f"this version of transformers does not offer {kernel} with a soft cap")
+    plain, _ = generate(model, inputs)
+    with ground(model, method):
+        logits, _ = generate(model, inputs)
+    assert difference(logits, plain) <= TOLERANCE
 
 
 def test_eager_returns_the_edited_attention() -> None:

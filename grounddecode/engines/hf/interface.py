@@ -19,8 +19,8 @@ from grounddecode.engines.hf.attention import BaseAttention, Call, Output
 STATE = "_grounddecode_attention"  # where an attention module keeps the handler of the session it is attached to
 Handler = Callable[[Call, BaseAttention], Output]
 
-# Options that a kernel does not read (sdpa has no soft cap, and older transformers let it pass): rows computed here must
-# not read them either, or they would belong to another model than the rows of the kernel.
+# Options that a kernel does not read (sdpa has no soft cap, and older transformers let it pass): rows computed here
+# must not read them either, or they would belong to another model than the rows of the kernel.
 _IGNORED = {"sdpa": ("softcap",)}
 _lock = threading.RLock()
 _users: dict[str, int] = {}
