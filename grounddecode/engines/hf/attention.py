@@ -99,9 +99,7 @@ def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step:
         return call.base(base, call.mask)
     if plan.gains_only and first == 0 and not record and kernel == "sdpa":
         return _biased(call, plan, step)
-    if (
-        first == 0 and step.past >= step.sequence.prompt_length - 1
-    ):  # in a prompt, some rows may still be in their padding
+    if first == 0 and step.past >= step.sequence.prompt_length - 1:  # before that, a row may be in its padding
         return _rows(call, plan, step, 0)
     output, weights = call.base(base, call.mask)
     return _overwrite(call, plan, step, first, output, weights)
