@@ -74,11 +74,11 @@ def legend(table: Mapping[str, Any]) -> str:
     commits = sorted({found["commit"]["id"][:10] for found in table["checkpoints"].values() if found["commit"]})
     batch, seed = first["settings"]["batch_size"], first["settings"]["seed"]
     return (
-        f"Evaluation scenes: {n['captions']} captions of up to 60 tokens, {n['random']} POPE questions a split (all of "
-        "the scenes with three objects or more). In percent, except words, speed and memory. Small print: greedy's own "
-        "95 % interval; elsewhere the difference from greedy; in rows `greedy cut to X` the difference of X from "
-        "greedy's captions cut to as many words as X's. Intervals are paired and resampled by picture; bold where 0 "
-        "lies outside. No correction for the number of comparisons was made.\n\n"
+        f"Evaluation scenes: {n['captions']} captions of up to 60 tokens, {n['random']} POPE questions a split (six a "
+        "picture, of the first pictures with three objects or more). In percent, except words, speed and memory. Small "
+        "print: greedy's own 95 % interval; elsewhere the difference from greedy; in rows `greedy cut to X` the "
+        "difference of X from greedy's captions cut to as many words as X's. Intervals are paired and resampled by "
+        "picture; bold where 0 lies outside. No correction for the number of comparisons was made.\n\n"
         "`tuned`: chosen on calibration scenes of seed0 by the rule in tuning.json, and used on the other checkpoints "
         "untouched. Speed is the median over batches of the ratio to greedy on the same batch; the machine was shared, "
         "so read it to one digit. Memory is the peak of the whole process (the program itself is most of it).\n\n"

@@ -47,7 +47,8 @@ def rejected(model, processor, count: int) -> dict:
         for row, (scene, text) in enumerate(zip(part, said, strict=True)):
             tokens = processor.tokenizer.convert_ids_to_tokens(record.tokens[row].tolist())
             named = dict(mentions_of(tokens, text))
-            scores = record.coherence[row, : len(text.split())].tolist()
+            length = sum(token not in processor.tokenizer.all_special_tokens for token in tokens)
+            scores = record.coherence[row, :length].tolist()
             for n, low in enumerate(below(scores, settings.alpha, settings.window)):
                 kind = "other word"
                 if n in named:
