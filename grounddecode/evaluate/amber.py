@@ -46,12 +46,28 @@ def load(folder: str | Path) -> AmberData:
     folder = Path(folder)
     annotations = records.read_json(folder / "annotations.json")
     relation = records.read_json(folder / "relation.json")
+    if not isinstance(annotations, list) or not all(map(_is_annotation, annotations)):
+        raise ValueError(f"{folder / 'annotations.json'} is not AMBER's: give the files of one AMBER release.")
+    if not isinstance(relation, dict) or not all(map(_are_words, relation.values())):
+        raise ValueError(f"{folder / 'relation.json'} is not AMBER's: give the files of one AMBER release.")
     try:
         safe_words = frozenset((folder / "safe_words.txt").read_text("utf-8").split("\n"))
     except OSError as error:
         raise ValueError(f"{folder / 'safe_words.txt'} cannot be read ({error.strerror}): give AMBER's data.") from None
     metrics = folder / "metrics.txt"
     return AmberData(annotations, relation, safe_words, counters(metrics) if metrics.is_file() else {})
+
+
+def _is_annotation(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+        return False
+    if found["type"] == "generative":
+        return _are_words(found.get("truth")) and _are_words(found.get("hallu"))
+    return isinstance(found.get("truth"), str)
+
+
+def _are_words(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(word, str) for word in found)
 
 
 def counters(path: Path) -> dict[str, float]:

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
+from grounddecode.evaluate import records
 from grounddecode.evaluate.samples import Sample
 from grounddecode.registry import nearest
 
@@ -61,7 +62,10 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
         raise ValueError(
             f"the split is {wanted.split!r}, which is the lab's: give the folder of other pictures instead"
         )
-    samples = [sample for name in dict.fromkeys(benchmarks) for sample in _load(name, wanted)]
+    samples: list[Sample] = []
+    for name in dict.fromkeys(benchmarks):
+        with records.shaped(f"something of {name} in {wanted.root or LAB_DATA}", "as the benchmark has it"):
+            samples += _load(name, wanted)
     if not samples:
         raise ValueError(f"{', '.join(benchmarks)} hold no sample: give a folder with their data")
     return samples

@@ -128,7 +128,7 @@ def ground_truth(
 
 
 def _id(record: Mapping[str, Any]) -> Any:
-    if "image_id" not in record or not isinstance(record.get("caption"), str):
+    if not isinstance(record.get("image_id"), int | float | str) or not isinstance(record.get("caption"), str):
         raise ValueError(f"the record {dict(record)!r} lacks image_id or a caption text: give both in each record.")
     return record["image_id"]
 

@@ -26,13 +26,15 @@ def merge(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
         out: a folder without a run.
 
     Raises:
-        ValueError: no run folder, shards of different runs, a shard that is missing or given twice, or a taken `out`.
+        ValueError: no run folder, an unfinished one, shards of different runs, a shard that is missing or given twice,
+            or a taken `out`.
     """
     if not runs:
         raise ValueError("there is nothing to merge: give the folders of all shards")
     folders = [RunFolder(run) for run in runs]
     stored = [folder.stored_run() for folder in folders]
-    for folder, run in zip(folders[1:], stored[1:], strict=True):
+    for folder, run in zip(folders, stored, strict=True):
+        _refuse_unfinished(folder, run)
         refuse_others(str(folder.path), _common(run), _common(stored[0]))
     order = _order([str(folder.path) for folder in folders], stored)
     with RunFolder(out) as merged:
@@ -41,6 +43,12 @@ def merge(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
         merged.append([record for at in order for record in folders[at].records()])
         merged.write_run(_merged([stored[at] for at in order]))
         return finish(merged, Scoring(**stored[0]["scoring"]), {})
+
+
+def _refuse_unfinished(folder: RunFolder, run: Mapping[str, Any]) -> None:
+    there, wanted = len(folder.records()), run["n_samples"] * len(run["methods"])
+    if there < wanted or "scoring" not in run:
+        raise ValueError(f"{str(folder.path)!r} holds {there} of {wanted} answers: run its command again to finish it")
 
 
 def _common(run: Mapping[str, Any]) -> dict[str, Any]:

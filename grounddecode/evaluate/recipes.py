@@ -33,9 +33,7 @@ def read(path: Path | str) -> dict[str, Any]:
         if key not in known and key not in _OURS:
             raise ValueError(nearest(str(key), known, f"argument of bench, in the recipe {str(path)!r}"))
     if not isinstance(found.get("engine_options", {}), dict):
-        raise ValueError(
-            f"engine_options of the recipe {str(path)!r} are no mapping: write `key: value` lines"
-        )
+        raise ValueError(f"engine_options of the recipe {str(path)!r} are no mapping: write `key: value` lines")
     return {key: value for key, value in found.items() if key not in _OURS}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,20 @@ def read_json(path: str | Path) -> Any:
             return _parse(file.read(), f"{path}")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): give an existing file.") from None
+
+
+@contextmanager
+def shaped(what: object, wanted: str) -> Iterator[None]:
+    """For work on foreign data that trusts their shape: what it trips over becomes one sentence.
+
+    Raises:
+        ValueError: something in them is missing or of another kind.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        cause = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{what} is not {wanted} ({cause}): give it as it was published.") from error
 
 
 def _parse(text: str, where: str) -> Any:

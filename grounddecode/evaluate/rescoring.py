@@ -37,7 +37,8 @@ def rescore(
         "amber_similarity": amber_similarity,
         "resamples": resamples,
     }
-    scoring = Scoring(**{**stored["scoring"], **{key: value for key, value in given.items() if value is not None}})
+    last = stored.get("scoring", {"data": stored["data"]})  # a run that was stopped has not been scored yet
+    scoring = Scoring(**{**last, **{key: value for key, value in given.items() if value is not None}})
     with RunFolder(run) as folder:
         return finish(folder, scoring, _truths(stored, scoring.chair_flavour))
 

@@ -84,8 +84,9 @@ def read_captions(path: File) -> list[dict[str, Any]]:
     """Captions as JSON Lines, as an array, or as the original evaluator has them, under `imgToEval`."""
     if Path(path).suffix == ".json":
         whole = records.read_json(path) if _is_one_object(path) else None
-        if isinstance(whole, dict) and isinstance(whole.get("imgToEval"), dict):
-            return list(whole["imgToEval"].values())
+        if isinstance(whole, dict) and "imgToEval" in whole:
+            with records.shaped(path, "a caption file"):
+                return [dict(record) for record in whole["imgToEval"].values()]
     return records.read(path)
 
 
@@ -105,9 +106,13 @@ def read_ground_truth(path: File, flavour: str) -> dict[str, list[str]]:
         if name not in table and not (name == "fixed" and "pattern" in table):
             raise ValueError(f"{path} has no ground truth for {name} words: it has {', '.join(sorted(table))}.")
         table = table.get(name, table.get("pattern"))
-    if not isinstance(table, dict) or not all(isinstance(objects, list) for objects in table.values()):
+    if not isinstance(table, dict) or not all(map(_are_names, table.values())):
         raise ValueError(f"{path} is no ground truth: give {{image_id: [objects]}}.")
     return {str(image): objects for image, objects in table.items()}
+
+
+def _are_names(objects: Any) -> bool:
+    return isinstance(objects, list) and all(isinstance(name, str) for name in objects)
 
 
 def coco_ground_truth(
@@ -118,12 +123,9 @@ def coco_ground_truth(
     if not instances:
         raise ValueError(f"{folder} has no instances*.json, also not in annotations/: give COCO's annotations.")
     wanted = {str(record.get("image_id")) for record in captions}
-    found = {
-        str(image): objects
-        for image, objects in chair.ground_truth(
-            _join(instances, wanted), _join(references, wanted) if references else None, flavour
-        ).items()
-    }
+    with records.shaped(folder, "a folder of COCO's annotations"):
+        joined = _join(instances, wanted), _join(references, wanted) if references else None
+        found = {str(image): objects for image, objects in chair.ground_truth(*joined, flavour).items()}
     if references:
         return found, []
     return found, [f"{folder} has no captions*.json: the ground truth is that of the annotated boxes alone."]

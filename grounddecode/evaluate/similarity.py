@@ -61,7 +61,7 @@ def similarity(name: str) -> Similarity:
 
 def _table(name: str, path: str) -> Similarity:
     table = records.read_json(path)
-    if not isinstance(table, dict) or not isinstance(table.get("pairs"), list):
+    if not isinstance(table, dict) or not _are_pairs(table.get("pairs")):
         raise ValueError(
             f"{path} is no table of similar words: write one with python -m grounddecode.evaluate.similarity."
         )
@@ -71,6 +71,12 @@ def _table(name: str, path: str) -> Similarity:
         near.setdefault(other, {other}).add(one)
     official = table.get("model") == OFFICIAL_MODEL and table.get("threshold") == OFFICIAL_THRESHOLD
     return Similarity(name, lambda word: near.get(word, (word,)), official)
+
+
+def _are_pairs(found: Any) -> bool:
+    return isinstance(found, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(word, str) for word in pair) for pair in found
+    )
 
 
 def _closeness(model: str) -> Callable[[str, str], float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 Record = dict[str, Any]
+_HELD = {"settings": dict, "methods": list, "parts": list}  # what every run.json has
 RUN, SAMPLES, METRICS = "run.json", "samples.jsonl", "metrics.json"
 
 
@@ -38,7 +39,10 @@ class RunFolder:
     # -- reading -------------------------------------------------------------------------------------------------
     def run(self) -> dict[str, Any] | None:
         """What run.json says, or None where there is no run yet."""
-        return self._json(RUN)
+        found = self._json(RUN)
+        if found is not None and not all(isinstance(found.get(key), kind) for key, kind in _HELD.items()):
+            raise ValueError(f"{self.path / RUN} is not of a run of this version: restore it or choose another folder")
+        return found
 
     def stored_run(self) -> dict[str, Any]:
         """What run.json says. Raises ValueError where there is none."""

@@ -138,3 +138,50 @@ def test_missing_files_are_one_sentence(benchmark: str, tmp_path: Path, capsys: 
     assert out == ""
     assert "nowhere" in err
     assert err.count("\n") == 1
+
+
+WRONG = [
+    ("chair", "c.json", '[{"image_id": [1], "caption": "a dog"}]', "lacks image_id"),
+    ("chair", "c.json", '[{"image_id": null, "caption": "a dog"}]', "lacks image_id"),
+    ("chair", "c.json", '{"imgToEval": {"1": 5}}', "is not a caption file"),
+    ("chair", "c.json", '{"imgToEval": null}', "is not a caption file"),
+    ("chair", "g.json", '{"1": [["dog"]]}', "is no ground truth"),
+    ("coco", "instances.json", "[]", "is not a folder of COCO's annotations"),
+    ("coco", "instances.json", '{"annotations": [{"id": 1}]}', "'image_id' is missing"),
+    ("coco", "instances.json", '{"annotations": [{"image_id": 1, "category_id": 7}]}', "7 is missing"),
+    ("amber", "annotations.json", "{}", "annotations.json is not AMBER's"),
+    ("amber", "annotations.json", '[{"type": "generative", "truth": [1], "hallu": []}]', "annotations.json is not"),
+    ("amber", "annotations.json", '[{"type": "generative", "truth": ["sky"]}]', "annotations.json is not"),
+    ("amber", "annotations.json", '[{"type": "relation", "truth": []}]', "annotations.json is not"),
+    ("amber", "relation.json", "[]", "relation.json is not AMBER's"),
+    ("amber", "relation.json", '{"sky": null}', "relation.json is not AMBER's"),
+    ("amber", "table.json", '{"pairs": [["sky"]]}', "is no table of similar words"),
+]
+
+
+@pytest.mark.parametrize(("benchmark", "name", "text", "said"), WRONG)
+def test_files_of_another_shape_are_one_sentence(
+    benchmark: str, name: str, text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {
+        "c.json": '[{"image_id": 1, "caption": "a dog"}]',
+        "g.json": '{"1": ["dog"]}',
+        "annotations.json": '[{"type": "generative", "truth": ["sky"], "hallu": []}]',
+        "relation.json": '{"sky": []}',
+        "safe_words.txt": "",
+        "table.json": '{"pairs": []}',
+        "r.json": '[{"id": 1, "response": "a sky"}]',
+    }
+    for file, content in {**good, name: text}.items():
+        (tmp_path / file).write_text(content)
+    given = {
+        "chair": ["chair", "--captions", f"{tmp_path}/c.json", "--ground-truth", f"{tmp_path}/g.json"],
+        "coco": ["chair", "--captions", f"{tmp_path}/c.json", "--coco", f"{tmp_path}"],
+        "amber": ["amber", "--data", f"{tmp_path}", "--responses", f"{tmp_path}/r.json"],
+    }[benchmark]
+    given += ["--similarity", f"table:{tmp_path}/table.json"] if benchmark == "amber" else []
+    assert main(["score", *given]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert "unexpected" not in err

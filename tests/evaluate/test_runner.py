@@ -489,6 +489,28 @@ def test_shards_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
         merge([one, two, tmp_path / "3"], tmp_path / "whole")
 
 
+def test_a_stopped_run_is_scored_as_far_as_it_is_and_not_merged(data: Path, tmp_path: Path) -> None:
+    class Stopping(FakeEngine):
+        def generate(
+            self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+        ) -> list[Response]:
+            if len(self.calls) == 2:
+                raise KeyboardInterrupt
+            return super().generate(requests, decoding, methods)
+
+    one, two = tmp_path / "1", tmp_path / "2"
+    run(data, two, shard="2/2")
+    with pytest.raises(KeyboardInterrupt):
+        run(data, one, Stopping(), shard="1/2", batch_size=2)
+    assert 0 < rescore(one, resamples=10)["run"]["n_answers"] < rescore(two, resamples=10)["run"]["n_answers"]
+    with pytest.raises(ValueError, match=r"holds \d+ of \d+ answers: run its command again"):
+        merge([one, two], tmp_path / "merged")
+    run(data, one, shard="1/2", batch_size=2)
+    run(data, two, shard="2/2")
+    with pytest.raises(ValueError, match="batch_size"):
+        merge([one, two], tmp_path / "merged")
+
+
 def test_scoring_again_needs_no_engine_and_no_data(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
     first = run(data, tmp_path / "run")

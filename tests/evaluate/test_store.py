@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -73,14 +72,18 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 def test_json_files_are_whole_or_not_there(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.run() is None
-    folder.write_run({"a": 1})
+    run = {"settings": {}, "methods": ["greedy"], "parts": []}
+    folder.write_run(run)
     with pytest.raises(ValueError, match="Out of range float"):
-        folder.write_run({"a": float("nan")})
-    assert folder.run() == {"a": 1}
+        folder.write_run({**run, "methods": [float("nan")]})
+    assert folder.run() == run
     (tmp_path / "run.json").write_text('{"a": ')
     with pytest.raises(ValueError, match=r"run\.json cannot be read"):
         folder.run()
-    assert json.loads('{"a": 1}') == {"a": 1}
+    for other in ("[]", "{}", '{"settings": [], "methods": [], "parts": []}'):
+        (tmp_path / "run.json").write_text(other)
+        with pytest.raises(ValueError, match=r"run\.json (holds no JSON object|is not of a run)"):
+            folder.run()
     assert sorted(os.listdir(tmp_path)) == ["run.json"]
 
 
