@@ -22,6 +22,7 @@ from benchmarks.lab_tuning import RESULT as TUNING
 from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine
+from grounddecode.evaluate import chair
 from grounddecode.evaluate.plans import GREEDY, plan
 from grounddecode.evaluate.recipes import read, run
 from grounddecode.evaluate.store import RunFolder
@@ -91,12 +92,14 @@ def compact(folder: Path) -> dict[str, Any]:
     batches = timings(records)
     rows = {}
     for spec, found in metrics["results"].items():
+        captions = [record for record in records if record["method"] == spec and record["benchmark"] == "chair"]
         rows[spec] = {
             "chair": {key: number(found["chair"], key) for key in CHAIR},
             "pope": {split: {key: number(found["pope"][split], key) for key in POPE} for split in SPLITS},
             "speed": {part: speed(batches[part], spec) for part in batches},
             "peak_mib": round(found["cost"]["peak_memory_mib"] or 0) or None,
-            "trace": trace(record for record in records if record["method"] == spec and record["benchmark"] == "chair"),
+            "trace": trace(captions),
+            "by_mention": by_mention(captions),
         }
     greedy = metrics["results"][GREEDY]
     return {
@@ -171,6 +174,16 @@ def trace(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         for name, value in record["trace"].items():
             values[name].append(value)
     return {name: round(statistics.fmean(found), 4) for name, found in values.items()}
+
+
+def by_mention(captions: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """Invented and all mentions at the first, second, ... place of a caption."""
+    places: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for record in captions:
+        for place, mention in enumerate(chair.mentions(record["response"])):
+            places[place][0] += mention[1] not in record["truth"]
+            places[place][1] += 1
+    return [places[place] for place in sorted(places)]
 
 
 def write(folder: Path) -> None:

@@ -71,6 +71,15 @@ def test_the_trace_is_averaged_over_captions():
     assert lab_table.trace(records) == {"sgrs.rejected": 0.375, "sgrs.draws": 2.0}
 
 
+def test_mentions_are_counted_by_their_place_in_the_caption():
+    captions = [
+        {"response": "A dog beside a cat, and a dog.", "truth": ["dog"]},
+        {"response": "A kite.", "truth": ["dog"]},
+        {"response": "Nothing.", "truth": ["dog"]},
+    ]
+    assert lab_table.by_mention(captions) == [[1, 2], [1, 1], [0, 1]]
+
+
 class Picky:
     """An engine that refuses some methods."""
 
