@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +38,13 @@ class VisionView:
     received: Tensor
     image_of_key: Tensor
     patch_of_key: Tensor
+    memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Hashable, value: Callable[[VisionView], Tensor]) -> Tensor:
+        """`value(self)`, computed once for the images of a generation: only for what does not depend on the keys."""
+        if key not in self.memo:
+            self.memo[key] = value(self)
+        return self.memo[key]
 
     def of_rows(self, rows: Tensor) -> VisionView:
         """The same images for other rows, given by index."""
@@ -105,8 +111,8 @@ class StepView:
 
     def with_(self, **changes: Any) -> StepView:
         """A copy with some fields replaced, and nothing remembered unless `memo` is handed on."""
-        view = copy(self)  # three times as fast as `replace`, and this runs in every layer
-        vars(view).update({"memo": {}} | changes)
+        view = object.__new__(StepView)  # ten times as fast as `replace`, and this runs in every layer
+        vars(view).update(vars(self), **({"memo": {}} | changes))
         return view
 
 

@@ -87,12 +87,16 @@ class PAINT(Method):
         spatial = rank_among(vision.received, there) < (count * self.spatial_share).long()
         return there & (local | spatial) & ~summary, summary
 
+    def _patch_gain(self, vision: VisionView) -> Tensor:
+        """(images, patches)."""
+        local, summary = self.token_sets(vision)
+        return self.alpha * local.float() + self.beta * summary.float()
+
     def _gain(self, step: StepView) -> Tensor:
         """(R, 1, T): alpha on local tokens, beta on summary tokens, 0 elsewhere."""
         if step.vision is None:
             raise RuntimeError("paint: the engine gave no attention of the vision tower")
-        local, summary = self.token_sets(step.vision)
-        gain = self.alpha * local.float() + self.beta * summary.float()
+        gain = step.vision.once((self, "gain"), self._patch_gain)
         image = step.vision.image_of_key
         of_key = gain[image.clamp(min=0), step.vision.patch_of_key]
         return of_key.masked_fill(image < 0, 0.0)[:, None, :]

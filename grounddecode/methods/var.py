@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -109,7 +110,7 @@ class VAR(Method):
         if max(self.sink_dims) >= width:
             raise ValueError(f"var: sink dimension {max(self.sink_dims)} in a model of width {width}, calibrate anew")
         x = hidden.float()
-        peak = torch.stack([x[..., d] for d in self.sink_dims]).abs().amax(dim=0)
+        peak = torch.linalg.vector_norm(x.index_select(-1, _indices(self.sink_dims, x.device)), ord=torch.inf, dim=-1)
         rms = torch.linalg.vector_norm(x, dim=-1) / math.sqrt(width)
         phi: Tensor = peak / rms  # a zero token gives nan: no sink
         tau = 20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau
@@ -121,12 +122,13 @@ class VAR(Method):
         sink = step.flags
         if self.sinks == "prompt" or self.variant == "released":
             sink = sink & (step.keys < step.prompt_length)
-        parts = torch.stack([step.image.gt(sink), sink, step.image], dim=1).to(weights.dtype)
-        looking, sinking, image = (weights @ parts.mT).unbind(dim=-1)  # masses, (R, heads) each
+        of_sink, of_other = step.once("sinks, others", _parts)
+        parts = torch.where(sink[:, None], of_sink, of_other)
+        looking, sinking, image = torch.bmm(weights, parts.mT).unbind(dim=-1)  # masses, (R, heads) each
         looking = looking.clamp(min=torch.finfo(weights.dtype).tiny)
-        moved = self.moved * self._is_edited(looking / image, image)
-        changes = torch.stack([moved * (sinking / looking), -moved], dim=-1) @ parts[:, :2]
-        return torch.addcmul(weights, weights, changes)
+        edited = self._is_edited(looking / image, image).to(weights.dtype)
+        changes = torch.stack([edited * (sinking / looking), -edited], dim=-1)
+        return torch.addcmul(weights, weights, torch.bmm(changes, parts[:, :2]), value=self.moved)
 
     def _is_edited(self, share: Tensor, image: Tensor) -> Tensor:
         """Bool (R, heads), from the image mass and the share of it on tokens that are no sinks.
@@ -135,3 +137,16 @@ class VAR(Method):
         """
         least = self.rho if self.variant == "paper" else 1.0 - self.rho
         return (share >= max(least, _NOTHING)) & (image >= MASS_FLOOR)
+
+
+@lru_cache(maxsize=64)
+def _indices(dims: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it outlives the caller's mode
+        return torch.tensor(dims, device=device)
+
+
+def _parts(step: StepView) -> Tensor:
+    """(2, R, 3, T): of a key that is a sink, and of one that is none: image token and no sink, sink, image token."""
+    image = step.image.to(torch.float32)
+    none, all_keys = torch.zeros_like(image), torch.ones_like(image)
+    return torch.stack([torch.stack([none, all_keys, image], dim=1), torch.stack([image, none, image], dim=1)])

@@ -29,7 +29,7 @@ def view(seed: int, state: Any = None) -> StepView:
     image = (keys >= start) & (keys < start + PATCHES)
     attention = torch.rand(LAYERS, ROWS, KEYS, generator=generator) ** 4 * image
     logits = torch.randn(ROWS, WORDS, generator=generator) * 3
-    of_patches = {f.name: torch.rand(IMAGES, PATCHES, generator=generator) ** 2 for f in fields(VisionView)}
+    of_patches = {name: torch.rand(IMAGES, PATCHES, generator=generator) ** 2 for name in ("first", "last", "received")}
     of_keys = {
         "image_of_key": torch.where(image, torch.arange(ROWS)[:, None], -1),
         "patch_of_key": torch.where(image, keys - start, 0),
@@ -91,7 +91,7 @@ def mapped(
         if "vision" in skip and getattr(value, "vision", None) is not None:
             vision = value.vision
             rows = {name: change(getattr(vision, name)) for name in ("image_of_key", "patch_of_key")}
-            changed |= {"vision": replace(vision, **rows), "memo": {}}
+            changed |= {"vision": replace(vision, **rows, memo={}), "memo": {}}
         return replace(value, **changed)
     if isinstance(value, (tuple, list)):
         return type(value)(mapped(entry, change, skip) for entry in value)

@@ -121,8 +121,10 @@ class VisionAttention:
         if not self._found:
             raise ValueError(f"{self.method}: the vision tower did not run in this session, pass pixel_values")
         scores = {name: self._pooled(x) for name, x in self._found.items()}
-        image_of, patch_of = self._places(step.sequence, *scores["first"].shape)
-        step.sequence.look(VisionView(**scores, image_of_key=image_of, patch_of_key=patch_of))
+        first, last, received = (scores[name] for name in ("first", "last", "received"))
+        image_of, patch_of = self._places(step.sequence, *first.shape)
+        vision = VisionView(first=first, last=last, received=received, image_of_key=image_of, patch_of_key=patch_of)
+        step.sequence.look(vision)
 
     def _pooled(self, scores: Tensor) -> Tensor:
         """(images, tokens): mean over the window of patches that one token stands for."""
