@@ -251,7 +251,8 @@ class Session:
         if missing:
             raise RuntimeError(
                 f"layers {sorted(missing)} of {type(self.model).__name__} did not use transformers' attention "
-                f"interface ({self.decoder.implementation}), load it with attn_implementation='sdpa' and no fused modules"
+                f"interface ({self.decoder.implementation}), load it with attn_implementation='sdpa' and no fused "
+                "modules"
             )
 
     def _adjust(self, step: Step, output: Any) -> None:
