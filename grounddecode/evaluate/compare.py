@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate.columns import COST, Layout, layout
-from grounddecode.evaluate.measure import Record, Scoring
+from grounddecode.evaluate.measure import Record, Scoring, scoring_of
 from grounddecode.evaluate.measures import measure_of
 from grounddecode.evaluate.metrics import BASELINES, SAMPLED, Part, Scored, baselines, block, cost, group, score
 from grounddecode.evaluate.plans import GREEDY
@@ -47,7 +47,7 @@ def compare(runs: Sequence[Path | str], benchmarks: Sequence[str] | None = None)
     if not runs:
         raise ValueError("there is nothing to compare: give at least one run folder")
     stored = [RunFolder(run).stored_run() for run in runs]
-    scoring = Scoring(**stored[0]["scoring"]) if "scoring" in stored[0] else Scoring()
+    scoring = scoring_of(stored[0])
     entries = _entries(runs, stored)
     parts = list(dict.fromkeys(part for entry in entries for part in entry.parts))
     wanted = [part for part in parts if benchmarks is None or part[0] in benchmarks]

@@ -33,6 +33,12 @@ class Scoring:
             raise ValueError(f"resamples is {self.resamples}: give at least 1")
 
 
+def scoring_of(run: Mapping[str, Any]) -> Scoring:
+    """The rules that a run was scored by last; for one that was stopped before, those of the data it holds."""
+    held = {"chair_flavour": run.get("chair_flavour", chair.PATTERN), "data": run.get("data", LAB_DATA)}
+    return Scoring(**{**held, **run.get("scoring", {})})
+
+
 def ground_truth_of(flavour: str) -> str:
     """The flavour whose words read the reference captions: published tables use those of `pattern`."""
     return chair.PATTERN if flavour == chair.PUBLISHED else flavour

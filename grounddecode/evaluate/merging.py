@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate.batches import parse_shard
-from grounddecode.evaluate.measure import Scoring
+from grounddecode.evaluate.measure import scoring_of
 from grounddecode.evaluate.rescoring import finish
 from grounddecode.evaluate.settings import digest, engine_facts, refuse_others
 from grounddecode.evaluate.store import RunFolder
@@ -42,12 +42,12 @@ def merge(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
             raise ValueError(f"{str(out)!r} holds a run already: give another --out")
         merged.append([record for at in order for record in folders[at].records()])
         merged.write_run(_merged([stored[at] for at in order]))
-        return finish(merged, Scoring(**stored[0]["scoring"]), {})
+        return finish(merged, scoring_of(stored[0]), {})
 
 
 def _refuse_unfinished(folder: RunFolder, run: Mapping[str, Any]) -> None:
     there, wanted = len(folder.records()), run["n_samples"] * len(run["methods"])
-    if there < wanted or "scoring" not in run:
+    if there < wanted:
         raise ValueError(f"{str(folder.path)!r} holds {there} of {wanted} answers: run its command again to finish it")
 
 

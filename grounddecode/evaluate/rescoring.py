@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate.benchmarks import EVALUATION, LAB_DATA, Wanted, load
-from grounddecode.evaluate.measure import Scoring, ground_truth_of
+from grounddecode.evaluate.measure import Scoring, ground_truth_of, scoring_of
 from grounddecode.evaluate.metrics import results
 from grounddecode.evaluate.store import Record, RunFolder
 
@@ -31,14 +31,13 @@ def rescore(
         ValueError: no run folder, an unknown rule or flavour, or data that are not where they were.
     """
     stored = RunFolder(run).stored_run()
-    given = {
+    given: dict[str, Any] = {
         "pope_rule": pope_rule,
         "chair_flavour": chair_flavour,
         "amber_similarity": amber_similarity,
         "resamples": resamples,
     }
-    last = stored.get("scoring", {"data": stored["data"]})  # a run that was stopped has not been scored yet
-    scoring = Scoring(**{**last, **{key: value for key, value in given.items() if value is not None}})
+    scoring = replace(scoring_of(stored), **{key: value for key, value in given.items() if value is not None})
     with RunFolder(run) as folder:
         return finish(folder, scoring, _truths(stored, scoring.chair_flavour))
 

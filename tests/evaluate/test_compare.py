@@ -14,7 +14,7 @@ import pytest
 
 from grounddecode.evaluate.compare import compare
 from grounddecode.evaluate.controls import cut_to_words, length_matched, matched_lengths
-from grounddecode.evaluate.measure import Scoring
+from grounddecode.evaluate.measure import Scoring, scoring_of
 from grounddecode.evaluate.measures import measure_of
 from grounddecode.evaluate.metrics import cost, results
 from grounddecode.evaluate.metrics import score as scored
@@ -175,6 +175,14 @@ def write_run(folder: Path, records: list[dict[str, Any]], methods: list[str], m
 
 def captions(text: str, method: str, images: range = range(30)) -> list[dict[str, Any]]:
     return [caption(image, text, TRUTH, method) for image in images]
+
+
+def test_a_run_that_was_stopped_is_read_by_the_words_of_its_data() -> None:
+    assert scoring_of({"data": "somewhere", "chair_flavour": "fixed"}) == Scoring(
+        chair_flavour="fixed", data="somewhere"
+    )
+    last = {"pope_rule": "vcd", "chair_flavour": "pattern", "data": "there"}
+    assert scoring_of({"scoring": last, "data": "here", "chair_flavour": "fixed"}) == Scoring("vcd", data="there")
 
 
 def test_saying_less_is_no_gain(tmp_path: Path) -> None:
