@@ -3,9 +3,10 @@
     python -m benchmarks.speed --out benchmarks/results/speed.json
 
 Two models: a random LLaVA (8 layers, hidden 512, 8 query and 4 key-value heads, vocabulary 32,000, 576 image tokens, a
-prompt of 700) and the lab model. Plain and grounded `generate` calls alternate; a step's time is the gap between two
-calls of a logits processor; the figure is the ratio of medians. Peak memory is the maximum resident size of a process
-of its own that runs one configuration, less its size before the first `generate`.
+prompt of 700) and the lab model. `saliency` is the streaming record of `grounddecode.saliency`. Plain and grounded
+`generate` calls alternate; a step's time is the gap between two calls of a logits processor; the figure is the ratio of
+medians. Peak memory is the maximum resident size of a process of its own that runs one configuration. Beside the JSON
+file stands a table of the ratios (`.md`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import sys
 import time
 from pathlib import Path
 
-PLAIN = "greedy"
+PLAIN, SALIENCY = "greedy", "saliency"  # beside these, specifications of methods
+SALIENCY_LAYERS = (2, 3, 4)  # target layers, as many as the bar of SGRS has
 
 
 def random_model():
@@ -74,7 +76,7 @@ def lab_model():
 MODELS = {"random-8x512": random_model, "lab": lab_model}
 
 
-def methods_of(spec: str, model):
+def methods_of(spec: str):
     """Methods of a specification; values that need a calibration are set so that the edit is in full work."""
     from grounddecode.registry import parse
 
@@ -82,12 +84,24 @@ def methods_of(spec: str, model):
     return parse(":".join([spec, extra[spec]]) if spec in extra else spec)
 
 
-def clocked_generate(model, inputs: dict, tokens: int, methods) -> tuple[float, list[float]]:
+def generate(model, spec: str, inputs: dict, options: dict) -> None:
+    """One `generate` under a specification, from attaching to leaving; the streaming saliency record is one too."""
+    from grounddecode import ground
+    from grounddecode.saliency import record_saliency
+
+    if spec == PLAIN:
+        model.generate(**inputs, **options)
+    elif spec == SALIENCY:
+        record_saliency(model, inputs, layers=SALIENCY_LAYERS, **options)
+    else:
+        with ground(model, methods_of(spec)):
+            model.generate(**inputs, **options)
+
+
+def clocked_generate(model, spec: str, inputs: dict, tokens: int) -> tuple[float, list[float]]:
     """Seconds to the first token, and of every decode step."""
     import torch
     from transformers import LogitsProcessor
-
-    from grounddecode import ground
 
     class Clock(LogitsProcessor):
         def __init__(self) -> None:
@@ -101,11 +115,7 @@ def clocked_generate(model, inputs: dict, tokens: int, methods) -> tuple[float, 
     options = {"max_new_tokens": tokens, "do_sample": False, "logits_processor": [clock]}
     with torch.no_grad():
         begin = time.perf_counter()
-        if methods:
-            with ground(model, methods):
-                model.generate(**inputs, **options)
-        else:
-            model.generate(**inputs, **options)
+        generate(model, spec, inputs, options)
     steps = [b - a for a, b in zip(clock.times, clock.times[1:], strict=False)]
     return clock.times[0] - begin, steps
 
@@ -120,8 +130,7 @@ def measure(model_name: str, specs: list[str], batches: list[int], tokens: int, 
         first: dict[str, list[float]] = {spec: [] for spec in [PLAIN, *specs]}
         for turn in range(repeats + 1):
             for spec in steps:
-                methods = () if spec == PLAIN else methods_of(spec, model)
-                prefill, decode = clocked_generate(model, inputs, tokens, methods)
+                prefill, decode = clocked_generate(model, spec, inputs, tokens)
                 if turn:  # the first turn warms up
                     first[spec].append(prefill)
                     steps[spec] += decode
@@ -154,7 +163,7 @@ def peak(model_name: str, spec: str, batch: int, tokens: int) -> dict:
     inputs = make(batch)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
     before = _status("VmRSS")
-    clocked_generate(model, inputs, tokens, () if spec == PLAIN else methods_of(spec, model))
+    clocked_generate(model, spec, inputs, tokens)
     top = _status("VmHWM")
     return {"peak_mib": top / 2**20, "growth_mib": (top - before) / 2**20}
 
@@ -181,10 +190,28 @@ def peaks(model_name: str, specs: list[str], batches: list[int], tokens: int) ->
     return rows
 
 
+def table(result: dict) -> str:
+    """The ratios as Markdown."""
+    peak = {(row["model"], row["batch"], row["method"]): row["peak_ratio"] for row in result["memory"]}
+    lines = [
+        f"`{result['command']}`: {result['cores']} cores, {result['threads']} threads, torch {result['torch']}, "
+        f"transformers {result['transformers']}. Ratios to plain greedy decoding in the same run.\n",
+        "| model | batch | method | decode step | prefill | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["time"]:
+        key = (row["model"], row["batch"], row["method"])
+        memory = f"{peak[key]:.2f}x" if key in peak else ""
+        plain = f" ({row['decode_ms']:.1f} ms)" if row["method"] == PLAIN else ""
+        ratios = f"{row['decode_ratio']:.2f}x{plain} | {row['prefill_ratio']:.2f}x | {memory}"
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {ratios} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="random-8x512,lab")
-    parser.add_argument("--methods", default=None, help="comma-separated specifications; all registered by default")
+    parser.add_argument("--methods", default=None, help="comma-separated: specifications, or saliency; all by default")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)
@@ -201,7 +228,7 @@ def main() -> None:
 
     from grounddecode import registry
 
-    specs = args.methods.split(",") if args.methods else registry.names()
+    specs = args.methods.split(",") if args.methods else [*registry.names(), SALIENCY]
     batches = [int(b) for b in args.batches.split(",")]
     result = {
         "command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
@@ -221,6 +248,7 @@ def main() -> None:
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text + "\n")
+        args.out.with_suffix(".md").write_text(table(result))
     else:
         print(text)
 
