@@ -28,7 +28,7 @@ separate passes for a contrast, autograd through everything for SGRS. The bar is
 itself must move a logit by more than {effect} (SGRS: choose another token) for the cell to count. Random
 weights say that a method is computed right on a family, not that it helps there.
 
-transformers {transformers}, torch {torch}, CPU, sdpa. A column with + is two methods at once.
+transformers {transformers}, torch {torch}, CPU, sdpa (paligemma2: eager). A column with + is two methods at once.
 
 """
 

@@ -139,7 +139,6 @@ def _sgrs() -> Sequence[Case]:
         "locore+sgrs",
         (LocoRE(beta=1.0), SGRS(layers=layers, **settings)),
         rejection=lambda: Rejection(layers, edits=(dense.LocoREEdit(1.0),), **settings),
-        everywhere=False,
     )
 
 

@@ -119,6 +119,18 @@ def test_settings_equal_the_oracle(method: SGRS, rejection: Rejection) -> None:
     assert not torch.equal(tokens, plain)
 
 
+def test_target_layers_above_the_recurrent_ones() -> None:
+    family, model, inputs = zoo.family("qwen3_5"), zoo.model("qwen3_5"), zoo.family("qwen3_5").batch()
+    rejection = Rejection((3,), alpha=1.02)
+    expected, expected_tokens = rejection.greedy(model, family, inputs, STEPS)
+    logits, tokens, _ = generate(model, inputs, SGRS(alpha=1.02, layers=(3,)))
+    assert torch.equal(tokens, expected_tokens)
+    assert torch.allclose(logits, expected, rtol=0, atol=5e-6)
+    assert not all(decision.accepted for step in rejection.decisions for decision in step)
+    with pytest.raises(ValueError, match="layers without attention above layer 1, choose target layers above them"):
+        ground(model, SGRS(layers=(1, 3))).__enter__()
+
+
 def test_the_candidates_own_row_has_no_gradient() -> None:
     """The released form, candidate appended and its own row read, is 0 by causality; ours is not."""
     family, model, inputs = zoo.family("llava"), zoo.model("llava"), zoo.family("llava").batch()

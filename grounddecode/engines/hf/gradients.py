@@ -77,11 +77,17 @@ class RowGradients:
         upper = [layer for layer in session.decoder.layers if layer.index >= self.lowest]
         kind = type(model).__name__
         if any(layer.cross for layer in session.decoder.layers):
-            raise ValueError(f"{self.name}: {kind} reads its images through cross-attention, which is not supported")
+            raise ValueError(
+                f"{self.name}: {kind} reads its images through cross-attention, use a model whose image tokens lie "
+                "in the sequence"
+            )
         if any(getattr(layer.module, "is_kv_shared_layer", False) for layer in upper):
             raise ValueError(f"{self.name}: layers of {kind} share keys, choose target layers above them")
         if [layer.index for layer in upper] != list(range(self.lowest, session.decoder.n_layers)):
-            raise ValueError(f"{self.name}: {kind} has layers without attention above layer {self.lowest}")
+            raise ValueError(
+                f"{self.name}: {kind} has layers without attention above layer {self.lowest}, choose target layers "
+                "above them"
+            )
         self._unembedding = Unembedding(model, self.name)
         session.on_exit(self._unembedding.module.register_forward_pre_hook(self._at_head).remove)
         self._replay.attach(session, upper)
