@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 OUT ?= out/demo
 MATRIX ?= 5.16.0 5.19.0 5.23.0
 WORKERS ?= 2
-SMOKE ?= tests/contract tests/methods tests/engines
+SMOKE ?= tests/contract tests/engines tests/lab tests/test_calibration.py
 
 # How much the demo does. 200 captions and 600 questions a method take some minutes on two cores.
 DEMO_METHODS ?= greedy,locore,avc
@@ -30,13 +30,13 @@ demo: $(VENV)/.demo ## install, run the bench on the embedded model, print the t
 	    --limit $(DEMO_LIMIT) --batch-size $(DEMO_BATCH) --out $(OUT)/run
 	$(BIN)/grounddecode report $(OUT)/run --out $(OUT)
 
-test: lint typecheck $(VLLM)/.done ## install, then ruff, mypy (strict) and every test
+test: lint typecheck $(VLLM)/.done test-matrix ## install, then ruff, mypy (strict), test-matrix and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(VENV)/.dev ## the tests without the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-matrix: $(MATRIX:%=matrix-%) ## the quick tests with the oldest, vLLM's and the newest transformers, in environments of their own
+test-matrix: $(MATRIX:%=matrix-%) ## what touches transformers with the oldest, vLLM's and the newest, in environments of their own
 
 matrix-%: $(VENV)/.matrix-%/.done
 	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(SMOKE)
