@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from grounddecode.cli.engines import Others, engine_options
 from grounddecode.cli.errors import complain
-from grounddecode.cli.output import write_json, write_line
+from grounddecode.cli.output import results_only, write_json, write_line
 
 app = typer.Typer(help="Score answer files by the rules of the official programs.")
 
@@ -18,6 +19,7 @@ TRUTH_HELP = "JSON file {image_id: [objects]}."
 FLAVOUR_HELP = (
     "pattern, wordnet, wordnet-words/pattern-gt or fixed; default: the third where NLTK's tagger is, else the first."
 )
+JUDGE_HELP = "The judging model: an address such as http://localhost:8000/v1, or what --engine takes."
 COCO_HELP = "Folder with COCO's instances*.json and captions*.json."
 PICKLE_HELP = "The cache file of the public programs; nothing in it is run."
 
@@ -85,6 +87,29 @@ def score_mme(
 
     chosen = mme.TASKS if tasks is None else tuple(part.strip() for part in tasks.split(",") if part.strip())
     show(files.score_mme(results, chosen), as_json)
+
+
+@app.command("hallusionbench")
+def score_hallusionbench(
+    questions: Annotated[Path, typer.Option("--questions", help="HallusionBench.json.")],
+    answers: Annotated[Path, typer.Option("--answers", help="Answer file, in the order of the questions.")],
+    judge: Annotated[str, typer.Option("--judge", help=JUDGE_HELP)],
+    engine: Annotated[str, typer.Option("--engine", help="What runs the judge: openai, hf.")] = "openai",
+    others: Others = None,
+    as_json: AsJson = False,
+) -> None:
+    """HallusionBench: a model judges every answer, so the numbers depend on it and equal nobody's."""
+    from grounddecode.engines.base import open_engine
+    from grounddecode.evaluate import judge as judging
+
+    asked, said = judging.read_hallusionbench(questions), judging.read_answers(answers)
+    with results_only():
+        opened = open_engine(engine, judge, **engine_options(None, None, None, others))
+        try:
+            verdicts = judging.judge_hallusionbench(asked, said, judging.engine_judge(opened))
+        finally:
+            opened.close()
+    show(judging.score_hallusionbench(asked, verdicts, judge), as_json)
 
 
 @app.command("run")

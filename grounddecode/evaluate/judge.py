@@ -85,6 +85,22 @@ def judge_hallusionbench(questions: Sequence[Mapping[str, Any]], answers: Sequen
     return [verdict(reply) for reply in replies]
 
 
+def read_answers(path: str | Path) -> list[str]:
+    """Answers in the order of the questions: records with `model_prediction`, `answer`, `text` or `ans`.
+
+    Raises:
+        ValueError: a record that holds no text under any of these.
+    """
+    fields = ("model_prediction", "answer", "text", "ans")
+    found: list[str] = []
+    for place, record in enumerate(records.read(path), 1):
+        text = next((record[field] for field in fields if isinstance(record.get(field), str)), None)
+        if text is None:
+            raise ValueError(f"answer {place} of {path} holds no text: give it under one of {', '.join(fields)}.")
+        found.append(text)
+    return found
+
+
 def score_hallusionbench(questions: Sequence[Mapping[str, Any]], verdicts: Sequence[str], judge: str) -> dict[str, Any]:
     """Accuracy by question, by figure (all its questions) and by question over all figures (all right).
 

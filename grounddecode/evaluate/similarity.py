@@ -126,8 +126,13 @@ def _main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the table to write")
     parser.add_argument("--model", default=OFFICIAL_MODEL)
     options = parser.parse_args()
-    relation = records.read_json(options.data / "relation.json")
-    write_table((word for key, others in relation.items() for word in (key, *others)), options.out, options.model)
+    try:
+        relation = records.read_json(options.data / "relation.json")
+        with records.shaped(options.data / "relation.json", "AMBER's"):
+            words = [word for key, others in relation.items() for word in (key, *others)]
+        write_table(words, options.out, options.model)
+    except (OSError, RuntimeError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from grounddecode.cli import main
+from grounddecode.engines.base import Response
 from tests.cli.conftest import Run, assert_sentence
 
 
@@ -138,6 +139,39 @@ def test_missing_files_are_one_sentence(benchmark: str, tmp_path: Path, capsys: 
     assert out == ""
     assert "nowhere" in err
     assert err.count("\n") == 1
+
+
+def test_hallusionbench_by_a_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = {"category": "VD", "subcategory": "chart", "set_id": "0", "question": "?", "gt_answer_details": "It is."}
+    questions = [{**shared, "figure_id": figure, "question_id": "0"} for figure in ("0", "1")]
+    answers = [{"model_prediction": "right"}, {"answer": "wrong"}]
+    opened: list[tuple[Any, ...]] = []
+
+    class Judge:
+        def generate(self, requests: list[Any], decoding: Any, methods: Any = ()) -> list[Response]:
+            said = ["correct" if "Answer: right" in request.prompt else "incorrect" for request in requests]
+            return [Response(sample_id="", text=text, n_tokens=1, seconds=0.0) for text in said]
+
+        def close(self) -> None:
+            opened.append(("closed",))
+
+    def open_engine(*which: str, **options: str) -> Judge:
+        opened.append((*which, options))
+        return Judge()
+
+    monkeypatch.setattr("grounddecode.engines.base.open_engine", open_engine)
+    command = ["score", "hallusionbench", "--questions", str(lines(tmp_path / "q.json", questions))]
+    command += ["--answers", str(lines(tmp_path / "a.json", answers)), "--judge", "http://there/v1"]
+    assert main([*command, "--engine-option", "concurrency=2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert opened == [("openai", "http://there/v1", {"concurrency": "2"}), ("closed",)]
+    assert (found["a_acc"], found["f_acc"], found["q_acc"]) == (0.5, 0.5, 0.0)
+    assert (found["judge"], found["official"]) == ("http://there/v1", False)
+    lines(tmp_path / "a.json", [{"model_prediction": 5}])
+    assert main(command) == 2
+    assert "answer 1 of" in capsys.readouterr().err
 
 
 WRONG = [

@@ -1,6 +1,7 @@
 """AMBER: nouns, candidates, counters and rounding, against a second telling of the official rules."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -428,3 +429,15 @@ def test_golden_candidates_against_the_second_telling():
         nouns = rng.sample(truth["truth"] + truth["hallu"], 3) + rng.sample(words, 5)
         expected = by_flags(nouns, truth["truth"], truth["hallu"], [], data.relation, data.safe_words)
         assert amber.judge(nouns, truth, data, exact) == expected
+
+
+def test_the_maker_of_the_table_ends_with_one_sentence_without_spacy(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    for relation, said in (('{"sky": []}', "en_core_web_lg cannot be loaded"), ("[]", "is not AMBER's")):
+        (tmp_path / "relation.json").write_text(relation)
+        monkeypatch.setattr(sys, "argv", ["similarity", "--data", str(tmp_path), "--out", str(tmp_path / "t.json")])
+        with pytest.raises(SystemExit) as left:
+            similarity._main()
+        assert left.value.code == 2
+        err = capsys.readouterr().err
+        assert (said in err, err.count("\n")) == (True, 1)
