@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
@@ -65,6 +65,33 @@ def request(sample: Sample) -> Request:
     return Request(sample_id=sample.sample_id, prompt=sample.prompt, images=(open_picture(sample.image),))
 
 
+def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """The times of every way, which take turns in another order each time."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for turn in range(repeats):
+        order = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]
+        for name in order:
+            times[name].append(timed(ways[name]))
+            print(f"{name:7} {times[name][-1][0]:7.2f} s, {times[name][-1][1]:7.2f} s of processor", file=sys.stderr)
+    return times
+
+
+def shares(
+    times: dict[str, list[tuple[float, float]]],
+    alone: dict[str, list[tuple[float, float]]],
+    of: Callable[[Iterable[float]], float],
+) -> dict[str, dict[str, float]]:
+    """One figure of all turns (`of`) for every way, and what the runner adds to the bare loop."""
+    found = {name: [of(column) for column in zip(*turns, strict=True)] for name, turns in times.items()}
+    return {
+        "seconds": {name: seconds for name, (seconds, _) in found.items()},
+        "processor_seconds": {name: processor for name, (_, processor) in found.items()},
+        "own_share": {name: of(turn[0] for turn in turns) / found["bare"][0] for name, turns in alone.items()},
+        "ratio": {name: found[name][0] / found["bare"][0] for name in alone},
+        "processor_ratio": {name: found[name][1] / found["bare"][1] for name in alone},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lab")
@@ -78,13 +105,7 @@ def main() -> None:
     engine = open_engine("hf", args.model)
     todo = units(load(names, Wanted(limit=args.limit)))
     groups = batches(todo, args.batch_size)
-    requests = [
-        [
-            Request(sample_id=u.first.sample_id, prompt=u.first.prompt, images=(open_picture(u.first.image),))
-            for u in group
-        ]
-        for group in groups
-    ]
+    requests = [[request(unit.first) for unit in group] for group in groups]
 
     def bare() -> None:
         for group, asked in zip(groups, requests, strict=True):
@@ -105,23 +126,10 @@ def main() -> None:
     idle = {"runner": lambda: runner(parrot), "whole": lambda: whole(parrot)}
     for work in idle.values():
         work()  # warms up, and fills the parrot
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for turn in range(args.repeats):
-        order = list(ways)[turn % 3 :] + list(ways)[: turn % 3]
-        for name in order:
-            times[name].append(timed(ways[name]))
-            print(f"{name:7} {times[name][-1][0]:7.2f} s, {times[name][-1][1]:7.2f} s of processor", file=sys.stderr)
+    times = in_turns(ways, args.repeats)
     alone = {name: [timed(work) for _ in range(args.repeats)] for name, work in idle.items()}
     result = {**provenance(), "samples": len(todo), "batches": len(groups), "repeats": args.repeats}
-    for label, of in (("least", min), ("median", statistics.median)):
-        found = {name: [of(column) for column in zip(*times[name], strict=True)] for name in ways}
-        result[label] = {
-            "seconds": {name: found[name][0] for name in ways},
-            "processor_seconds": {name: found[name][1] for name in ways},
-            "own_share": {name: of(turn[0] for turn in alone[name]) / found["bare"][0] for name in idle},
-            "ratio": {name: found[name][0] / found["bare"][0] for name in ("runner", "whole")},
-            "processor_ratio": {name: found[name][1] / found["bare"][1] for name in ("runner", "whole")},
-        }
+    result |= {"least": shares(times, alone, min), "median": shares(times, alone, statistics.median)}
     text = json.dumps(result, indent=2)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
