@@ -93,6 +93,9 @@ def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: 
 
 
 def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
+    if step.newest_only == plan.layer:  # the other tokens get its output, which nobody reads
+        newest, _ = _rows(call, plan, step, step.length - 1)
+        return newest.expand(-1, step.length, -1, -1), None
     first = step.first_query(plan.edits) if plan.edits else step.length
     record = step.record and step.completes_prompt
     if first == step.length and not record:

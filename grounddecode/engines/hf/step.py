@@ -28,6 +28,7 @@ class Step:
     seen: set[int] = field(default_factory=set)
     recorded: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, keys) head mean of the last prompt row
     record: bool = False
+    newest_only: int | None = None  # a layer behind which only the newest token is read
     second_logits: Tensor | None = None
     capture: Capture | None = None  # records the last row for gradients
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)

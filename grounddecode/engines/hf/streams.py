@@ -108,7 +108,7 @@ class SecondStream:
         saved = {model: model.rope_deltas for model in self._models() if hasattr(model, "rope_deltas")}
         for past, kwargs, memo in self._chunks:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
-            session.step = Step(twin, step.n_layers, past, length)
+            session.step = Step(twin, step.n_layers, past, length, newest_only=step.n_layers - 1)
             changed = self._edited_inputs(kwargs, replaced, past, length)
             try:
                 with memo.replay(), Overwrite(stack, replaced, past, edit.scheme), NewestOnly(stack):
