@@ -16,8 +16,10 @@ def read(folder: str | Path, tasks: Sequence[str] = TASKS) -> dict[str, list[Pai
     """The answers in `TASK.txt` files: lines of image, question, truth and answer with tabs between, two an image.
 
     Raises:
-        ValueError: a file is missing, or a line has not four fields.
+        ValueError: no task, a file that is missing, or a line without four fields.
     """
+    if not tasks:
+        raise ValueError(f"no task of MME was given: name at least one of {', '.join(TASKS)}.")
     found: dict[str, list[Pair]] = {}
     for task in tasks:
         path = Path(folder) / f"{task}.txt"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from grounddecode.registry import nearest, parse
@@ -17,6 +18,12 @@ _WORDS: dict[str, dict[str, tuple[str, float]]] = {
     "sample": {"temperature": ("temperature", 1.0), "top_p": ("top_p", 1.0)},
     "cut": {"beta": ("min_p", 0.1)},
     "beam": {"n": ("num_beams", 5)},
+}
+_POSSIBLE: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 < value < inf, "a number above 0"),
+    "top_p": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
+    "min_p": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "num_beams": (lambda value: value >= 1 and value.is_integer(), "a whole number of at least 1"),
 }
 
 
@@ -79,14 +86,19 @@ def _decoding(word: str, settings: str) -> dict[str, Any]:
             raise ValueError(f"{item!r} in {word}:{settings} is no setting, write key=value")
         if key not in known:
             raise ValueError(nearest(key, known, f"setting of {word}"))
-        values[known[key][0]] = _number(f"{word}:{key}", value)
+        values[known[key][0]] = _number(f"{word}:{key}", known[key][0], value)
     if word == "beam":
         values["num_beams"] = int(values["num_beams"])
     return values | ({"do_sample": True} if word == "sample" else {})
 
 
-def _number(name: str, value: str) -> float:
+def _number(name: str, field: str, value: str) -> float:
+    """The value of a field of `Decoding`. Raises ValueError for what it cannot be."""
+    possible, told = _POSSIBLE[field]
     try:
-        return float(value)
+        found = float(value)
     except ValueError:
-        raise ValueError(f"{name} is {value!r}, give a number") from None
+        raise ValueError(f"{name} is {value!r}, give {told}") from None
+    if not possible(found):
+        raise ValueError(f"{name} is {value}, give {told}")
+    return found

@@ -62,3 +62,8 @@ def test_files(tmp_path):
     (tmp_path / "count.txt").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         score.score_mme(tmp_path)
+
+
+def test_no_task_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no task of MME was given"):
+        mme.read(tmp_path, ())
