@@ -181,7 +181,7 @@ def rows_for_copies(name: str) -> tuple[zoo.Row, ...]:
     return family.rows if difference(copied[:, ::2], first) <= TOLERANCE else zoo.SINGLE
 
 
-@some_cases
+@every_case
 def test_several_sequences_a_prompt(case: Case) -> None:
     model, inputs = zoo.model("llava"), zoo.family("llava").batch(rows_for_copies("llava"))
     torch.manual_seed(6)
@@ -270,9 +270,10 @@ def _repeating() -> dict[str, Tensor]:
     return zoo.family("llava").batch([(1, 5, -1, *range(3, 60), *range(3, 60))])
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.name.startswith("locore") and not c.contrast], ids=lambda c: c.name
-)
+one_stream = pytest.mark.parametrize("case", [c for c in CASES if c.contrast is None], ids=lambda c: c.name)
+
+
+@one_stream
 def test_prompt_lookup_equals_greedy(case: Case) -> None:
     model, inputs = zoo.model("llava"), _repeating()
     drafts: list[int] = []
@@ -290,10 +291,11 @@ def test_prompt_lookup_equals_greedy(case: Case) -> None:
     assert max(drafts[1:]) > 1  # several tokens were verified at once
 
 
-def test_assisted_decoding_equals_greedy() -> None:
+@one_stream
+def test_assisted_decoding_equals_greedy(case: Case) -> None:
     model, inputs = zoo.model("llava"), zoo.family("llava").batch(zoo.ROWS[:1])
     helper = zoo.fresh("llava")
-    with ground(model, LocoRE(beta=3.0)):
+    with ground(model, case.methods):
         expected = model.generate(**inputs, do_sample=False, max_new_tokens=12)
         assisted = model.generate(**inputs, do_sample=False, max_new_tokens=12, assistant_model=helper)
     assert torch.equal(assisted, expected)
