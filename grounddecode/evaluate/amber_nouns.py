@@ -53,16 +53,26 @@ _BEFORE_A_VERB = frozenset(word_list("before_a_verb"))
 _SUBJECTS = frozenset(word_list("subjects"))
 _DETERMINERS = frozenset(word_list("determiners"))
 _FUNCTION_WORDS = frozenset(word_list("function_words"))
+_KINDS_OF_CAN = frozenset(word_list("before_a_can"))
+_PLURALS = frozenset(("men", "people", "players", "riders", "women"))
+_BEING = frozenset(("is", "are", "was", "were", "be", "been", "'s", "'re"))
 
 
 def _is_noun_by_rule(tokens: Sequence[str], place: int) -> bool:
     token = tokens[place].lower()
     before = tokens[place - 1].lower() if place else ""
     after = tokens[place + 1].lower() if place + 1 < len(tokens) else ""
+    if token == "hot":  # in the list, and never a noun
+        return False
+    if token == "can":  # nearly always the verb
+        return before in _DETERMINERS or before in _KINDS_OF_CAN
+    if token.endswith("ing") and token in _VERBS and before in _BEING:
+        return False
     if token in _ADJECTIVES and after.isalpha() and after not in _FUNCTION_WORDS:
         return False
     if token in _ADJECTIVES and before in ("is", "are", "was", "were", "very", "bright"):
         return False
     if token not in _VERBS or before in _DETERMINERS:
         return True
-    return not (before in _BEFORE_A_VERB or (before in _SUBJECTS and after in _DETERMINERS))
+    agrees = before in _SUBJECTS and before != "and" and token.endswith("s") != (before in _PLURALS)
+    return not (before in _BEFORE_A_VERB or agrees or (before in _SUBJECTS and after in _DETERMINERS))

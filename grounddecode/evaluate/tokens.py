@@ -58,8 +58,8 @@ def words(text: str) -> list[str]:
     """The tokens of a text, punctuation included.
 
     Without the trained sentence model the dot of every word is split off, save after numbers, single letters and
-    abbreviations that go on in lower case. On real captions this gives the same objects everywhere; the number of
-    tokens differs where the model knows an abbreviation that we do not.
+    abbreviations that go on in lower case. On real captions this gives the same tokens everywhere; they can differ
+    where the model remembers a word in lower case at the beginning of a sentence, and by its 37 known word pairs.
     """
     text = _SENTENCE_DOT.sub(_split_dot, text.strip())
     text = _open_quotes(text)
