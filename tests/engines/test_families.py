@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from grounddecode import ground
+from grounddecode import AvisC, ground
 from grounddecode.method import Needs
+from grounddecode.view import ImageEdit, StepView
 from tests import zoo
 from tests.dense import Oracle
 from tests.engines.cases import EVERY_CASE, Case
@@ -53,6 +54,33 @@ def test_oracle_without_methods_is_the_plain_model(name: str) -> None:
     assert difference(logits, expected) <= TOLERANCE
     assert torch.equal(tokens, expected_tokens)
     assert 0.3 < float(logits.std()) < 3  # neither constant nor so large that the tolerance means nothing
+
+
+class SecondStreamAlone(AvisC):
+    """The logits of a stream that keeps no image token."""
+
+    def second_stream(self, step: StepView) -> ImageEdit:
+        return ImageEdit(keep=torch.zeros_like(step.image), scheme=self.scheme)
+
+    def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
+        assert step.second_logits is not None
+        return step.second_logits
+
+
+@pytest.mark.parametrize("scheme", ["zeros", "mask"])
+@pytest.mark.parametrize("name", [name for name in zoo.FAMILIES if name != "mllama"])
+def test_nothing_of_the_picture_reaches_a_stream_that_keeps_none_of_it(name: str, scheme: Any) -> None:
+    """Whatever the way in: features that early layers add again, image attention beside the sequence."""
+    if name == "qwen3_5" and scheme == "mask":
+        pytest.skip("refused")
+    family, model = zoo.family(name), zoo.model(name)
+    others = [tuple(token - 10 if token < 0 else token for token in row) for row in family.rows]
+    with ground(model, SecondStreamAlone(scheme=scheme)):
+        first, _ = generate(model, family.batch(), max_new_tokens=3)
+        second, _ = generate(model, family.batch(others), max_new_tokens=3)
+    plain = [generate(model, family.batch(rows), max_new_tokens=1)[0] for rows in (family.rows, others)]
+    assert difference(first, second) <= TOLERANCE
+    assert difference(*plain) > EFFECT
 
 
 STANDING = ("llava", "qwen2_5_vl", "internvl", "gemma3")  # these four run every variant, the others the main forms
