@@ -105,7 +105,8 @@ def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
         if "control" in numbers and entry.method != SAMPLED:
             rows.append(_control_row(entry.label, shown, numbers))
     n = max((len(one.records) for one in scored.values()), default=0)
-    return Table(benchmark, split, _caption(shown.title, n, scored), (*shown.columns, *COST), rows)
+    lacking = [name for name in BASELINES if all(entry.method != name for entry in entries if part in entry.parts)]
+    return Table(benchmark, split, _caption(shown.title, n, scored, lacking), (*shown.columns, *COST), rows)
 
 
 def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _Entry | None:
@@ -149,10 +150,11 @@ def _sign(shown: Layout, numbers: Mapping[str, Any]) -> str:
     return "better in repeated mentions only" if hollow else "+ better than the control"
 
 
-def _caption(title: str, n: int, scored: Mapping[str, Scored]) -> str:
+def _caption(title: str, n: int, scored: Mapping[str, Scored], lacking: Sequence[str]) -> str:
     numbers = next(iter(scored.values())).numbers
     rules = [str(numbers[key]) for key in ("rule", "flavour", "similarity", "tagger") if key in numbers]
-    return (
+    told = (
         f"{title}, {n} samples{', rule ' + ' '.join(rules) if rules else ''}. Under each number the difference from "
         "greedy (under a control: of its method from it), with 95 % intervals, paired, resampled by picture."
     )
+    return told + (f" Not measured, though a comparison needs it: {', '.join(lacking)}." if lacking else "")
