@@ -201,9 +201,7 @@ def _summary(
     recall = ratio(tp, tp + fn, "recall", undefined, "no label is yes")
     f1 = harmonic(precision, recall, "f1", undefined)
     yes_ratio = ratio(counts.said_yes, answered, "yes_ratio", undefined, "there is no answer")
-    if (
-        rule == "lmms-eval"
-    ):  # that program has 0 where the others divide by zero, and groups the product of F1 otherwise
+    if rule == "lmms-eval":  # has 0 where the others divide by zero, and groups the product of F1 otherwise
         precision, recall, yes_ratio = precision or 0, recall or 0, yes_ratio or 0
         f1 = 2 * (precision * recall) / (precision + recall) if precision + recall else 0
         undefined = [f"{sentence[:-1]}, where lmms-eval has 0." for sentence in undefined]

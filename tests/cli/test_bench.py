@@ -69,6 +69,8 @@ def test_other_settings_are_refused(grounddecode: Run, run: Path) -> None:
         (["--data", "no/such/folder"], ("no/such/folder",)),
         (["--model", "lab:seed9"], ("seed9",)),
         (["--dtype", "float31"], ("float31",)),
+        (["--device", "gpu"], ("'gpu'", "cuda")),
+        (["--device", "cuda:99"], ("'cuda:99' cannot be used",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -54,6 +54,7 @@ class HFEngine:
         kind = getattr(torch, dtype, None)
         if not isinstance(kind, torch.dtype):
             raise ValueError(f"dtype is {dtype!r}, give a torch dtype such as float32 or bfloat16")
+        _usable(device)
         self.model, self.processor = load(model, kind, attn_implementation)
         if isinstance(calibration, str):
             calibration = Calibration.load(calibration, self.model.config)
@@ -145,6 +146,15 @@ def load(model: str, dtype: torch.dtype, attn_implementation: str) -> tuple[Any,
     except OSError as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"the model {model!r} cannot be loaded: {reason}") from error
+
+
+def _usable(device: str) -> None:
+    """Refuse a device before a model is loaded for it."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # the first where torch was built without it
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"the device {device!r} cannot be used ({reason}), give cpu, cuda or the like") from None
 
 
 def _options(decoding: Decoding) -> dict[str, Any]:
