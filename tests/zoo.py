@@ -241,4 +241,5 @@ def gemma3() -> Family:
     )  # fmt: skip
 
 
-import tests.zoo_families  # noqa: E402, F401 -- registers the further families
+import tests.zoo_families  # noqa: E402 -- registers the further families
+import tests.zoo_more  # noqa: E402, F401
