@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,14 @@ def test_a_recipe_says_what_the_options_do_not(run: Path, tmp_path: Path, capfd:
     recipe.write_text("model: lab\nlimits: 3\n")
     assert main(command) == 2
     assert "'limits'" in capfd.readouterr().err
+
+
+def test_every_argument_of_the_bench_is_an_option() -> None:
+    from grounddecode.cli.bench import bench
+    from grounddecode.evaluate import runner
+
+    wanted = set(signature(runner.bench).parameters) - {"engine_options", "progress", "opened"}
+    assert wanted <= set(signature(bench).parameters)  # so that a recipe may say each
 
 
 def test_scoring_is_chosen_at_the_command_line(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
