@@ -58,6 +58,7 @@ class Answering:
     succeeded: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     last_error: str = ""
+    _first: bool = True
     _vain: dict[str, int] = field(default_factory=dict)
 
     def answer(self, units: Sequence[Unit], known: Mapping[str, set[str]]) -> None:
@@ -71,6 +72,7 @@ class Answering:
         for group in opened(pending, Pictures()):
             for plan in self.plans:
                 self._answer_all(plan, [one for one in group if _unknown([one.unit], known[plan.name])])
+            self._first = False
         for plan in self.plans:
             if plan.name not in self.succeeded:
                 raise RuntimeError(f"{plan.name} could answer no sample: {self.last_error}")
@@ -122,7 +124,7 @@ class Answering:
             responses = self.engine.generate(requests, decoding, plan.methods)
         if [response.sample_id for response in responses] != [request.sample_id for request in requests]:
             raise RuntimeError(f"the engine {self.engine.name} answered other samples than it was asked")
-        facts = {"batch": len(group), "peak_memory_mib": peak.mib}
+        facts = {"batch": len(group), "peak_memory_mib": peak.mib, **({"warming_up": True} if self._first else {})}
         return [
             record
             for one, response in zip(group, responses, strict=True)

@@ -133,11 +133,16 @@ def block(measure: Measure, ours: Scored, others: Mapping[str, Scored], scoring:
 
 
 def cost(records: Iterable[Record], greedy: Iterable[Record]) -> dict[str, float | None]:
-    """Seconds, tokens and peak memory of the answers that were generated, and the speed as a ratio to greedy's."""
+    """Seconds, tokens and peak memory of the answers that were generated, and the speed as a ratio to greedy's.
+
+    The ratio rests on the samples that both answered, less the first batch of each start where there are others: what
+    an engine does once falls on the plan that is asked first.
+    """
     own, base = ([r for r in answered(found) if "same_as" not in r] for found in (records, greedy))
     seconds, tokens = sum(r["seconds"] for r in own), sum(r["n_tokens"] for r in own)
     peaks = [r["peak_memory_mib"] for r in own if r.get("peak_memory_mib") is not None]
     shared = {r["sample_id"] for r in own} & {r["sample_id"] for r in base}
+    shared = shared - {r["sample_id"] for r in (*own, *base) if r.get("warming_up")} or shared
     speed, usual = (_speed([r for r in found if r["sample_id"] in shared]) for found in (own, base))
     return {
         "seconds": seconds,

@@ -153,6 +153,15 @@ def test_cost_counts_what_was_generated_and_compares_the_same_samples() -> None:
     assert cost([], greedy)["tokens_per_second"] is None
 
 
+def test_what_an_engine_does_once_is_left_out_of_the_speed_ratio() -> None:
+    # question() answers with 2 tokens in half a second. Greedy's first batch took 10 s, ours 1 s.
+    greedy = [question(0, "Yes.", "yes", seconds=10.0, warming_up=True), question(1, "Yes.", "yes")]
+    ours = [question(0, "Yes.", "yes", seconds=1.0, warming_up=True), question(1, "Yes.", "yes", seconds=1.0)]
+    assert cost(ours, greedy)["tokens_per_second_ratio"] == 0.5
+    assert cost(ours[:1], greedy[:1])["tokens_per_second_ratio"] == 10.0  # there is nothing else
+    assert cost(ours, greedy)["seconds"] == 2.0
+
+
 # -- the comparison ----------------------------------------------------------------------------------------------------
 
 TRUTH = ["dog", "bench"]

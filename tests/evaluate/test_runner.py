@@ -198,6 +198,14 @@ def test_folders_have_the_flavour_of_published_tables_where_its_data_are(
     assert metrics["run"]["scoring"]["chair_flavour"] == "wordnet-words/pattern-gt"
 
 
+def test_the_first_batch_of_every_start_is_marked(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, batch_size=4)
+    records = RunFolder(tmp_path).records()
+    for method in ("greedy", "sample"):
+        asked = [r for r in records if r["method"] == method and "same_as" not in r]
+        assert [r.get("warming_up", False) for r in asked] == [True] * 4 + [False] * (len(asked) - 4)
+
+
 def test_settings_of_scoring_may_change(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path)
     engine = FakeEngine()
