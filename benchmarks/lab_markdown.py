@@ -15,6 +15,7 @@ CHAIR = {
     "chair_i": "CHAIR_i",
     "chair_i_unique": "CHAIR_i unique",
     "recall": "recall",
+    "f1": "object F1",
     "words": "words",
     "repetition_rate": "repetition",
 }
@@ -60,7 +61,8 @@ def page(table: Mapping[str, Any]) -> str:
         legend(table),
         "## Differences from greedy",
         summary(checkpoints, tuned),
-        "Do the seeds rank the plans alike? " + agreement(checkpoints),
+        "## Do the seeds rank the plans alike?",
+        agreement(checkpoints),
     ]
     for name, found in checkpoints.items():
         parts += [f"## {name}", markdown(full(found, tuned))]
@@ -153,19 +155,28 @@ def markdown(rows: Iterator[list[str]]) -> str:
 
 def agreement(checkpoints: Mapping[str, Any]) -> str:
     """Spearman's correlation of the differences, over the plans that two checkpoints share."""
-    told = []
+    head = ["checkpoints", "CHAIR_i", "POPE adv.", "CHAIR_i, without SGRS and AvisC", "POPE adv., without them"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for first, second in combinations(checkpoints, 2):
         one, other = checkpoints[first]["methods"], checkpoints[second]["methods"]
-        shared = [spec for spec in one if spec in other and plan(spec).methods]
-        both = [
-            spearman(*([pick(side[spec]) for spec in shared] for side in (one, other)))
-            for pick in (
-                lambda row: row["chair"]["chair_i"]["vs_greedy"][0],
-                lambda row: row["pope"]["adversarial"]["accuracy"]["vs_greedy"][0],
-            )
-        ]
-        told.append(f"{first} and {second} {both[0]:.2f} and {both[1]:.2f} ({len(shared)} plans)")
-    return "Spearman's correlation of the differences in CHAIR_i and in POPE adversarial: " + "; ".join(told) + "."
+        every = [spec for spec in one if spec in other and plan(spec).methods]
+        mild = [spec for spec in every if not {"sgrs", "avc"} & {method.name for method in plan(spec).methods}]
+        cells = [f"{_alike(one, other, shared, key):.2f}" for shared in (every, mild) for key in _HEADLINES]
+        rows.append([f"{first}, {second} ({len(every)} and {len(mild)} plans)", *cells])
+    return "Spearman's correlation of the differences from greedy:\n\n" + _table(rows)
+
+
+_HEADLINES = (("chair", "chair_i"), ("pope", "adversarial", "accuracy"))
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any], specs: Sequence[str], path: Sequence[str]) -> float:
+    return spearman(*([_at(side[spec], path)["vs_greedy"][0] for spec in specs] for side in (one, other)))
+
+
+def _at(row: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
+    for key in path:
+        row = row[key]
+    return row
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:

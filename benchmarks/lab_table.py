@@ -32,7 +32,7 @@ from grounddecode.lab.world import scenes
 HERE = Path(__file__).parent
 RECIPE, RESULTS = HERE / "recipes" / "lab_methods.yaml", HERE / "results" / "lab"
 PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the papers or our README speak of
-CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "words", "repetition_rate")
+CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
 POPE = ("accuracy", "f1", "yes_ratio")
 SPLITS = ("random", "popular", "adversarial")
 REFUSED = "refused.json"
