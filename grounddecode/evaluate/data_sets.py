@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -139,12 +141,19 @@ def _get(url: str, items: list[Item], root: Path, progress: Callable[[str, int, 
 
 
 def _unpack(archive: Path, folder: Path, wanted: Iterable[Archive]) -> None:
-    """Unpack the wanted members; none can land outside the folder (zipfile strips what would)."""
+    """Unpack the wanted members, each whole or not at all; those that would land outside the folder are left out."""
     prefixes = tuple(prefix for one in wanted for prefix in one.members)
     with zipfile.ZipFile(archive) as opened:
-        for member in opened.namelist():
-            if member.startswith(prefixes):
-                opened.extract(member, folder)
+        for member in opened.infolist():
+            place = PurePosixPath(member.filename)
+            if member.is_dir() or not member.filename.startswith(prefixes) or ".." in place.parts:
+                continue
+            target = folder / place
+            beside = target.with_name(f".{target.name}.part")  # hidden, so that it is not counted when this is killed
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with opened.open(member) as source, open(beside, "wb") as file:
+                shutil.copyfileobj(source, file)
+            os.replace(beside, target)
 
 
 def _size(size: int) -> str:

@@ -32,6 +32,8 @@ def download(url: str, target: Path, size: int, checksum: str, tell: Tell | None
         ValueError: the file is not what it should be; what was fetched is removed.
         RuntimeError: the server cannot be reached, or refuses.
     """
+    if checksum and target.is_file() and target.stat().st_size == size and digest(target) == checksum:
+        return  # an archive whose unpacking was stopped
     part = target.with_name(f"{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(ATTEMPTS):

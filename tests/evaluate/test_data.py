@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from grounddecode.cli import main
 from grounddecode.evaluate import data_sets, download
 from grounddecode.evaluate.data_items import Archive, Item
 from grounddecode.evaluate.data_sets import check, get, names
@@ -181,6 +184,39 @@ def test_getting_makes_a_data_set_complete(small: Server, tmp_path: Path) -> Non
     assert len(small.asked) == 3  # the archive of two files comes once
     get("toy", tmp_path)
     assert len(small.asked) == 3
+
+
+def test_unpacking_that_is_stopped_leaves_no_torn_file(
+    small: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(source: IO[bytes], target: IO[bytes]) -> None:
+        target.write(source.read()[:2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copyfileobj", stop)
+        with pytest.raises(KeyboardInterrupt):
+            get("toy", tmp_path)
+    assert [state.state for state in check("toy", tmp_path).files] == ["there", "missing", "missing", "missing"]
+    assert get("toy", tmp_path).ok
+    assert len(small.asked) == 3  # the archive was there already
+    assert (tmp_path / "toy" / "words" / "a.json").read_bytes() == b"[1]"
+
+
+def test_getting_at_the_command_line(small: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "toy", "--root", str(tmp_path)]) == 1
+    small.cut = 1
+    assert main(["data", "get", "toy", "--root", str(tmp_path), "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert json.loads(shown[shown.index("{") :])["ok"] is True
+    assert main(["data", "get", "hand", "--root", str(tmp_path)]) == 1
+    assert "ask the authors" in capsys.readouterr().out
+    (tmp_path / "toy" / "plain.json").unlink()
+    small.files["plain.json"] = b"()"
+    assert main(["data", "get", "toy", "--root", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "SHA-256" in err
+    assert not (tmp_path / "toy" / "plain.json").exists()
 
 
 def test_what_is_damaged_or_incomplete_is_said_and_mended(small: Server, tmp_path: Path) -> None:
