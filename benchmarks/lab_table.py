@@ -90,7 +90,8 @@ def compact(folder: Path) -> dict[str, Any]:
     made = metrics["run"]
     records = [record for record in RunFolder(folder).records() if record["status"] == "ok"]
     batches = timings(records)
-    rows = {}
+    told = [record for record in records if record["method"] == GREEDY and record["benchmark"] == "chair"]
+    texts, rows = {record["sample_id"]: record["response"] for record in told}, {}
     for spec, found in metrics["results"].items():
         captions = [record for record in records if record["method"] == spec and record["benchmark"] == "chair"]
         rows[spec] = {
@@ -100,6 +101,7 @@ def compact(folder: Path) -> dict[str, Any]:
             "peak_mib": round(found["cost"]["peak_memory_mib"] or 0) or None,
             "trace": trace(captions),
             "by_mention": by_mention(captions),
+            "same_as_greedy": sum(texts.get(record["sample_id"]) == record["response"] for record in captions),
         }
     greedy = metrics["results"][GREEDY]
     return {
