@@ -103,7 +103,7 @@ class RunFolder:
         """Add lines: they outlive this process when this returns, and a loss of power when the next call does."""
         if self._file is None:
             raise RuntimeError(f"the run folder {str(self.path)!r} is not open for writing: call open() first")
-        data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+        data = b"".join(map(_line, records))
         while data:
             data = data[os.write(self._file, data) :]
         self._wait()
@@ -138,6 +138,14 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, self.path / name)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    text = json.dumps(record, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a pair, which a server may send and UTF-8 does not have
+        return (json.dumps(record) + "\n").encode()
 
 
 def _lines(path: Path) -> Iterable[Record]:

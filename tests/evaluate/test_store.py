@@ -87,6 +87,13 @@ def test_json_files_are_whole_or_not_there(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["run.json"]
 
 
+def test_any_text_that_a_server_sends_is_kept(tmp_path: Path) -> None:
+    texts = ["\ud83d half a pair", "line\u2028separator", "ünïcode 犬", "\x00"]
+    with RunFolder(tmp_path) as folder:
+        folder.append([{**line(str(at)), "response": text} for at, text in enumerate(texts)])
+        assert [record["response"] for record in folder.records()] == texts
+
+
 def test_appending_needs_an_open_folder(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="not open for writing"):
         RunFolder(tmp_path).append([line("a")])
