@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -64,7 +65,8 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
         )
     samples: list[Sample] = []
     for name in dict.fromkeys(benchmarks):
-        with records.shaped(f"something of {name} in {wanted.root or LAB_DATA}", "as the benchmark has it"):
+        foreign = records.shaped(f"something of {name} in {wanted.root}", "as the benchmark has it")
+        with foreign if wanted.root is not None else nullcontext():
             samples += _load(name, wanted)
     if not samples:
         raise ValueError(f"{', '.join(benchmarks)} hold no sample: give a folder with their data")

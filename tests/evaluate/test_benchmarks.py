@@ -143,6 +143,30 @@ def test_listed_images_are_taken_in_their_order(tmp_path: Path) -> None:
         load(["chair"], Wanted(root=root))
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("chair", "annotations/instances.json", '{"images": [{"id": 1}], "annotations": [], "categories": []}'),
+        ("chair", "annotations/captions.json", '{"annotations": [5]}'),
+        ("pope", "pope/coco_pope_random.json", '[{"image": "x"}]'),
+        ("amber", "amber/annotations.json", "{}"),
+    ],
+)
+def test_data_of_another_shape_are_one_sentence(name: str, file: str, text: str, tmp_path: Path) -> None:
+    dataset.write(tmp_path, "evaluation", 3)
+    picture = sorted(path.name for path in (tmp_path / "images").iterdir())[0]
+    (tmp_path / "amber" / "query").mkdir(parents=True)
+    (tmp_path / "amber" / "image").mkdir()
+    (tmp_path / "amber" / "image" / picture).write_bytes((tmp_path / "images" / picture).read_bytes())
+    (tmp_path / "amber" / "query" / "query_generative.json").write_text(
+        json.dumps([{"id": 1, "image": picture, "query": "?"}])
+    )
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text.replace('"x"', json.dumps(picture)))
+    with pytest.raises(ValueError, match=f"something of {name} in .* is not as the benchmark has it"):
+        load([name], Wanted(root=tmp_path))
+
+
 def test_missing_pictures_are_named_before_anything_is_asked(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data")
     (root / "images" / "X_004.png").unlink()
