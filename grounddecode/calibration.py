@@ -59,9 +59,7 @@ class Calibration:
 
     def save(self, path: Path | str) -> None:
         """Write to a JSON file, beside the calibrations of other checkpoints that it may hold."""
-        path = Path(path)
-        entries = _read(path) if path.exists() else {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path, entries = Path(path), kept(path)
         path.write_text(json.dumps(entries | {self.key: asdict(self)}, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -110,6 +108,24 @@ def known(config: Any) -> Calibration | None:
     if name and beside.is_file():
         return Calibration.load(beside, config)
     return BUILT_IN.get(name.rstrip("/").rpartition("/")[2].lower())
+
+
+def kept(path: Path | str) -> dict[str, Any]:
+    """The entries that a file to be written holds already; makes its folder.
+
+    Raises:
+        ValueError: a file that is no calibration file or cannot be written. Ask before measuring.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be written ({error.strerror}), choose another file") from error
+    return {} if new else _read(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.registry import nearest, parse
+from grounddecode.registry import METHODS, nearest, parse
 
 if TYPE_CHECKING:
     from grounddecode.method import Method
@@ -56,8 +56,10 @@ def plan(spec: str) -> Plan:
         word, _, settings = part.strip().partition(":")
         if word in _WORDS:
             decoding |= _decoding(word, settings)
-        elif word != GREEDY:
+        elif word in METHODS:
             rest.append(part.strip())
+        elif word != GREEDY:
+            raise ValueError(nearest(word, [GREEDY, *_WORDS, *METHODS], "method"))
     if "min_p" in decoding and not decoding.get("do_sample"):
         raise ValueError(f"{spec!r} cuts what greedy decoding never takes: write sample+cut")
     if decoding.get("do_sample") and "num_beams" in decoding:

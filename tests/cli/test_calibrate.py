@@ -48,6 +48,9 @@ def test_a_calibration_is_written_and_read(grounddecode: Run, images: Path, tmp_
         (["--images", "grounddecode/methods"], "grounddecode/methods"),  # no pictures in it
         (["--model", "lab:seed9"], "seed9"),
         (["--n-images", "0"], "--n-images"),
+        (["--out", "/proc/no/such.json"], "/proc/no/such.json"),
+        (["--out", "tests"], "tests"),
+        (["--out", "README.md"], "README.md"),
     ],
 )
 def test_bad_input_is_one_sentence(

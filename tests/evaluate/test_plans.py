@@ -54,6 +54,7 @@ def test_settings_of_methods_are_resolved() -> None:
         ("beam:n=inf", "give a whole number of at least 1"),
         ("sample:temperature", "is no setting, write key=value"),
         ("avk", "did you mean 'avc'"),
+        ("greedyy", "did you mean 'greedy'"),
     ],
 )
 def test_mistakes_are_one_sentence(spec: str, said: str) -> None:

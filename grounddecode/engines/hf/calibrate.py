@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from grounddecode.calibration import Calibration, fingerprint, scaled_tau
+from grounddecode.calibration import Calibration, fingerprint, kept, scaled_tau
 from grounddecode.engines.hf import interface
 from grounddecode.engines.hf.attention import BaseAttention, Call, Output, row_scores
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
@@ -42,12 +42,14 @@ def calibrate_model(
         options: of `HFEngine`: device, dtype, attn_implementation.
 
     Raises:
-        ValueError: a model or folder that does not exist, or a folder without pictures.
+        ValueError: a model or folder that does not exist, a folder without pictures, or a file that cannot be written.
     """
     from grounddecode.engines.hf.engine import HFEngine
 
-    engine = HFEngine(model, **options)
+    if out is not None:
+        kept(out)
     pictures = _pictures(images, n_images)
+    engine = HFEngine(model, **options)
     calibration = calibrate(engine.model, engine.processor, pictures, checkpoint=_name(model))
     if out is not None:
         calibration.save(out)
