@@ -229,6 +229,13 @@ def _blocks(stack: nn.Module) -> dict[nn.Module, int]:
     }
 
 
+def _sources(stack: nn.Module) -> dict[int, int]:
+    """Layers without keys of their own, and the layer whose keys they read (Gemma 4): the last owner of their kind."""
+    kinds, shared = getattr(stack.config, "layer_types", []), getattr(stack.config, "num_kv_shared_layers", 0)
+    owners = kinds[: len(kinds) - shared]
+    return {n: max(i for i, kind in enumerate(owners) if kind == kinds[n]) for n in range(len(owners), len(kinds))}
+
+
 @contextmanager
 def full_matrices(stack: nn.Module, edits: Sequence[Edit], context: Context) -> Iterator[None]:
     """Let every attention of `stack` go through `attention` below."""
@@ -247,10 +254,12 @@ def full_matrices(stack: nn.Module, edits: Sequence[Edit], context: Context) -> 
 
     def remember(number: int) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-            context.hidden[number] = args[0] if args else kwargs["hidden_states"]
+            given = args[0] if args else kwargs["hidden_states"]
+            context.hidden[number] = context.hidden[sources[number]] if number in sources else given
 
         return hook
 
+    sources = _sources(stack)
     handles = [block.register_forward_pre_hook(remember(n), with_kwargs=True) for block, n in blocks.items()]
     try:
         mapping["eager"] = dispatch
@@ -282,7 +291,9 @@ def attention(
         scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores = torch.where(mask[..., : key.shape[2]] < -1e30, -torch.inf, scores)
-    own = query.shape[2] == key.shape[2] == context.length  # keys are the sequence itself, not an image beside it
+    own = key.shape[2] == context.length >= query.shape[2]  # keys are the sequence itself, not an image beside it
+    unread = context.length - query.shape[2] if own else 0  # queries at the start that a layer is not given (Gemma 4)
+    scores = torch.nn.functional.pad(scores, (0, 0, unread, 0))
     if own and context.hide is not None:
         scores = torch.where(context.hide[:, None, None, :], -torch.inf, scores)
     context.layer = int(module.layer_idx)
@@ -293,6 +304,7 @@ def attention(
         weights = edit.weights(weights, context)
     if own:
         context.weights[context.layer] = weights
+    weights = weights[:, :, unread:]
     return torch.einsum("bhij,bhjd->bihd", weights.to(value.dtype), value).contiguous(), weights
 
 

@@ -122,3 +122,31 @@ def phi4_multimodal() -> Family:
         }
 
     return Family("phi4_multimodal", build, "model", (IMAGE,) * 41, pixels)
+
+
+@register
+def gemma4() -> Family:
+    """The upper half of the layers reads keys of the lower half; some versions give it the end of a prompt only."""
+    from transformers import Gemma4Config, Gemma4ForConditionalGeneration, Gemma4TextConfig, Gemma4VisionConfig
+
+    def build() -> Any:
+        text = Gemma4TextConfig(
+            **TEXT, head_dim=8, global_head_dim=8, sliding_window=12, num_kv_shared_layers=2,
+            layer_types=["sliding_attention", "full_attention"] * 2, hidden_size_per_layer_input=8,
+            vocab_size_per_layer_input=TEXT["vocab_size"], enable_moe_block=False,
+        )  # fmt: skip
+        vision = Gemma4VisionConfig(**VISION, patch_size=8, num_key_value_heads=2, head_dim=8)
+        ids = {"image_token_id": IMAGE, "boi_token_id": START, "eoi_token_id": END}
+        config = Gemma4Config(text_config=text, vision_config=vision, audio_config=None, **ids)
+        built = Gemma4ForConditionalGeneration(config)
+        for layer in built.model.language_model.layers:  # nothing divides the scores by sqrt(head_dim)
+            layer.self_attn.q_norm.weight.data.fill_(8**-0.5)
+        return built
+
+    def pixels(numbers: Sequence[int]) -> dict[str, Tensor]:
+        side = torch.arange(12)
+        places = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1).reshape(1, -1, 2)
+        values = torch.stack([picture(n, 144, 192) for n in numbers])
+        return {"pixel_values": values, "image_position_ids": places.repeat(len(numbers), 1, 1)}
+
+    return Family("gemma4", build, "model.language_model", MARKED, pixels, typed=(("mm_token_type_ids", 0, 1, 0),))

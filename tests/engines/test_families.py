@@ -88,6 +88,7 @@ REFUSED = {  # family: what it cannot offer, and the words that say so
     "mllama": (Needs.IMAGE_KEYS | Needs.GRADIENT, "reads its images through cross-attention"),
     "paligemma": (Needs.GRADIENT, "tokens of the prompt look at later ones"),
     "qwen3_5": (Needs.GRADIENT, "has layers without attention"),
+    "gemma4": (Needs.GRADIENT, "share keys, choose target layers above them"),
     "paligemma2": (Needs.GRADIENT, "tokens of the prompt look at later ones"),
 }
 

@@ -93,6 +93,8 @@ def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: 
 
 
 def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
+    if call.query.shape[2] < step.length:  # layers that share keys may read the end of a prompt only (Gemma 3n and 4)
+        step = step.tail(call.query.shape[2])
     if step.newest_only == plan.layer:  # the other tokens get its output, which nobody reads
         newest, _ = _rows(call, plan, step, step.length - 1)
         return newest.expand(-1, step.length, -1, -1), None

@@ -33,6 +33,7 @@ class Step:
     capture: Capture | None = None  # records the last row for gradients
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)
     biases: dict[object, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # shared by layers of one kind
+    _tails: dict[int, Step] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         prompt = self.sequence.prompt_length
@@ -43,6 +44,20 @@ class Step:
             self.phase = Phase.PROMPT
         else:
             self.phase = Phase.DECODE if self.past >= prompt else Phase.MIXED
+
+    def tail(self, length: int) -> Step:
+        """The same forward pass for its newest `length` tokens alone: what layers see that are given no others."""
+        if length not in self._tails:
+            self._tails[length] = Step(
+                self.sequence,
+                self.n_layers,
+                self.total - length,
+                length,
+                seen=self.seen,
+                recorded=self.recorded,
+                record=self.record,
+            )
+        return self._tails[length]
 
     def first_query(self, methods: Iterable[Method]) -> int:
         """Index of the first query of this forward that an edit of any of the methods concerns; `length` if none."""
