@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -91,6 +92,12 @@ def answer(request: Request) -> str:
         asked = request.prompt.removesuffix(" in the image?").rpartition(" ")[2]
         return "Yes." if asked in [*seen, "bowl"] else "No."
     return f"There is a {seen[0]} and a {seen[1]}. I see a bowl."
+
+
+def run(data: Path, out: Path, engine: Any = None, **more: Any) -> dict[str, Any]:
+    """A bench of two plans on a folder, the fake engine answering unless another is given."""
+    options = {"methods": ["greedy", "sample"], "resamples": 20, **more}
+    return bench("fake", out, data=data, opened=engine or FakeEngine(), **options)
 
 
 if __name__ == "__main__":  # a run of its own, to be killed: ROOT OUT SECONDS BATCH

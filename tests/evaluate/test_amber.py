@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grounddecode.evaluate import amber, amber_nouns, score, similarity, tagger
+from grounddecode.evaluate import amber, amber_nouns, score, similarity
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden/amber"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files are not beside the repository")
@@ -264,66 +264,6 @@ def test_spacy_is_asked_once_a_pair_and_its_table_gives_the_same(tmp_path, monke
     assert table.official
     similarity.write_table(RELATION, tmp_path / "small.json", "en_core_web_sm")
     assert not similarity.similarity(f"table:{tmp_path / 'small.json'}").official
-
-
-# --- nouns
-
-
-def test_nouns_with_the_official_tagger(tmp_path, monkeypatch):
-    place = tmp_path / "taggers/averaged_perceptron_tagger_eng"
-    place.mkdir(parents=True)
-    parts = {
-        "weights": {"bias": {"NN": 1.0}},
-        "tagdict": {"orange": "JJ", "dogs": "NNS", "Dogs": "NNS"},
-        "classes": ["NN", "JJ", "NNS"],
-    }
-    for part, value in parts.items():
-        (place / f"averaged_perceptron_tagger_eng.{part}.json").write_text(json.dumps(value))
-    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
-    tagger.tagger.cache_clear()
-    reader = amber_nouns.NounReader(DATA.words)
-    assert reader.tagger == "nltk"
-    assert reader.nouns("An orange cat, two dogs, Dogs, TV, TVs, screens.") == ["cat", "dog", "TV", "screen"]
-    result = amber.score(DATA, responses((1, "dogs")), "g")
-    assert (result["tagger"], result["official"]) == ("nltk", False)
-    tagger.tagger.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("text", "nouns"),
-    [
-        ("an orange car", ["car"]),
-        ("an orange", ["orange"]),
-        ("the cat is orange", ["cat"]),
-        ("a light blue car with a light", ["car", "light"]),
-        ("they watch the dog with a watch", ["dog", "watch"]),
-        ("ready to park the cars in a park", ["car", "park"]),
-        ("leave, leaves", ["leave"]),  # leaves is a form of leaf
-        ("a dog can be seen with a can, a trash can", ["dog", "can", "can"]),
-        ("a hot car, the car looks hot", ["car", "car"]),
-        ("a man watches cars, people watch cars", ["car", "car"]),
-        ("the man watch, people watches", ["watch", "watch"]),  # no verb agrees so
-        ("the sky is sailing, the sailing", ["sailing"]),
-    ],
-)
-def test_nouns_by_our_rules(text, nouns):
-    words = {"orange", "car", "cat", "light", "watch", "dog", "park", "leave", "can", "hot", "sailing"}
-    assert amber_nouns.NounReader(words, "rules").nouns(text) == nouns
-
-
-def test_words_outside_the_table_get_a_regular_plural():
-    reader = amber_nouns.NounReader({"gizmo", "fez", "lorry-toy", "berry-toy", "widgety"}, "rules")
-    assert reader.nouns("gizmos fezes widgeties lorry-toys") == ["gizmo", "fez", "widgety", "lorry-toy"]
-
-
-def test_taggers_that_are_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(tagger, "data_folders", lambda: [tmp_path])
-    tagger.tagger.cache_clear()
-    assert amber_nouns.NounReader({"dog"}).tagger == "rules"
-    with pytest.raises(RuntimeError, match="NLTK_DATA"):
-        amber_nouns.NounReader({"dog"}, "nltk")
-    with pytest.raises(ValueError, match="no tagger 'best'"):
-        amber_nouns.NounReader({"dog"}, "best")
 
 
 # --- a second telling of the rules, with flags in two lists as the paper's program keeps them
