@@ -139,8 +139,9 @@ def gemma4() -> Family:
         ids = {"image_token_id": IMAGE, "boi_token_id": START, "eoi_token_id": END}
         config = Gemma4Config(text_config=text, vision_config=vision, audio_config=None, **ids)
         built = Gemma4ForConditionalGeneration(config)
-        for layer in built.model.language_model.layers:  # nothing divides the scores by sqrt(head_dim)
-            layer.self_attn.q_norm.weight.data.fill_(8**-0.5)
+        for layer in built.model.language_model.layers:
+            layer.self_attn.q_norm.weight.data.fill_(8**-0.5)  # nothing else divides the scores by sqrt(head_dim)
+            layer.post_per_layer_input_norm.weight.data.fill_(0.3)  # behind a norm of something small: rounding grows
         return built
 
     def pixels(numbers: Sequence[int]) -> dict[str, Tensor]:
