@@ -122,8 +122,8 @@ class VAR(Method):
         sink = step.flags
         if self.sinks == "prompt" or self.variant == "released":
             sink = sink & (step.keys < step.prompt_length)
-        of_sink, of_other = step.once("sinks, others", _parts)
-        parts = torch.where(sink[:, None], of_sink, of_other)
+        seen = step.once("image keys", _image_keys)
+        parts = torch.stack([seen.masked_fill(sink, 0.0), sink.to(seen.dtype), seen], dim=1)
         looking, sinking, image = torch.bmm(weights, parts.mT).unbind(dim=-1)  # masses, (R, heads) each
         looking = looking.clamp(min=torch.finfo(weights.dtype).tiny)
         edited = self._is_edited(looking / image, image).to(weights.dtype)
@@ -145,8 +145,6 @@ def _indices(dims: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.tensor(dims, device=device)
 
 
-def _parts(step: StepView) -> Tensor:
-    """(2, R, 3, T): of a key that is a sink, and of one that is none: image token and no sink, sink, image token."""
-    image = step.image.to(torch.float32)
-    none, all_keys = torch.zeros_like(image), torch.ones_like(image)
-    return torch.stack([torch.stack([none, all_keys, image], dim=1), torch.stack([image, none, image], dim=1)])
+def _image_keys(step: StepView) -> Tensor:
+    """(R, T) float32."""
+    return step.image.to(torch.float32)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Output = tuple[Tensor, Tensor | None]
 BaseAttention = Callable[..., Output]
 
-_BLOCK_BYTES = 64 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
+_BLOCK_BYTES = 8 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,15 @@ def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
     batch, heads, _, _ = call.query.shape
     keys = call.key.shape[2]
     block = max(1, _BLOCK_BYTES // (4 * batch * heads * keys))
-    outputs, weights = [], []
+    outputs, weights, wanted = [], [], bool(call.options.get("output_attentions"))
     for begin in range(start, step.length, block):
         stop = min(begin + block, step.length)
         part = edited_weights(call, plan, step, begin, stop)
         _record(part, plan, step, begin, stop, call.key.device)
         outputs.append(weighted_values(part, call).to(call.query.dtype))
-        weights.append(part)
-    joined = torch.cat(weights, dim=2) if call.options.get("output_attentions") else None
+        if wanted:
+            weights.append(part)
+    joined = torch.cat(weights, dim=2) if wanted else None
     return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], joined
 
 
