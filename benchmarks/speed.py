@@ -3,10 +3,11 @@
     python -m benchmarks.speed --out benchmarks/results/speed.json
 
 Two models: a random LLaVA (8 layers, hidden 512, 8 query and 4 key-value heads, vocabulary 32,000, 576 image tokens, a
-prompt of 700) and the lab model. `saliency` is the streaming record of `grounddecode.saliency`. Plain and grounded
-`generate` calls alternate; a step's time is the gap between two calls of a logits processor; the figure is the ratio of
-medians. Peak memory is the maximum resident size of a process of its own that runs one configuration. Beside the JSON
-file stands a table of the ratios (`.md`).
+prompt of 700) and the lab model. `saliency` is the streaming record of `grounddecode.saliency`; `2x` is the plain model
+with twice the rows, below which the decode step of no second stream can come. Plain and grounded `generate` calls
+alternate; a step's time is the gap between two calls of a logits processor; the figure is the ratio of medians. Peak
+memory is the maximum resident size of a process of its own that runs one configuration. Beside the JSON file stands a
+table of the ratios (`.md`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-PLAIN, SALIENCY = "greedy", "saliency"  # beside these, specifications of methods
+PLAIN, SALIENCY, TWICE = "greedy", "saliency", "2x"  # beside these, specifications of methods
 # What is freed goes back to the system at once (glibc), so that a peak is that of live memory and repeats itself.
 AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 SALIENCY_LAYERS = (2, 3, 4)  # target layers, as many as the bar of SGRS has
@@ -91,7 +92,7 @@ def generate(model, spec: str, inputs: dict, options: dict) -> None:
     from grounddecode import ground
     from grounddecode.saliency import record_saliency
 
-    if spec == PLAIN:
+    if spec in (PLAIN, TWICE):
         model.generate(**inputs, **options)
     elif spec == SALIENCY:
         record_saliency(model, inputs, layers=SALIENCY_LAYERS, **options)
@@ -127,12 +128,13 @@ def measure(model_name: str, specs: list[str], batches: list[int], tokens: int, 
     model, make = MODELS[model_name]()
     rows = []
     for batch in batches:
-        inputs = make(batch)
+        inputs, doubled = make(batch), make(2 * batch)
         steps: dict[str, list[float]] = {spec: [] for spec in [PLAIN, *specs]}
         first: dict[str, list[float]] = {spec: [] for spec in [PLAIN, *specs]}
         for turn in range(1 + repeats * (3 if batch == 1 else 1)):
             for spec in steps:
-                prefill, decode = clocked_generate(model, spec, inputs, tokens)
+                given = doubled if spec == TWICE else inputs
+                prefill, decode = clocked_generate(model, spec, given, tokens)
                 if turn:  # the first turn warms up
                     first[spec].append(prefill)
                     steps[spec] += decode
@@ -215,7 +217,9 @@ def table(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="random-8x512,lab")
-    parser.add_argument("--methods", default=None, help="comma-separated: specifications, or saliency; all by default")
+    parser.add_argument(
+        "--methods", default=None, help="comma-separated: specifications, saliency, 2x; all but the last by default"
+    )
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5, help="generations of each; three times as many of one row")
