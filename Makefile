@@ -17,8 +17,8 @@ MATRIX ?= 5.16.0 5.19.0 5.23.0
 WORKERS ?= 2
 SMOKE ?= tests/contract tests/engines tests/lab tests/test_calibration.py
 
-# How much the demo does. 200 captions and 600 questions a method take some minutes on two cores.
-DEMO_METHODS ?= greedy,locore,avc
+# How much the demo does: 200 captions and 600 questions a method; sample+cut is a control that comparisons need.
+DEMO_METHODS ?= greedy,sample+cut,locore,avc
 DEMO_LIMIT ?= 200
 DEMO_BATCH ?= 16
 
