@@ -200,7 +200,7 @@ class RowGradients:
         try:
             with self._strict():
                 deltas = torch.vmap(lambda given: backward(grad_outputs=given))(start.transpose(0, 1)[:, :, None])
-        except (RuntimeError, NotImplementedError, UserWarning) as error:
+        except (RuntimeError, UserWarning) as error:
             raise ValueError(
                 f"{self.name}: gradients do not flow through the upper layers of this model "
                 f"({str(error).strip().partition(chr(10))[0]}), load it without quantised or fused layers"
