@@ -71,8 +71,8 @@ class Sequence:
     @cached_property
     def first_image_end(self) -> int:
         """Where the earliest of the rows' images ends, the prompt's length if no row has one; one host read."""
-        ends = self.image.shape[1] - 1 - self.image.flip(1).int().argmax(dim=1)
-        return int(torch.where(self.image.any(dim=1), ends, self.prompt_length).min())
+        ends = self.columns(self.prompt_length, self.image.device).image_end
+        return int(torch.where(ends >= 0, ends, self.prompt_length).min())
 
     def columns(self, count: int, device: torch.device) -> Columns:
         """The columns, at least `count` of them."""
