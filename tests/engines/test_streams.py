@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode import AvisC, ground
+from grounddecode.engines.hf.head import few_rows
 from grounddecode.methods.var import VAR
 from tests import zoo
 
@@ -43,3 +44,36 @@ def test_the_main_prompt_is_read_in_full_layer_by_layer() -> None:
     with ground(model, [AvisC()]):
         found = model.generate(**inputs, **options).hidden_states[0]
     assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_few_rows_through_the_unembedding(rows: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head, x = nn.Linear(96, 700, bias=False, dtype=dtype), torch.randn(rows, 1, 96, dtype=dtype)
+    with torch.no_grad():
+        found, usual = few_rows(head)(x), head(x)
+        exact = torch.einsum("rtw,vw->rtv", x.double(), head.weight.double())
+    assert found.is_contiguous()
+    assert (found.shape, found.dtype) == (usual.shape, usual.dtype)
+    assert torch.allclose(found.double(), exact, rtol=0, atol=1e-6 if dtype == torch.float32 else 2e-2)
+    turned = dtype == torch.float32 and 2 <= rows <= 4
+    assert turned or torch.equal(found, usual)
+
+
+def test_the_unembedding_is_turned_while_a_second_stream_runs_and_never_where_it_is_wrapped() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    head = model.get_output_embeddings()
+    with ground(model, [AvisC()]):
+        assert "forward" in vars(head)
+        model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+    assert "forward" not in vars(head)
+    with ground(model, [VAR(sink_dims=(3,), tau=1.5)]):
+        assert "forward" not in vars(head)
+    wrapped = head.forward
+    head.forward = wrapped
+    try:
+        with ground(model, [AvisC()]):
+            assert vars(head)["forward"] is wrapped
+    finally:
+        del head.forward

@@ -1,7 +1,8 @@
-"""The unembedding: gradients of candidates' log-odds at the hidden state that it reads, without a pass through it."""
+"""The unembedding: gradients of candidates' log-odds without a pass through it, and its product with a few rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,25 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_FEW = range(2, 5)  # rows whose product with a matrix is quicker from the other side, on one core and on several
+
+
+def few_rows(head: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """A forward for the unembedding that is quick on the two rows of one request and its second stream.
+
+    On a CPU in float32, `x @ W.T` with two rows reads the matrix twice and `W @ x.T` once: a step whose largest matrix
+    is the unembedding would pay for it. Other rows, devices and types go the usual way. x: (..., width).
+    """
+    usual = head.forward
+
+    def forward(x: Tensor) -> Tensor:
+        rows = x.numel() // x.shape[-1]
+        if rows not in _FEW or x.device.type != "cpu" or x.dtype != torch.float32:
+            return usual(x)
+        return (head.weight @ x.reshape(rows, -1).T).T.contiguous().view(*x.shape[:-1], -1)
+
+    return forward
 
 
 class Unembedding:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.edited_image import Overwrite, hidden_from
+from grounddecode.engines.hf.head import few_rows
 from grounddecode.engines.hf.newest import NewestOnly
 from grounddecode.engines.hf.sequence import Sequence
 from grounddecode.engines.hf.step import Step
@@ -40,6 +41,9 @@ class SecondStream:
 
     def attach(self, session: Session) -> None:
         self._session = session
+        head = session.model.get_output_embeddings()
+        if type(head) is nn.Linear and head.bias is None and "forward" not in vars(head):  # nobody's own, nor offloaded
+            session.replace(head, "forward", few_rows(head))
 
     def detach(self) -> None:
         self._session = None
