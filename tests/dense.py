@@ -324,7 +324,8 @@ def overwritten(stack: nn.Module, dropped: Tensor, scheme: str) -> Iterator[None
 
     def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
         if kwargs.get("inputs_embeds") is None:  # a stack that merges the image itself: the input of its first layer
-            handles.append(stack.layers[0].register_forward_pre_hook(lambda _, inputs: (fill(inputs[0]), *inputs[1:])))
+            first, change = stack.layers[0], lambda _, inputs: (fill(inputs[0]), *inputs[1:])
+            handles.append(first.register_forward_pre_hook(change, prepend=True))  # before its input is looked at
             return None
         changed = kwargs | {"inputs_embeds": fill(kwargs["inputs_embeds"])}
         deep = kwargs.get("deepstack_visual_embeds")

@@ -29,7 +29,7 @@ class Overwrite:
             first = next(iter(self.stack.get_submodule("layers").children()))
             self._hooks = [
                 self.stack.register_forward_pre_hook(self._at_stack, with_kwargs=True),
-                first.register_forward_pre_hook(self._at_first_layer, with_kwargs=True),
+                first.register_forward_pre_hook(self._at_first_layer, with_kwargs=True, prepend=True),
             ]
         return self
 
