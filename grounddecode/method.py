@@ -177,11 +177,9 @@ def edit_attention(methods: Sequence[Method], scores: Tensor, step: StepView, la
 
 def apply_edits(acting: Sequence[Method], scores: Tensor, step: StepView, layer: int) -> Tensor:
     """`edit_attention` of methods that are known to act on the layer."""
-    import torch
-
     for method in acting:
         scores = _on_rows(method, step, method.edit_scores(scores, step, layer), scores)
-    weights = torch.softmax(scores, dim=-1)
+    weights = scores.softmax(dim=-1)
     for method in acting:
         weights = _on_rows(method, step, _edited_weights(method, weights, step, layer), weights)
     return weights
@@ -189,17 +187,15 @@ def apply_edits(acting: Sequence[Method], scores: Tensor, step: StepView, layer:
 
 def _on_rows(method: Method, step: StepView, edited: Tensor, plain: Tensor) -> Tensor:
     """`edited` on the rows that the method concerns, `plain` on the others."""
-    import torch
-
     if edited is plain or step.every_row:
         return edited
-    return torch.where(step.rows(method.rows)[:, None, None], edited, plain)
+    return edited.where(step.rows(method.rows)[:, None, None], plain)
 
 
 def _edited_weights(method: Method, weights: Tensor, step: StepView, layer: int) -> Tensor:
-    from grounddecode.maths import renormalise
-
     gain = method.key_gain(step)
     if gain is not None:
+        from grounddecode.maths import renormalise
+
         weights = renormalise(weights * gain)
     return method.edit_weights(weights, step, layer)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = Literal["last", "after_image"]
+LaidOut = Callable[[Hashable, Callable[["Tensor"], "Tensor"]], "Tensor"]
 
 
 class Phase(Enum):
@@ -90,6 +91,7 @@ class StepView:
     saliency: Tensor | None = None  # (R, candidates): score of each candidate token
     vision: VisionView | None = None
     state: Any = None  # what `start` and `advance` of the method returned
+    laid_out: LaidOut | None = field(default=None, repr=False, compare=False)  # how the engine serves `of_image`
     memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, which: Rows) -> Tensor:
@@ -109,10 +111,23 @@ class StepView:
             self.memo[key] = value(self)
         return self.memo[key]
 
+    def of_image(self, key: Hashable, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """`value(image)`, computed once a sequence where the engine can, else once a forward pass.
+
+        Only for what follows from each entry of `image` (R, T) by itself; it has the rows first and the keys last.
+        """
+        if self.laid_out is None:
+            return self.once(key, lambda step: value(step.image))
+        return self.laid_out(key, value)
+
     def with_(self, **changes: Any) -> StepView:
         """A copy with some fields replaced, and nothing remembered unless `memo` is handed on."""
         view = object.__new__(StepView)  # ten times as fast as `replace`, and this runs in every layer
-        vars(view).update(vars(self), **({"memo": {}} | changes))
+        fields = vars(view)
+        fields.update(vars(self), memo={})
+        fields.update(changes)
+        if "image" in changes:
+            fields["laid_out"] = None
         return view
 
 

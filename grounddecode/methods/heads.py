@@ -68,8 +68,12 @@ class HeadModulation(Method):
 
     def gains(self, sensitivity: Tensor) -> Tensor:
         """(..., heads) gains of heads with the given sensitivities (..., heads)."""
+        return 1.0 + self._extra(sensitivity)
+
+    def _extra(self, sensitivity: Tensor) -> Tensor:
+        """(..., heads) gains minus one."""
         rank = (sensitivity[..., None, :] <= sensitivity[..., :, None]).sum(dim=-1)
-        return 1.0 + self.alpha * rank / sensitivity.shape[-1]
+        return rank * (self.alpha / sensitivity.shape[-1])
 
     def _sensitivity(self, image_mass: Tensor, layer: int) -> Tensor:
         """(R or 1, heads)."""
@@ -80,14 +84,14 @@ class HeadModulation(Method):
         return image_mass.new_tensor(self.head_sensitivity[layer])[None]
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
-        parts = step.once("all keys, image keys", _parts)
-        total, image = (weights @ parts.mT).unbind(dim=-1)  # sums of each row, (R, heads)
-        extra = self.gains(self._sensitivity(image, layer)) - 1.0
+        parts = step.of_image("heads: all keys, image keys", _parts)
+        total, image = torch.bmm(weights, parts.mT).unbind(dim=-1)  # sums of each row, (R, heads)
+        extra = self._extra(self._sensitivity(image, layer))
         divisor = torch.addcmul(total, extra, image).clamp(min=torch.finfo(weights.dtype).tiny)
-        return weights * (torch.stack([1.0 / divisor, extra / divisor], dim=-1) @ parts)
+        return weights * torch.bmm(torch.stack([1.0 / divisor, extra / divisor], dim=-1), parts)
 
 
-def _parts(step: StepView) -> Tensor:
+def _parts(image: Tensor) -> Tensor:
     """(R, 2, T): all keys, image keys."""
-    image = step.image.to(torch.float32)
+    image = image.to(torch.float32)
     return torch.stack([torch.ones_like(image), image], dim=1)

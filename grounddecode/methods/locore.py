@@ -59,10 +59,11 @@ class LocoRE(Method):
 
     def _gain(self, step: StepView) -> Tensor:
         """(R, 1, T): 1 + beta on the window, 1 elsewhere."""
-        first = torch.maximum(step.queries - self.window, step.image_end + 1)
+        own = step.queries[:, None]
+        before = torch.maximum(own - (self.window + 1), step.image_end[:, None])
         if self.history == "generated":
-            first = first.clamp(min=step.prompt_length)
-        raised = (step.keys >= first[:, None]) & (step.keys < step.queries[:, None])
+            before = before.clamp(min=step.prompt_length - 1)
+        raised = (step.keys > before) & (step.keys < own)
         return torch.ones_like(raised, dtype=torch.float32).masked_fill(raised, 1.0 + self.beta)[:, None]
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:

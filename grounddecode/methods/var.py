@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from grounddecode.view import StepView
 
 MASS_FLOOR = 0.2  # image mass below which a head does not look at the image
-_NOTHING = 1e-30  # a share below this is none
+_TINY = 1e-18  # vanishes in every mass that is divided by, and its inverse square is finite: no gradient is nan
+_NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +112,9 @@ class VAR(Method):
             raise ValueError(f"var: sink dimension {max(self.sink_dims)} in a model of width {width}, calibrate anew")
         x = hidden.float()
         peak = torch.linalg.vector_norm(x.index_select(-1, _indices(self.sink_dims, x.device)), ord=torch.inf, dim=-1)
-        rms = torch.linalg.vector_norm(x, dim=-1) / math.sqrt(width)
-        phi: Tensor = peak / rms  # a zero token gives nan: no sink
-        tau = 20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau
-        return phi >= tau if self.variant == "paper" else phi > tau
+        share: Tensor = peak / torch.linalg.vector_norm(x, dim=-1)  # nan of a zero token: no sink
+        least = (20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau) / math.sqrt(width)
+        return share >= least if self.variant == "paper" else share > least
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         if step.flags is None:
@@ -122,21 +122,13 @@ class VAR(Method):
         sink = step.flags
         if self.sinks == "prompt" or self.variant == "released":
             sink = sink & (step.keys < step.prompt_length)
-        seen = step.once("image keys", _image_keys)
-        parts = torch.stack([seen.masked_fill(sink, 0.0), sink.to(seen.dtype), seen], dim=1)
-        looking, sinking, image = torch.bmm(weights, parts.mT).unbind(dim=-1)  # masses, (R, heads) each
-        looking = looking.clamp(min=torch.finfo(weights.dtype).tiny)
-        edited = self._is_edited(looking / image, image).to(weights.dtype)
-        changes = torch.stack([edited * (sinking / looking), -edited], dim=-1)
+        least = max(self.rho if self.variant == "paper" else 1.0 - self.rho, _NOTHING)
+        plain = step.of_image(("var: plain keys", least), partial(_plain_keys, least=least))
+        parts = torch.addcmul(plain, step.of_image("var: sinks", _if_sink), sink[:, None])
+        sums = torch.baddbmm(_floors(weights.device), weights, parts.mT)
+        edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
+        changes = sums[..., 1:3] / sums[..., :1] * edited  # sinking / looking, -1
         return torch.addcmul(weights, weights, torch.bmm(changes, parts[:, :2]), value=self.moved)
-
-    def _is_edited(self, share: Tensor, image: Tensor) -> Tensor:
-        """Bool (R, heads), from the image mass and the share of it on tokens that are no sinks.
-
-        Of no such token at all the share is next to 0, of no image at all anything.
-        """
-        least = self.rho if self.variant == "paper" else 1.0 - self.rho
-        return (share >= max(least, _NOTHING)) & (image >= MASS_FLOOR)
 
 
 @lru_cache(maxsize=64)
@@ -145,6 +137,23 @@ def _indices(dims: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.tensor(dims, device=device)
 
 
-def _image_keys(step: StepView) -> Tensor:
-    """(R, T) float32."""
-    return step.image.to(torch.float32)
+@lru_cache(maxsize=64)
+def _floors(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -MASS_FLOOR]]], device=device)
+
+
+def _plain_keys(image: Tensor, least: float) -> Tensor:
+    """(R, 5, T): what a key that is no sink counts for, in an edit made of as few operations as it can be.
+
+    The sums of a head's weights over these are: its mass on image tokens that are no sinks, on sinks, minus the first,
+    by how much the first exceeds the share `least` of the image mass, and the image mass.
+    """
+    image = image.to(torch.float32)
+    return torch.stack([image, torch.zeros_like(image), -image, (1.0 - least) * image, image], dim=1)
+
+
+def _if_sink(image: Tensor) -> Tensor:
+    """(R, 5, T): what is added to that if the key is a sink."""
+    image = image.to(torch.float32)
+    return torch.stack([-image, torch.ones_like(image), image, -image, torch.zeros_like(image)], dim=1)

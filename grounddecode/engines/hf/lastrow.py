@@ -85,7 +85,7 @@ def own_column(step: Step, keys: int) -> int:
     return step.total - 1 - max(0, step.total - keys)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class LastRowCall(Call):
     """An attention call of the last row alone, query (B, H, 1, D), against all keys.
 
@@ -115,7 +115,8 @@ class LastRowCall(Call):
         return self.query
 
     def times_keys(self, rows: Tensor) -> Tensor:
-        return _apply(_Scores, rows, self.newest_key.float(), self.key.float(), self.own)
+        return _apply(_Scores, rows, self.newest_key.flatten(0, 1).float(), self.key.flatten(0, 1).float(), self.own)
 
     def times_values(self, rows: Tensor) -> Tensor:
-        return _apply(_Sums, rows, self.newest_value.float(), self.value.float(), self.own)
+        newest, all_values = self.newest_value.flatten(0, 1).float(), self.value.flatten(0, 1).float()
+        return _apply(_Sums, rows, newest, all_values, self.own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,6 +29,17 @@ class Columns:
     image_end: Tensor
     slots: Tensor
     vision: VisionView | None
+    _of_image: dict[Hashable, Tensor] = field(default_factory=dict)
+    _part: dict[Hashable, tuple[int, int, Tensor]] = field(default_factory=dict)  # the one that was asked for last
+
+    def of_image(self, start: int, stop: int, count: int, key: Hashable, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """What follows from `image` column by column, of the columns `start:stop`; every row `count` times."""
+        known = self._part.get(key)
+        if known is None or known[:2] != (start, stop):
+            if key not in self._of_image:
+                self._of_image[key] = value(self.image)
+            known = self._part[key] = start, stop, self._of_image[key][..., start:stop]
+        return known[2] if count == 1 else known[2].repeat_interleave(count, dim=0)
 
     @classmethod
     def of(cls, sequence: Sequence, room: int, device: torch.device) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,22 +84,26 @@ class Step:
         sequence, count = self.sequence, stop - start
         first = max(0, self.total - keys)
         columns = sequence.columns(max(first + keys, self.total), device)
-        queries = columns.positions[self.past + start : self.past + stop].expand(sequence.rows, count)
+        queries = columns.positions[self.past + start : self.past + stop]
         image, slots, image_end = columns.image[:, first : first + keys], columns.slots, columns.image_end
-        if count > 1:
+        if count == 1:
+            queries = queries.expand(sequence.rows)
+        else:
+            queries = queries.repeat(sequence.rows)
             image, slots, image_end = (x.repeat_interleave(count, dim=0) for x in (image, slots, image_end))
         return StepView(
             phase=self.phase,
             step=self.generated,
             n_layers=self.n_layers,
             slots=slots,
-            queries=queries.flatten(),
+            queries=queries,
             keys=columns.positions[first : first + keys],
             image=image,
             image_end=image_end,
             prompt_length=sequence.prompt_length,
             every_row=self.phase is Phase.DECODE and sequence.all_see,
             vision=None if columns.vision is None else columns.vision.at(first, first + keys, count),
+            laid_out=partial(columns.of_image, first, first + keys, count),
         )
 
     def layer_view(self, start: int, stop: int, keys: int, device: torch.device, layer: int) -> StepView:
