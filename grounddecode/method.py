@@ -114,7 +114,8 @@ class Method:
     def key_gain(self, step: StepView) -> Tensor | None:
         """Factors (R, heads or 1, T) > 0 on the attention weights, which are then renormalised; None: no such edit.
 
-        The same in every layer it acts on. Engines may add their logarithm to the scores instead: the same numbers.
+        The same in every layer it acts on, and made of positions alone, so that engines may work it out for steps to
+        come. Engines may add their logarithm to the scores instead: the same numbers.
         """
         return None
 

@@ -34,6 +34,21 @@ def allowed(logits: Tensor) -> Tensor:
     )
 
 
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+@pytest.mark.parametrize("wanted", ["locore", "locore-generated-2-layers", "var", "heads"])
+def test_long_answers(name: str, wanted: str) -> None:
+    """Longer than anything that is worked out or laid out ahead of a step."""
+    (case,) = (case for case in CASES if case.name == wanted)
+    model, family, steps = zoo.model(name), zoo.family(name), 280 if wanted == "locore" else 40
+    inputs = family.batch()
+    with ground(model, case.methods):
+        logits, tokens = generate(model, inputs, do_sample=True, top_k=0, max_new_tokens=steps)
+    judge = oracle(name, case)
+    for step in (*range(14, 36), *range(254, min(steps, 260)), steps - 1):
+        expected, _ = judge.logits(inputs, tokens[:, :step], None)
+        assert difference(logits[step], expected) <= TOLERANCE
+
+
 @every_case
 def test_sampling_draws_from_the_oracles_distribution(case: Case) -> None:
     """Same seed, same tokens: the methods use no random numbers of the caller."""

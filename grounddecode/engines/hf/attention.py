@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf.gains import log_gains
 from grounddecode.method import Method, Needs, apply_edits
 
 if TYPE_CHECKING:
@@ -243,14 +244,5 @@ def _bias(call: Call, plan: LayerPlan, step: Step) -> Tensor:
 
 
 def _make_bias(call: Call, plan: LayerPlan, step: Step, keys: int) -> Tensor:
-    view = step.view(0, step.length, keys, call.key.device)
-    bias: Tensor | None = None
-    for method in plan.edits:
-        gain = method.key_gain(view)
-        if gain is not None:
-            log = gain.log() if view.every_row else torch.where(view.rows(method.rows)[:, None, None], gain.log(), 0.0)
-            bias = log if bias is None else bias + log
-    if bias is None:
-        raise RuntimeError("no edit of this layer is a gain on keys")
-    full = bias[:, :, None] if step.length == 1 else bias.view(-1, step.length, bias.shape[1], keys).transpose(1, 2)
-    return apply_mask(full, call, 0, step.length, step).to(call.query.dtype)
+    logs = log_gains(plan.edits, step, keys, call.key.device)
+    return apply_mask(logs.transpose(1, 2), call, 0, step.length, step).to(call.query.dtype)

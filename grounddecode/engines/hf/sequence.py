@@ -29,6 +29,7 @@ class Columns:
     image_end: Tensor
     slots: Tensor
     vision: VisionView | None
+    ahead: dict[int, tuple[int, Tensor]] = field(default_factory=dict)  # see `gains`
     _of_image: dict[Hashable, Tensor] = field(default_factory=dict)
     _part: dict[Hashable, tuple[int, int, Tensor]] = field(default_factory=dict)  # the one that was asked for last
 
