@@ -48,6 +48,7 @@ class _Target:
 @dataclass
 class _Graph:
     targets: dict[int, _Target] = field(default_factory=dict)
+    prompt: bool = False  # the final norm read more tokens than the last one, so gradients run through all of them
     hidden: Tensor | None = None  # (B, 1, width), what the unembedding reads
     logits: Tensor | None = None  # (B, vocabulary)
 
@@ -58,7 +59,8 @@ class RowGradients:
     A decode step is recorded as it runs: below the lowest target nothing changes, above it attention is computed for
     the one row there is, with earlier keys and values as constants. A prompt is read as ever; its last row runs through
     the upper layers once more, alone, against the keys and values just computed. The cache gets detached entries,
-    parameters are left alone, and all candidates share one batched backward pass that never enters the unembedding.
+    parameters are left alone, and all candidates share one batched backward pass that never enters the unembedding (one
+    candidate at a time where the final norm has read a whole prompt).
     """
 
     def __init__(self, name: str) -> None:
@@ -104,7 +106,7 @@ class RowGradients:
         if torch.is_inference_mode_enabled():
             raise RuntimeError(f"{self.name} needs gradients, call generate outside torch.inference_mode()")
         self.release()
-        self._graph, step.capture = _Graph(), self
+        self._graph, step.capture = _Graph(prompt=step.length > 1), self
         try:
             with torch.no_grad(), self._detached_cache(kwargs["past_key_values"]):
                 self._recording = True
@@ -123,11 +125,12 @@ class RowGradients:
 
     @contextmanager
     def _detached_cache(self, cache: Any) -> Iterator[None]:
-        """Keep the new keys and values with their graph, and give the cache copies without."""
+        """Keep a new token's keys and values with their graph, and give the cache copies without."""
         original = cache.update
 
         def update(key: Tensor, value: Tensor, layer: int, *args: Any, **kwargs: Any) -> Any:
-            self._fresh[layer] = (key, value)
+            if key.shape[2] == 1:  # those of a prompt would be a second cache, and its last row is run anew
+                self._fresh[layer] = (key, value)
             return original(key.detach(), value.detach(), layer, *args, **kwargs)
 
         cache.update = update
@@ -199,7 +202,8 @@ class RowGradients:
         backward = functools.partial(torch.autograd.grad, hidden, outputs, retain_graph=True)
         try:
             with self._strict():
-                deltas = torch.vmap(lambda given: backward(grad_outputs=given))(start.transpose(0, 1)[:, :, None])
+                batched = torch.vmap(lambda given: backward(grad_outputs=given), chunk_size=1 if graph.prompt else None)
+                deltas = batched(start.transpose(0, 1)[:, :, None])
         except (RuntimeError, UserWarning) as error:
             raise ValueError(
                 f"{self.name}: gradients do not flow through the upper layers of this model "
