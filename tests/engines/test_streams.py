@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode import AvisC, ground
+from grounddecode.engines.hf import newest
+from grounddecode.engines.hf.decoder import find_decoder
 from grounddecode.engines.hf.head import few_rows
 from grounddecode.methods.var import VAR
 from tests import zoo
+from tests.engines.test_families import TOLERANCE, difference, generate
 
 STEPS = 3
 
@@ -35,6 +38,33 @@ def test_the_last_feed_forward_of_its_prompt_reads_the_newest_token_only(methods
     *_, before, last = model.model.language_model.layers
     assert tokens_read(model, last.mlp.gate_proj, inputs, methods) == [width, 1] + [1] * (STEPS - 1)
     assert tokens_read(model, before.mlp.gate_proj, inputs, methods) == [width, width] + [1] * (STEPS - 1)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "gemma3"])
+def test_feed_forward_networks_read_its_prompt_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = zoo.model(name), zoo.family(name).batch()
+    rows, width = inputs["input_ids"].shape
+    with ground(model, [AvisC()]):
+        whole, _ = generate(model, inputs, max_new_tokens=STEPS)
+    monkeypatch.setattr(newest, "_PIECE", 13 * rows)
+    with ground(model, [AvisC()]):
+        pieces, _ = generate(model, inputs, max_new_tokens=STEPS)
+    assert difference(pieces, whole) <= TOLERANCE
+    *_, network, _ = (block.mlp for block in find_decoder(model).stack.get_submodule("layers").children())
+    assert "forward" not in vars(network)
+    main, *second = tokens_read(model, network.gate_proj, inputs, [AvisC()])
+    assert main == width
+    assert second == [13] * (width // 13) + [width % 13] * (width % 13 > 0) + [1] * (STEPS - 1)
+
+
+@pytest.mark.parametrize("given", [(torch.ones(2, 9, 4),), (torch.ones(9, 4),), (torch.ones(2, 3, 4),)])
+def test_networks_that_give_more_than_a_tensor_read_everything_at_once(given: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(newest, "_PIECE", 6)
+    layer = nn.Linear(4, 4)
+    both = newest._in_pieces(lambda x: (layer(x), x.sum()))
+    assert torch.equal(both(*given)[0], layer(*given))
+    assert both(*given)[1] == given[0].sum()
+    assert torch.allclose(newest._in_pieces(layer.forward)(*given), layer(*given))
 
 
 def test_the_main_prompt_is_read_in_full_layer_by_layer() -> None:

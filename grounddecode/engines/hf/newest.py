@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+_PIECE = 2048  # tokens of all rows that a feed-forward network reads at a time
 
 
 class NewestOnly:
     """Context in which the feed-forward network of the decoder's last layer runs for the newest token alone.
 
     Behind the keys and values of the last layer, other tokens reach no logits that are read. The network treats every
-    token by itself; its one output stands in for all of them. Blocks that do not call theirs `mlp` run in full.
+    token by itself; its one output stands in for all of them. Those of the other layers read the tokens in pieces,
+    since this pass holds a second cache already. Blocks that do not call theirs `mlp` run in full.
     """
 
     def __init__(self, stack: nn.Module) -> None:
-        *_, block = stack.get_submodule("layers").children()
-        network = getattr(block, "mlp", None)
-        self._network: nn.Module | None = network if isinstance(network, nn.Module) else None
+        *self._others, self._last = [getattr(block, "mlp", None) for block in stack.get_submodule("layers").children()]
         self._tokens = 0
-        self._hooks: list[Any] = []
+        self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> NewestOnly:
-        if self._network is not None:
-            cut = self._network.register_forward_pre_hook(self._cut)
-            self._hooks = [cut, self._network.register_forward_hook(self._spread)]
+        for network in self._others:
+            if isinstance(network, nn.Module) and "forward" not in vars(network):
+                vars(network)["forward"] = _in_pieces(network.forward)
+                self._undo.append(functools.partial(vars(network).pop, "forward"))
+        if isinstance(self._last, nn.Module):
+            self._undo.append(self._last.register_forward_pre_hook(self._cut).remove)
+            self._undo.append(self._last.register_forward_hook(self._spread).remove)
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._hooks:
-            self._hooks.pop().remove()
+        while self._undo:
+            self._undo.pop()()
 
     def _cut(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         self._tokens = 0
@@ -44,3 +52,26 @@ class NewestOnly:
         if isinstance(output, tuple):
             return (output[0].expand(-1, self._tokens, -1), *output[1:])
         return output.expand(-1, self._tokens, -1)
+
+
+def _in_pieces(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A network's forward over (rows, tokens, width) a piece of the tokens at a time; over anything else as it is."""
+
+    @functools.wraps(forward)
+    def pieces(*args: Any, **kwargs: Any) -> Any:
+        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or args[0].dim() != 3:
+            return forward(*args, **kwargs)
+        x = args[0]
+        size = max(1, _PIECE // x.shape[0])
+        first = forward(x[:, :size])
+        if x.shape[1] <= size:
+            return first
+        if not isinstance(first, Tensor) or first.shape != x[:, :size].shape:
+            return forward(x)
+        output = torch.empty(x.shape, dtype=first.dtype, device=first.device)
+        output[:, :size] = first
+        for start in range(size, x.shape[1], size):
+            output[:, start : start + size] = forward(x[:, start : start + size])
+        return output
+
+    return pieces

@@ -230,11 +230,11 @@ def _row_tensors(layer: Any, rows: int) -> list[tuple[dict[Any, Any], Any]]:
 
 
 def _join(cache: Any, other: Any, rows: int) -> None:
-    """Append the rows of `other` to every layer of `cache`."""
+    """Move the rows of `other` behind those of every layer of `cache`."""
     for mine, theirs in zip(cache.layers, other.layers, strict=True):
         others = _row_tensors(theirs, rows)
         for (holder, key), (other_holder, other_key) in zip(_row_tensors(mine, rows), others, strict=True):
-            holder[key] = torch.cat([holder[key], other_holder[other_key]])
+            holder[key] = torch.cat([holder[key], other_holder.pop(other_key)])
         if hasattr(mine, "max_batch_size"):
             mine.max_batch_size = 2 * rows
 
