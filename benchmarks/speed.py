@@ -4,7 +4,7 @@
 
 Two models: a random LLaVA (8 layers, hidden 512, 8 query and 4 key-value heads, vocabulary 32,000, 576 image tokens, a
 prompt of 700) and the lab model. `saliency` is the streaming record of `grounddecode.saliency`; `2x` is the plain model
-with twice the rows, below which the decode step of no second stream can come. Plain and grounded `generate` calls
+with twice the rows, which a second stream without any care of its own would cost. Plain and grounded `generate` calls
 alternate; a step's time is the gap between two calls of a logits processor; the figure is the ratio of medians. Peak
 memory is the maximum resident size of a process of its own that runs one configuration. Beside the JSON file stands a
 table of the ratios (`.md`).

@@ -178,7 +178,7 @@ class _Memo:
     def __init__(self, models: list[Any]) -> None:
         self._models = [m for m in models if hasattr(type(m), "get_image_features")]
         self._results: dict[int, list[Any]] = {}
-        self._replaying: dict[int, int] | None = None
+        self._replaying = False
 
     def __enter__(self) -> _Memo:
         for index, model in enumerate(self._models):
@@ -188,21 +188,19 @@ class _Memo:
     def __exit__(self, *_: object) -> None:
         for model in self._models:
             vars(model).pop("get_image_features", None)
-        self._replaying = None
+        self._replaying = False
 
     def replay(self) -> _Memo:
-        self._replaying = {}
+        self._replaying = True
         return self
 
     def _wrap(self, index: int, original: Any) -> Any:
         def get_image_features(*args: Any, **kwargs: Any) -> Any:
             results = self._results.setdefault(index, [])
-            if self._replaying is None:
+            if not self._replaying:
                 results.append(original(*args, **kwargs))
                 return results[-1]
-            at = self._replaying.get(index, 0)
-            self._replaying[index] = at + 1
-            return results[at]
+            return results.pop(0)  # read once: the model frees what it is done with
 
         return get_image_features
 
