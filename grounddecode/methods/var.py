@@ -125,9 +125,9 @@ class VAR(Method):
         least = max(self.rho if self.variant == "paper" else 1.0 - self.rho, _NOTHING)
         plain = step.of_image(("var: plain keys", least), partial(_plain_keys, least=least))
         parts = torch.addcmul(plain, step.of_image("var: sinks", _if_sink), sink[:, None])
-        sums = torch.baddbmm(_floors(weights.device), weights, parts.mT)
+        sums = torch.baddbmm(_floors(weights.device), weights, parts.mT)  # by head, see `_plain_keys`
         edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
-        changes = sums[..., 1:3] / sums[..., :1] * edited  # sinking / looking, -1
+        changes = sums[..., 1:3] / sums[..., :1] * edited  # (sinking / looking, -1), of image tokens and of sinks
         return torch.addcmul(weights, weights, torch.bmm(changes, parts[:, :2]), value=self.moved)
 
 
