@@ -66,12 +66,8 @@ class HeadModulation(Method):
             )
         return replace(self, head_sensitivity=calibration.head_sensitivity)
 
-    def gains(self, sensitivity: Tensor) -> Tensor:
-        """(..., heads) gains of heads with the given sensitivities (..., heads)."""
-        return 1.0 + self._extra(sensitivity)
-
-    def _extra(self, sensitivity: Tensor) -> Tensor:
-        """(..., heads) gains minus one."""
+    def extra(self, sensitivity: Tensor) -> Tensor:
+        """(..., heads) gains minus one, of heads with the given sensitivities (..., heads)."""
         rank = (sensitivity[..., None, :] <= sensitivity[..., :, None]).sum(dim=-1)
         return rank * (self.alpha / sensitivity.shape[-1])
 
@@ -86,7 +82,7 @@ class HeadModulation(Method):
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         parts = step.of_image("heads: all keys, image keys", _parts)
         total, image = torch.bmm(weights, parts.mT).unbind(dim=-1)  # sums of each row, (R, heads)
-        extra = self._extra(self._sensitivity(image, layer))
+        extra = self.extra(self._sensitivity(image, layer))
         divisor = torch.addcmul(total, extra, image).clamp(min=torch.finfo(weights.dtype).tiny)
         return weights * torch.bmm(torch.stack([1.0 / divisor, extra / divisor], dim=-1), parts)
 

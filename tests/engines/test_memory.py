@@ -53,3 +53,26 @@ def test_the_probe_sees_eager_attention():
         assert any(len(shape) == 4 and shape[1] > 1 for shape, _ in squares(model, inputs, side))
     finally:
         model.set_attn_implementation("sdpa")
+
+
+class Largest(TorchDispatchMode):
+    """The size of the largest result."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_candidates_do_not_multiply_what_a_prompt_takes():
+    model, _ = make("llava")
+    inputs = family("llava").batch(pad=100)
+    with Largest() as plain, torch.no_grad():
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    with Largest() as grounded, torch.no_grad(), ground(model, parse("sgrs:layers=1;2")):
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert grounded.elements <= 1.1 * plain.elements

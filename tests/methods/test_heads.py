@@ -18,7 +18,7 @@ def edited(method, weights=WEIGHTS, layer=0, image=(1, 2)):
 
 
 def test_gains_follow_the_rank_and_ties_share_the_higher():
-    gains = HeadModulation(alpha=2.0).gains(torch.tensor([[0.5, 0.2, 0.2, 0.8]]))
+    gains = 1.0 + HeadModulation(alpha=2.0).extra(torch.tensor([[0.5, 0.2, 0.2, 0.8]]))
     assert gains[0].tolist() == [2.5, 2.0, 2.0, 3.0]  # ranks 3, 2, 2, 4 of 4
 
 

@@ -29,7 +29,7 @@ def log_gains(edits: Sequence[Method], step: Step, keys: int, device: torch.devi
         begin = step.past
         coming = Step(step.sequence, step.n_layers, begin, _AHEAD)
         logs = _logs(edits, coming.view(0, _AHEAD, max(coming.total, first + keys), device), coming)
-        step.sequence.columns(step.total, device).ahead[id(edits)] = begin, logs
+        step.sequence.columns(step.total, device).ahead[id(edits)] = begin, logs  # they may have been laid out anew
     at = step.past - begin
     return logs[:, at : at + 1, :, first : first + keys]
 

@@ -84,12 +84,9 @@ class Step:
         sequence, count = self.sequence, stop - start
         first = max(0, self.total - keys)
         columns = sequence.columns(max(first + keys, self.total), device)
-        queries = columns.positions[self.past + start : self.past + stop]
+        queries = columns.positions[self.past + start : self.past + stop].repeat(sequence.rows)
         image, slots, image_end = columns.image[:, first : first + keys], columns.slots, columns.image_end
-        if count == 1:
-            queries = queries.expand(sequence.rows)
-        else:
-            queries = queries.repeat(sequence.rows)
+        if count > 1:
             image, slots, image_end = (x.repeat_interleave(count, dim=0) for x in (image, slots, image_end))
         return StepView(
             phase=self.phase,
