@@ -9,13 +9,13 @@ import typer
 
 from grounddecode import __version__
 from grounddecode.cli import bench, calibrate, data, generate, lab, methods, report, score
+from grounddecode.cli.command import App
 from grounddecode.cli.errors import DEBUG_VARIABLE
 
-app = typer.Typer(
+app = App(
     help="Decoding-time methods that make vision-language models hallucinate less, and honest measurements of them.",
     epilog="Try: grounddecode bench --model lab --methods greedy,locore,avc --benchmarks pope,chair --out out/run",
     invoke_without_command=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

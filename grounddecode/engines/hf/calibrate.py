@@ -249,7 +249,7 @@ def _delimiter(processor: Any, ids: Tensor) -> list[int]:
 
 def _encode(processor: Any, model: Any, image: Image | None, text: str) -> dict[str, Tensor]:
     """Model inputs of one prompt."""
-    from grounddecode.engines.hf.engine import chat_prompt
+    from grounddecode.engines.hf.chat import chat_prompt
 
     prompt = chat_prompt(processor, text, 0 if image is None else 1)
     given = processor(images=None if image is None else [image], text=[prompt], return_tensors="pt")
