@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, Model, Others, engine_options
+from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, MaxPixels, Model, Others, Trust, engine_options
 from grounddecode.cli.output import results_only, write_json, write_line
 from grounddecode.cli.progress import Meter
 
@@ -76,13 +76,15 @@ def bench(
     dtype: Dtype = None,
     calibration: Calibration = None,
     others: Others = None,
+    trust: Trust = False,
+    max_pixels: MaxPixels = None,
     allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Answer benchmarks with several methods, score the answers, write a run folder."""
     from grounddecode.evaluate import runner
 
-    options = engine_options(device, dtype, calibration, others)
+    options = engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels)
     with results_only(), Meter.shown("bench") as meter:
         metrics = runner.bench(
             model,

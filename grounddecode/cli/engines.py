@@ -15,6 +15,10 @@ Engine = Annotated[str, typer.Option("--engine", help="What runs the model: hf, 
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, ...; default: by device.")]
 Calibration = Annotated[Path | None, typer.Option("--calibration", help="File of `grounddecode calibrate`.")]
+TRUST_HELP = "Let the model's folder run Python of its own (its `auto_map`). Read it first."
+PIXELS_HELP = "Largest picture, in pixels; a larger one is refused before it is decoded. Default: 50 million."
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help=TRUST_HELP)]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help=PIXELS_HELP)]
 Others = Annotated[
     list[str] | None,
     typer.Option("--engine-option", metavar="KEY=VALUE", help="Any other option of the engine; may be given again."),
@@ -22,10 +26,22 @@ Others = Annotated[
 
 
 def engine_options(
-    device: str | None, dtype: str | None, calibration: Path | None, others: Sequence[str] | None
+    device: str | None,
+    dtype: str | None,
+    calibration: Path | None,
+    others: Sequence[str] | None,
+    *,
+    trust: bool = False,
+    max_pixels: int | None = None,
 ) -> dict[str, Any]:
     """What was given, under the engine's own names. Raises ValueError for an option that is no `key=value`."""
-    named = {"device": device, "dtype": dtype, "calibration": None if calibration is None else str(calibration)}
+    named = {
+        "device": device,
+        "dtype": dtype,
+        "calibration": None if calibration is None else str(calibration),
+        "trust_remote_code": trust or None,
+        "max_pixels": max_pixels,
+    }
     options: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     for other in others or ():
         key, equals, value = other.partition("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -9,6 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from grounddecode.engines.model_folder import check_folder
 from grounddecode.registry import nearest
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ ENGINES: dict[str, str] = {
     "hf": "grounddecode.engines.hf.engine:HFEngine",
     "openai": "grounddecode.engines.openai:OpenAIEngine",
 }
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +47,23 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One question about some pictures. `prompt` is the user's text; the engine applies the chat template."""
+    """One question about some pictures. `prompt` is the user's text; the engine applies the chat template.
+
+    Raises:
+        ValueError: a prompt with half a character, which no tokenizer and no server takes.
+    """
 
     sample_id: str
     prompt: str
     images: tuple[Path | Image.Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        half = _SURROGATE.search(self.prompt)
+        if half is not None:
+            raise ValueError(
+                f"the prompt is no Unicode text (character {half.start() + 1} is half of one: bytes that are no UTF-8, "
+                "or a cut emoji), write it anew"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +93,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def open_engine(name: str, model: str, **options: Any) -> Engine:
+def open_engine(name: str, model: str, /, **options: Any) -> Engine:
     """An engine by name. `model`: "lab", "lab:seed1", a folder or a hub id; for engine openai a server's address.
 
     Raises:
@@ -85,6 +101,8 @@ def open_engine(name: str, model: str, **options: Any) -> Engine:
     """
     if name not in ENGINES:
         raise ValueError(nearest(name, ENGINES, "engine"))
+    if name == "hf":
+        check_folder(model)  # a damaged folder is told before seconds of imports
     module, _, attribute = ENGINES[name].partition(":")
     engine = getattr(import_module(module), attribute)
     known = [option for option in signature(engine).parameters if option != "model"]

@@ -25,12 +25,14 @@ _ANEW = "fetch the model's files anew"
 
 
 def check_folder(model: str) -> None:
-    """Nothing for a whole folder, or for a name that is none (a hub id).
+    """Nothing for a whole folder, or for a name that is none (the lab's, a hub id).
 
     Raises:
         ValueError: a file that is missing, damaged or says what no model can be; the sentence names file and field.
     """
     folder = Path(model)
+    if model == "lab" or model.startswith("lab:"):
+        return
     if folder.is_file():
         raise ValueError(f"the model {model!r} is a file, give the folder that holds {CONFIG}")
     if not folder.is_dir():

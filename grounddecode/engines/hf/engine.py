@@ -18,7 +18,7 @@ from grounddecode.engines.hf.limits import positions, sufficient_side
 from grounddecode.engines.hf.loading import load, torch_dtype
 from grounddecode.engines.hf.session import Session
 from grounddecode.engines.images import MAX_PIXELS, open_image
-from grounddecode.engines.options import whole_number, yes_or_no
+from grounddecode.engines.options import switch, whole
 from grounddecode.trace import Trace
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class HFEngine:
         max_pixels: int | str = MAX_PIXELS,
     ) -> None:
         self.model_name = model
-        self.max_pixels = whole_number("max_pixels", max_pixels, 1)
-        trusted = yes_or_no("trust_remote_code", trust_remote_code)
+        self.max_pixels = whole("max_pixels", max_pixels, 1, 1 << 40)
+        trusted = switch("trust_remote_code", trust_remote_code)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
