@@ -63,6 +63,7 @@ def _answer(
     choices: dict[str, Any],
 ) -> dict[str, Any]:
     from grounddecode.engines.base import Decoding, Request, open_engine
+    from grounddecode.secrets import masked
 
     decoding = Decoding(**choices)
     opened = open_engine(engine, model, **options)
@@ -71,7 +72,7 @@ def _answer(
         (response,) = opened.generate([request], decoding, plan)
         return {
             "text": response.text,
-            "model": model,
+            "model": masked(model),
             "prompt": prompt,
             "images": [str(path) for path in images],
             "methods": [method.to_dict() for method in plan],
