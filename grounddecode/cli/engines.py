@@ -9,6 +9,10 @@ from typing import Annotated, Any
 import typer
 
 MODEL_HELP = "A folder, a hub id, or `lab`: the small model that comes with the package."
+OTHERS_HELP = (
+    "Any other option of the engine; may be given again. For openai, extra='{\"max_tokens\": null}' changes the "
+    "fields of a request, null leaves one out."
+)
 
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 Engine = Annotated[str, typer.Option("--engine", help="What runs the model: hf, openai.")]
@@ -21,7 +25,7 @@ Trust = Annotated[bool, typer.Option("--trust-remote-code", help=TRUST_HELP)]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help=PIXELS_HELP)]
 Others = Annotated[
     list[str] | None,
-    typer.Option("--engine-option", metavar="KEY=VALUE", help="Any other option of the engine; may be given again."),
+    typer.Option("--engine-option", metavar="KEY=VALUE", help=OTHERS_HELP),
 ]
 
 

@@ -7,6 +7,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
+from grounddecode.secrets import hidden
+
 if TYPE_CHECKING:
     import typer
 
@@ -35,15 +37,15 @@ def guarded(app: typer.Typer, arguments: list[str]) -> int:
         return 0
     except Exception as error:
         if debugging():
-            traceback.print_exception(error)
+            sys.stderr.write(hidden("".join(traceback.format_exception(error))))
         complain(sentence(error))
         return BAD_INPUT
     return code if isinstance(code, int) else 0
 
 
 def complain(text: str) -> None:
-    """One line on stderr, with the name of the program as is the custom."""
-    sys.stderr.write(f"grounddecode: {text}\n")
+    """One line on stderr, without secrets, with the name of the program as is the custom."""
+    sys.stderr.write(f"grounddecode: {hidden(text)}\n")
 
 
 def sentence(error: Exception) -> str:

@@ -89,13 +89,14 @@ def _answer(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     from grounddecode.engines.base import open_engine
+    from grounddecode.secrets import masked
 
     opened = open_engine(engine, model, **options)
     try:
         (response,) = opened.generate([request], decoding, methods)
         return {
             "text": response.text,
-            "model": model,
+            "model": masked(model),
             "prompt": request.prompt,
             "images": [str(path) for path in request.images],
             "methods": [method.to_dict() for method in methods],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
@@ -22,6 +22,8 @@ ENGINES: dict[str, str] = {
     "hf": "grounddecode.engines.hf.engine:HFEngine",
     "openai": "grounddecode.engines.openai:OpenAIEngine",
 }
+#: Options of engines that no answer depends on: a run goes on under others of them.
+INCIDENTAL = frozenset({"device", "api_key", "concurrency", "timeout", "deadline", "retries", "backoff", "max_bytes"})
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -77,8 +79,26 @@ class Response:
     trace: dict[str, float] = field(default_factory=dict)
 
 
+class BatchError(RuntimeError):
+    """Some requests of a batch failed, each for itself; what the others were answered is not lost.
+
+    Args:
+        responses: the answers, in the order of their requests.
+        failures: why the others have none, by sample id, in their order; at least one.
+    """
+
+    def __init__(self, responses: Sequence[Response], failures: Mapping[str, Exception]) -> None:
+        first, *others = failures.values()
+        super().__init__(f"{first} (and {len(others)} more of the batch failed)" if others else str(first))
+        self.responses = list(responses)
+        self.failures = dict(failures)
+
+
 class Engine(Protocol):
-    """Runs one model. `generate` takes one batch, answers in the same order, and raises on failure."""
+    """Runs one model. `generate` takes one batch, answers in the same order, and raises on failure.
+
+    Where one request can fail and others of its batch be answered, it raises `BatchError`.
+    """
 
     name: str
 
@@ -98,13 +118,17 @@ def open_engine(name: str, model: str, /, **options: Any) -> Engine:
 
     Raises:
         ValueError: unknown engine or option of it, or a model it cannot use.
+        RuntimeError: a package that the engine needs is missing.
     """
     if name not in ENGINES:
         raise ValueError(nearest(name, ENGINES, "engine"))
     if name == "hf":
         check_folder(model)  # a damaged folder is told before seconds of imports
     module, _, attribute = ENGINES[name].partition(":")
-    engine = getattr(import_module(module), attribute)
+    try:
+        engine = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise RuntimeError(f"engine {name} cannot be used here: {error}") from error
     known = [option for option in signature(engine).parameters if option != "model"]
     for option in options:
         if option not in known:

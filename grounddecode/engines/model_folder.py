@@ -57,6 +57,31 @@ def foreign_code(model: str) -> str:
     return ", ".join(names)
 
 
+def lacking(model: str) -> str:
+    """The files of a folder without which no processor can be made, joined by "and"; "" for none or for no folder."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return ""
+    groups = (PROCESSORS[:2], ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json"))
+    return " and ".join(group[0] for group in groups if not any((folder / name).is_file() for name in group))
+
+
+def holders(model: str, value: Any) -> str:
+    """The fields of a folder's configuration that hold a value, joined by commas."""
+    path = Path(model) / CONFIG
+    config = _object(path) if path.is_file() else {}
+    sections = {"": config} | {f"{name}.": part for name, part in config.items() if isinstance(part, dict)}
+    deeper = {
+        f"{above}{name}.": part
+        for above, section in sections.items()
+        if above
+        for name, part in section.items()
+        if isinstance(part, dict)
+    }
+    every = (sections | deeper).items()
+    return ", ".join(f"{above}{name}" for above, part in every for name, found in part.items() if found == value)
+
+
 def _object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -98,7 +123,7 @@ def _sizes(where: str, section: Mapping[str, Any], shapes: list[tuple[int, ...]]
         if not several or not all(type(one) is int and one > 0 for one in several):
             raise ValueError(f"{where}: {name} is {_named(given)}, it must be a whole number above 0, {_ANEW}")
         if shapes and max(several) > (len(shapes) if name in _LAYERS else values):
-            raise ValueError(f"{where}: {name} is {given}, more than its weights are of, {_ANEW}")
+            raise ValueError(f"{where}: {name} is {given}, which is more than its weights hold, {_ANEW}")
     width = section.get("hidden_size")
     for name in ("vocab_size", "intermediate_size"):
         other = section.get(name)

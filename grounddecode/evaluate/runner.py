@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.engines.base import ENGINES, open_engine
+from grounddecode.engines.base import ENGINES, INCIDENTAL, open_engine
 from grounddecode.evaluate.answering import Answering, Progress
 from grounddecode.evaluate.batches import shard_of, units
 from grounddecode.evaluate.benchmarks import EVALUATION, LAB_DATA, Wanted, load
@@ -23,6 +23,7 @@ from grounddecode.evaluate.samples import Sample, fingerprint
 from grounddecode.evaluate.settings import digest, engine_facts, plain, refuse_others
 from grounddecode.evaluate.store import RUN, Record, RunFolder
 from grounddecode.registry import nearest
+from grounddecode.secrets import masked
 
 if TYPE_CHECKING:
     from grounddecode.engines.base import Engine
@@ -35,6 +36,7 @@ FORMAT = 1
 class _Task:
     """What a run is to do, checked, before anything heavy is opened."""
 
+    model: str
     settings: dict[str, Any]
     plans: list[Plan]
     samples: list[Sample]
@@ -147,7 +149,7 @@ def _task(
         raise ValueError(f"shard {choices['shard']} holds no sample: give fewer shards")
     measured = calibration(model, engine_options.get("calibration"))
     settings = {
-        "model": model,
+        "model": masked(model),
         "engine": engine,
         "engine_options": _lasting(engine_options),
         **({} if measured is None else {"calibration": measured}),
@@ -162,13 +164,14 @@ def _task(
         "weights": weights(model),
         "questions": fingerprint(samples),
     }
-    return _Task(settings, chosen, samples, str(wanted.root or LAB_DATA), wanted.flavour, engine_options)
+    return _Task(model, settings, chosen, samples, str(wanted.root or LAB_DATA), wanted.flavour, engine_options)
 
 
 def _lasting(engine_options: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine's options without those that shards of one run may differ in: the device, a calibration's path."""
+    """The engine's options without secrets and what may differ in one run: `INCIDENTAL`, a calibration's path."""
     paths = {key for key in ("calibration",) if isinstance(engine_options.get(key), str | Path)}
-    return {key: plain(value) for key, value in engine_options.items() if key != "device" and key not in paths}
+    lasting = {key: plain(value) for key, value in engine_options.items() if key not in INCIDENTAL | paths}
+    return dict(masked(lasting))
 
 
 def _missing(task: _Task, records: Sequence[Record]) -> bool:
@@ -193,7 +196,7 @@ def _generate(
 ) -> None:
     """Ask the engine what has no answer yet, and keep account of it in run.json."""
     settings = task.settings
-    engine = opened or open_engine(settings["engine"], settings["model"], **task.engine_options)
+    engine = opened or open_engine(settings["engine"], task.model, **task.engine_options)
     try:
         description = engine.describe()
         run = stored or _new_run(task, description)

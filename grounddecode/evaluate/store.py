@@ -9,9 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+from grounddecode.secrets import masked
+
 Record = dict[str, Any]
 _HELD = {"settings": dict, "methods": list, "parts": list}  # what every run.json has
 RUN, SAMPLES, METRICS = "run.json", "samples.jsonl", "metrics.json"
+_OWNER_ONLY = 0o600  # settings and answers are nobody else's business; who shares a run changes the mode
 
 
 class RunFolder:
@@ -76,7 +79,7 @@ class RunFolder:
             raise ValueError(f"{path} cannot be read ({error}): restore it or choose another folder") from None
         if not isinstance(found, dict):
             raise ValueError(f"{path} holds no JSON object: restore it or choose another folder")
-        return found
+        return dict(masked(found))  # older versions stored keys
 
     # -- writing -------------------------------------------------------------------------------------------------
     def open(self) -> None:
@@ -87,7 +90,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path / SAMPLES, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(self.path / SAMPLES, os.O_RDWR | os.O_CREAT | os.O_APPEND, _OWNER_ONLY)
         except OSError as error:
             raise ValueError(
                 f"the run folder {str(self.path)!r} cannot be written ({error.strerror}): choose another --out"
@@ -130,10 +133,11 @@ class RunFolder:
             synced.result()
 
     def _replace(self, name: str, content: Mapping[str, Any]) -> None:
-        """A whole file or none: written beside the old one, then renamed over it."""
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        """A whole file or none, without secrets: written beside the old one, then renamed over it."""
+        text = json.dumps(masked(content), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
         beside = self.path / f".{name}.{os.getpid()}"
-        with open(beside, "w", encoding="utf-8") as file:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -110,7 +110,9 @@ def both(*changes: Change) -> Change:
     return change
 
 
-ENDLESS = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
+ENDLESS = (
+    "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
+)
 SHARD = "model-00001-of-00001.safetensors"
 TEXT, VISION = "text_config", "vision_config"
 DAMAGED: dict[str, tuple[Change, str]] = {
@@ -154,7 +156,10 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "weights cut in the header": (raw(WEIGHTS, lambda data: data[:100]), WEIGHTS),
     "longer weights": (raw(WEIGHTS, lambda data: data + b"more"), WEIGHTS),
     "garbage weights": (raw(WEIGHTS, lambda data: b"\x07garbage" * 900), WEIGHTS),
-    "a pointer of Git LFS": (text(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "git lfs pull"),
+    "a pointer of Git LFS": (
+        text(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "git lfs pull",
+    ),
     "header of another kind": (header(lambda found: [1]), WEIGHTS),
     "tensor without shape": (header(lambda found: found | {"x": {"dtype": "F16"}}), WEIGHTS),
     "tensor of text": (header(lambda found: found | {"x": "y"}), WEIGHTS),
@@ -173,8 +178,8 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "unknown model type": (field(CONFIG, "model_type", "lava"), CONFIG),
     "a text model": (field(CONFIG, "model_type", "llama"), "no vision-language model"),
     "unknown text model": (field(CONFIG, f"{TEXT}.model_type", "lama"), CONFIG),
-    "null in rotary settings": (field(CONFIG, f"{TEXT}.rope_parameters", {"rope_type": "zz"}), "copy"),
-    "unknown activation": (field(CONFIG, f"{TEXT}.hidden_act", "zilu"), "zilu"),
+    "unknown rotary positions": (field(CONFIG, f"{TEXT}.rope_parameters", {"rope_type": "zz"}), "rope_type"),
+    "unknown activation": (field(CONFIG, f"{TEXT}.hidden_act", "zilu"), "text_config.hidden_act"),
     "heads that do not divide": (field(CONFIG, f"{VISION}.num_attention_heads", 7), "copy"),
     "text in the norm": (field(CONFIG, f"{TEXT}.rms_norm_eps", "small"), "rms_norm_eps"),
     "feature layer of text": (field(CONFIG, "vision_feature_layer", "last"), "vision_feature_layer"),
@@ -182,9 +187,12 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "another vocabulary than the weights": (field(CONFIG, f"{TEXT}.vocab_size", 100), "sizes"),
     "more layers than the weights": (field(CONFIG, f"{TEXT}.num_hidden_layers", 4), "lack"),
     "weights without a projector": (without("projector"), "projector"),
-    "no processor at all": (gone(PROCESSOR, TOKENIZER, "tokenizer_config.json"), "processor"),
-    "no tokenizer": (gone(TOKENIZER), "processor"),
-    "no picture processor": (gone(PROCESSOR), "processor"),
+    "no processor at all": (
+        gone(PROCESSOR, TOKENIZER, "tokenizer_config.json"),
+        "processor_config.json and tokenizer.json",
+    ),
+    "no tokenizer": (gone(TOKENIZER), "no tokenizer.json"),
+    "no picture processor": (gone(PROCESSOR), "no processor_config.json"),
     "unknown picture processor": (field(PROCESSOR, "image_processor.image_processor_type", "Nope"), "processor"),
     "processor of another class": (field(PROCESSOR, "processor_class", "NopeProcessor"), "processor"),
     "picture size of text": (field(PROCESSOR, "image_processor.size", "big"), "processor"),
@@ -264,7 +272,10 @@ def answer(engine: HFEngine, prompt: str = "What is there?") -> str:
 # Code of a folder's own.
 
 OWN = {
-    CONFIG: ("AutoConfig", "from transformers import LlavaConfig\nclass Own(LlavaConfig):\n    model_type = 'own_llava'\n"),
+    CONFIG: (
+        "AutoConfig",
+        "from transformers import LlavaConfig\nclass Own(LlavaConfig):\n    model_type = 'own_llava'\n",
+    ),
     PROCESSOR: ("AutoProcessor", "from transformers import LlavaProcessor\nclass Own(LlavaProcessor):\n    pass\n"),
     "tokenizer_config.json": (
         "AutoTokenizer",
@@ -325,6 +336,8 @@ def test_a_folders_code_runs_when_it_is_trusted(place: str, copy: Path, yes: lis
             + "from transformers import LlavaForConditionalGeneration\n"
             + "class OwnModel(LlavaForConditionalGeneration):\n    config_class = Own\n"
         )
+        (copy / "own.py").write_text((copy / "own.py").read_text().replace("own_llava", "llava"))
+        field(CONFIG, "model_type", "llava")(copy)
         field(CONFIG, "auto_map", {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"})(copy)
     engine = open_engine("hf", str(copy), device="cpu", trust_remote_code="true")
     assert mark.exists()
@@ -386,9 +399,7 @@ def test_the_lab_takes_a_kernel(kernel: str) -> None:
     assert HFEngine("lab", device="cpu", attn_implementation=kernel).describe()["attention"] == kernel
 
 
-def test_a_package_that_is_missing_is_named_with_its_cure(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_is_missing_is_named_with_its_cure(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Qwen-VL's processors want torchvision; a processor that raises as theirs does, whether it is installed or not."""
     with_own_code(copy, PROCESSOR)
     (copy / "own.py").write_text(

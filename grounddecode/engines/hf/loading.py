@@ -14,13 +14,15 @@ from transformers import dynamic_module_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grounddecode.engines.hf.chat import chat_prompt
-from grounddecode.engines.model_folder import CONFIG, PICKLE, check_folder, foreign_code
+from grounddecode.engines.model_folder import CONFIG, PICKLE, PROCESSORS, check_folder, foreign_code, holders, lacking
+from grounddecode.engines.hf.transformers_names import version
 from grounddecode.registry import nearest
 
 _TRIAL = (64, 48)  # pixels of the picture that a processor is tried on
 LONGEST = 200  # characters of a library's complaint
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _LIBRARY = re.compile(r"requires the (\w+) library|No module named '(\w+)|install (?:the )?`?([\w-]+)")
+_CLASS = re.compile(r"\.(\w+?)(?:Config)?'>")
 _FIELD = re.compile(r"field '(\w+)'")
 # The classes that a model with code of its own may name, best first.
 _OWN_CLASSES = (
@@ -78,10 +80,11 @@ def _known_kernel(name: str) -> None:
 def _processor(model: str, trusted: bool) -> Any:
     with _told(model, "its processor"):
         processor = transformers.AutoProcessor.from_pretrained(model, trust_remote_code=trusted)
-    for part in ("tokenizer", "image_processor"):
-        if getattr(processor, part, None) is None:
-            files = "preprocessor_config.json" if part == "image_processor" else "tokenizer.json"
-            raise LoadingError(f"the model {model!r} has no {part.replace('_', ' ')}, add its {files}")
+    if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
+        raise LoadingError(
+            f"the processor of {model!r} is {type(processor).__name__}, which does not read pictures with a text, "
+            f"correct processor_class in {PROCESSORS[0]}"
+        )
     try:
         text = chat_prompt(processor, "What is this?", 1)
     except ValueError as error:
@@ -147,6 +150,17 @@ def _sentence(model: str, part: str, error: Exception) -> str:
         return f"the sizes in {CONFIG} of {model!r} are not those of its weights, take both from one release"
     if "weights_only" in text or "WeightsUnpickler" in text:
         return f"{PICKLE} of {model!r} holds more than tensors and could run code, ask for weights in safetensors"
+    absent = lacking(model)
+    if absent and "processor" in part:
+        return f"the model {model!r} has no {absent}, fetch the model's files anew"
+    if "Unrecognized configuration class" in text:
+        kind = (_CLASS.search(text) or ["", "of another kind"])[1]
+        return f"{model} is {kind}, no vision-language model that {version()} knows"
+    holding = holders(model, error.args[0]) if isinstance(error, KeyError) and error.args else ""
+    if holding:
+        return (
+            f"the model {model!r} cannot be loaded: {CONFIG} gives {text} as {holding}, which {version()} does not know"
+        )
     field = _FIELD.search(text)
     where = f"{part}, field {field[1]!r}" if field else part
     reason = _first_line(text) or type(error).__name__
