@@ -97,7 +97,7 @@ def _narrow(wide: Image.Image, sixteen: bool) -> Image.Image:
     """Grey values of 16 or 32 bits as 8."""
     values: NDArray[Any] = np.asarray(wide).astype(np.float64 if wide.mode == "I" else np.float32)
     low, high = (0.0, float(_RANGES[-1])) if sixteen else _range(values, whole=wide.mode == "I")
-    scaled = (values - low) * (255 / (high - low)) if high > low else values - low
+    scaled = (values - low) * 255 / (high - low) if high > low else values - low
     scaled = np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
     return Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
 

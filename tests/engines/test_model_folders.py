@@ -9,7 +9,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from grounddecode.engines.hf.engine import HFEngine
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.lab import model as lab_model
 from grounddecode.lab import world
+from tests import zoo
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "processor_config.json"
 TOKENIZER, TEMPLATE, INDEX = "tokenizer.json", "chat_template.jinja", "model.safetensors.index.json"
@@ -90,6 +93,18 @@ def without(part: str) -> Change:
 
         kept = {name: value for name, value in load_file(folder / WEIGHTS).items() if part not in name}
         save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return change
+
+
+def renamed(old: str, new: str) -> Change:
+    """Weights with one tensor under another name."""
+
+    def change(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        found = {new if name == old else name: value for name, value in load_file(folder / WEIGHTS).items()}
+        save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
 
     return change
 
@@ -308,20 +323,27 @@ def with_own_code(folder: Path, place: str) -> Path:
 
 
 @pytest.fixture
-def yes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def yes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Standard input that says yes to everything; what it was asked."""
     asked: list[str] = []
     monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "y")
-    yield asked
+    return asked
 
 
-@pytest.mark.parametrize("place", OWN)
-def test_a_folders_code_never_runs_unasked(place: str, copy: Path, yes: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (CONFIG, "--trust-remote-code"),
+        (PROCESSOR, "--trust-remote-code"),
+        ("tokenizer_config.json", None),  # the library has a class that reads it without
+        ("image_processor", "--trust-remote-code"),
+        ("model", "does not recognize"),
+    ],
+)
+def test_a_folders_code_never_runs_unasked(place: str, said: str | None, copy: Path, yes: list[str]) -> None:
     mark = with_own_code(copy, place)
-    try:
+    with pytest.raises(ValueError, match=said) if said else nullcontext():
         HFEngine(str(copy), device="cpu")
-    except ValueError as error:
-        assert "--trust-remote-code" in str(error) or place == "model"  # whose kind of model nobody knows
     assert not mark.exists()
     assert yes == []
     assert dynamic_module_utils.TIME_OUT_REMOTE_CODE > 0  # the library is left as it was
@@ -338,6 +360,7 @@ def test_a_folders_code_runs_when_it_is_trusted(place: str, copy: Path, yes: lis
         )
         (copy / "own.py").write_text((copy / "own.py").read_text().replace("own_llava", "llava"))
         field(CONFIG, "model_type", "llava")(copy)
+        renamed("language_model.lm_head.weight", "lm_head.weight")(copy)  # old names are translated for known classes
         field(CONFIG, "auto_map", {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.OwnModel"})(copy)
     engine = open_engine("hf", str(copy), device="cpu", trust_remote_code="true")
     assert mark.exists()
@@ -399,17 +422,16 @@ def test_the_lab_takes_a_kernel(kernel: str) -> None:
     assert HFEngine("lab", device="cpu", attn_implementation=kernel).describe()["attention"] == kernel
 
 
-def test_a_package_that_is_missing_is_named_with_its_cure(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Qwen-VL's processors want torchvision; a processor that raises as theirs does, whether it is installed or not."""
-    with_own_code(copy, PROCESSOR)
-    (copy / "own.py").write_text(
-        "from transformers.utils import requires_backends\nclass Own:\n    @classmethod\n"
-        "    def from_pretrained(cls, *args, **kwargs):\n        raise ImportError('\\nQwen2VLVideoProcessor requires the "
-        "Torchvision library but it was not found in your environment. Check the instructions.\\n')\n"
-        "    @classmethod\n    def register_for_auto_class(cls, *args):\n        pass\n"
-    )
-    with pytest.raises(ValueError, match="pip install torchvision"):
-        HFEngine(str(copy), device="cpu", trust_remote_code=True)
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_package_that_is_missing_is_named_with_its_cure(copy: Path) -> None:
+    """Processors of Qwen-VL read videos too, and want torchvision for it."""
+    zoo.fresh("qwen2_5_vl").save_pretrained(copy)
+    (copy / PROCESSOR).unlink()
+    picture = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}
+    (copy / "preprocessor_config.json").write_text(json.dumps(picture))
+    field("tokenizer_config.json", "processor_class", "Qwen2_5_VLProcessor")(copy)
+    with pytest.raises(ValueError, match=r"copy' needs a package.*Torchvision.*, pip install torchvision$"):
+        HFEngine(str(copy), device="cpu")
 
 
 def test_a_prompt_that_is_longer_than_the_model_is_refused(whole: Path) -> None:

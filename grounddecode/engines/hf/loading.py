@@ -14,8 +14,8 @@ from transformers import dynamic_module_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grounddecode.engines.hf.chat import chat_prompt
-from grounddecode.engines.model_folder import CONFIG, PICKLE, PROCESSORS, check_folder, foreign_code, holders, lacking
 from grounddecode.engines.hf.transformers_names import version
+from grounddecode.engines.model_folder import CONFIG, PICKLE, PROCESSORS, check_folder, foreign_code, holders, lacking
 from grounddecode.registry import nearest
 
 _TRIAL = (64, 48)  # pixels of the picture that a processor is tried on
@@ -143,7 +143,8 @@ def _sentence(model: str, part: str, error: Exception) -> str:
         found = _LIBRARY.search(text)
         package = next(filter(None, found.groups()), "").lower() if found else ""
         cure = f"pip install {package}" if package else "install it"
-        return f"the model {model!r} needs a package that is not installed ({_first_line(text)}), {cure}"
+        lack = _first_line(text).partition(". ")[0]
+        return f"the model {model!r} needs a package that is not installed ({lack}), {cure}"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return f"the model {model!r} does not fit into memory, give a smaller --dtype or another --device"
     if "ignore_mismatched_sizes" in text:
