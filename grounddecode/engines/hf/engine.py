@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from grounddecode.calibration import Calibration
-from grounddecode.engines.base import Decoding, Request, Response
+from grounddecode.engines.base import BatchError, Decoding, Request, Response
 from grounddecode.engines.hf.chat import chat_prompt
 from grounddecode.engines.hf.limits import positions, sufficient_side
 from grounddecode.engines.hf.loading import load, torch_dtype
@@ -22,7 +22,11 @@ from grounddecode.engines.options import switch, whole
 from grounddecode.trace import Trace
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from grounddecode.method import Method
+
+    _Read = tuple[str, list[Image]]  # a request in the chat template, and its pictures
 
 
 class HFEngine:
@@ -88,12 +92,37 @@ class HFEngine:
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
     ) -> list[Response]:
-        """Answer one batch. Raises what the model raises; images that cannot be read are a ValueError."""
-        if not requests:
-            return []
-        inputs = self._inputs(requests)
+        """Answer one batch.
+
+        Raises:
+            ValueError: a method that cannot work here, or, with one request, a picture or prompt that cannot be read.
+            BatchError: the same of some of several requests; it holds the answers to the others.
+        """
+        read = [self._read(request) for request in requests]
+        failures = {r.sample_id: e for r, e in zip(requests, read, strict=True) if isinstance(e, ValueError)}
+        if len(requests) == len(failures) == 1:
+            raise failures[requests[0].sample_id]
+        left = [(r, given) for r, given in zip(requests, read, strict=True) if not isinstance(given, ValueError)]
+        responses = self._answers(left, _batch_seed(decoding.seed, requests), decoding, methods) if left else []
+        if failures:
+            raise BatchError(responses, failures)
+        return responses
+
+    def _read(self, request: Request) -> _Read | ValueError:
+        """Text and pictures of a request, or why it has none."""
+        try:
+            images = [open_image(one, max_pixels=self.max_pixels, side=self._side) for one in request.images]
+            return chat_prompt(self.processor, request.prompt, len(images)), images
+        except ValueError as error:
+            return error
+
+    def _answers(
+        self, asked: Sequence[tuple[Request, _Read]], seed: int, decoding: Decoding, methods: Sequence[Method]
+    ) -> list[Response]:
+        requests = [request for request, _ in asked]
+        inputs = self._inputs(asked)
         trace = Trace() if methods else None
-        torch.manual_seed(_batch_seed(decoding.seed, requests))
+        torch.manual_seed(seed)
         session = Session(self.model, methods, calibration=self.calibration, trace=trace) if methods else nullcontext()
         begin = time.perf_counter()
         with torch.no_grad(), session:
@@ -114,15 +143,11 @@ class HFEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _inputs(self, requests: Sequence[Request]) -> Any:
-        texts = [chat_prompt(self.processor, request.prompt, len(request.images)) for request in requests]
-        images = [
-            open_image(image, max_pixels=self.max_pixels, side=self._side)
-            for request in requests
-            for image in request.images
-        ]
+    def _inputs(self, asked: Sequence[tuple[Request, _Read]]) -> Any:
+        texts = [text for _, (text, _) in asked]
+        images = [image for _, (_, several) in asked for image in several]
         inputs = self.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
-        self._refuse_long(requests, inputs)
+        self._refuse_long([request for request, _ in asked], inputs)
         return inputs.to(self.model.device, self.model.dtype)
 
     def _refuse_long(self, requests: Sequence[Request], inputs: Any) -> None:
