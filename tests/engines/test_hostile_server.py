@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import time
 import tracemalloc
+import zlib
 from typing import Any
 
 import pytest
@@ -121,10 +124,6 @@ def test_a_count_that_is_none_is_unknown(usage: Any) -> None:
 
 
 def test_packed_answers_are_read() -> None:
-    import gzip
-    import json
-    import zlib
-
     body = json.dumps(answer("x" * 5000)).encode()
     for packed, name in ((gzip.compress(body), "gzip"), (zlib.compress(body), "deflate"), (body, "identity")):
         with hostile(says(packed, Content_Encoding=name)) as server:
@@ -138,7 +137,13 @@ def test_packed_answers_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("given", "least", "most"),
-    [("nan", 0.004, 0.2), ("soon", 0.004, 0.2), ("-3", 0, 0.2), ("0.3", 0.3, 0.7), ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0.2)],
+    [
+        ("nan", 0.004, 0.2),
+        ("soon", 0.004, 0.2),
+        ("-3", 0, 0.2),
+        ("0.3", 0.3, 0.7),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0.2),
+    ],
 )
 def test_odd_waits(given: str, least: float, most: float) -> None:
     def act(link: Any, request: str) -> None:
