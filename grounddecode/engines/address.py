@@ -7,7 +7,7 @@ from dataclasses import dataclass
 try:
     import httpx
 except ImportError as error:
-    raise ImportError("engine openai needs httpx, install it with: pip install 'grounddecode[openai]'") from error
+    raise ImportError("httpx is missing, install it with: pip install 'grounddecode[openai]'") from error
 
 from grounddecode.secrets import MASK, hidden, remember_login
 

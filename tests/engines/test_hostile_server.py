@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import time
 import tracemalloc
+import zlib
 from typing import Any
 
 import pytest
@@ -121,10 +124,6 @@ def test_a_count_that_is_none_is_unknown(usage: Any) -> None:
 
 
 def test_packed_answers_are_read() -> None:
-    import gzip
-    import json
-    import zlib
-
     body = json.dumps(answer("x" * 5000)).encode()
     for packed, name in ((gzip.compress(body), "gzip"), (zlib.compress(body), "deflate"), (body, "identity")):
         with hostile(says(packed, Content_Encoding=name)) as server:
