@@ -112,13 +112,13 @@ def _answer(
 
 def readable_picture(given: str, max_pixels: int | None = None) -> Path:
     """The path of a picture that decodes to its last row. Raises ValueError with the reason otherwise."""
-    from grounddecode.engines.images import MAX_PIXELS, open_image
+    from grounddecode.engines.images import open_image
 
     if "://" in given or given.startswith("data:"):
         address = given if len(given) <= LONGEST_ADDRESS else f"{given[:LONGEST_ADDRESS]}..."
         raise ValueError(f"--image {address!r} is an address, not a file: download it and give its path")
     # One pixel is enough here: a JPEG is read to its end in an eighth of its size, the engine decodes what it needs.
-    open_image(Path(given), max_pixels=MAX_PIXELS if max_pixels is None else max_pixels, side=1)
+    open_image(Path(given), max_pixels=max_pixels, side=1)
     return Path(given)
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from grounddecode.cli.errors import complain, debugging
+from grounddecode.cli.streams import encodable, for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,8 +41,10 @@ def write_json(value: Mapping[str, Any]) -> None:
 
 
 def write_line(text: str) -> None:
-    """Print one line of plain text as a result."""
-    sys.stdout.write(f"{text}\n")
+    """Print one line of plain text as a result. What a model said moves no cursor: a terminal gets it written out."""
+    text = encodable(for_terminal(text) if sys.stdout.isatty() else text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 @contextmanager
@@ -70,6 +73,7 @@ def _quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its decoders' complaints come as errors too
     warnings.filterwarnings("ignore", module=r"(torch|transformers|huggingface_hub)(\..*)?")
     warnings.showwarning = _warn
 

@@ -23,7 +23,9 @@ ENGINES: dict[str, str] = {
     "openai": "grounddecode.engines.openai:OpenAIEngine",
 }
 #: Options of engines that no answer depends on: a run goes on under others of them.
-INCIDENTAL = frozenset({"device", "api_key", "concurrency", "timeout", "deadline", "retries", "backoff", "max_bytes"})
+INCIDENTAL = frozenset(
+    {"device", "api_key", "concurrency", "timeout", "deadline", "retries", "backoff", "max_bytes", "max_pixels"}
+)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -101,6 +103,10 @@ class Engine(Protocol):
     """
 
     name: str
+    max_pixels: int
+    """The largest picture that it takes."""
+    side: int | None
+    """Pixels of either side that are enough for it, see `open_image`; None for all."""
 
     def describe(self) -> dict[str, object]:
         """Model, class, dtype, device, attention implementation, versions: what a run file must say."""

@@ -25,7 +25,7 @@ class _RefusedError(ValueError):
     """A sentence that needs no further word."""
 
 
-def open_image(image: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, side: int | None = None) -> Image.Image:
+def open_image(image: Path | Image.Image, *, max_pixels: int | None = None, side: int | None = None) -> Image.Image:
     """An RGB picture, turned as its EXIF data says; the first frame of several.
 
     What is transparent has white behind it. Grey values of more than 8 bits are scaled, not clipped: those of 16 bits
@@ -33,13 +33,14 @@ def open_image(image: Path | Image.Image, *, max_pixels: int = MAX_PIXELS, side:
     all of them, else from the least to the greatest. A value that is not finite is black.
 
     Args:
-        max_pixels: a picture of more is refused on what its header says.
+        max_pixels: a picture of more is refused on what its header says; None is 50 million.
         side: pixels that are enough for either side; a JPEG file is decoded at a half, quarter or eighth of its size if
             both sides still have as many. None decodes all.
 
     Raises:
         ValueError: a file that is missing, too large or broken, whatever its decoder says; the sentence names it.
     """
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         if isinstance(image, Image.Image):
             return _rgb(image, image, max_pixels)

@@ -19,7 +19,7 @@ from grounddecode.engines.address import address
 from grounddecode.engines.base import BatchError, Decoding, Request, Response
 from grounddecode.engines.body import words
 from grounddecode.engines.chat import completion, confirm, wanted
-from grounddecode.engines.images import open_image
+from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.options import DAY, number, switch, whole
 from grounddecode.engines.server import Job, Patience, Server
 from grounddecode.secrets import masked
@@ -56,6 +56,7 @@ class OpenAIEngine:
             acted (see `grounddecode.engines.chat.CONFIRMATION`); a server that does not is refused at its first answer.
         extra: further fields of every request body, a mapping or its JSON, such as `{"top_k": 50}`. They win, and null
             leaves a field out: `{"max_tokens": null, "temperature": null}` for models that take neither.
+        max_pixels: pictures with more are refused before they are decoded.
 
     Raises:
         ValueError: an address or option that cannot be used.
@@ -63,6 +64,7 @@ class OpenAIEngine:
     """
 
     name = "openai"
+    side = None  # what a server does with a picture is not known
 
     def __init__(
         self,
@@ -77,7 +79,9 @@ class OpenAIEngine:
         max_bytes: int | str = 4 << 20,
         send_methods: bool | str = False,
         extra: Mapping[str, Any] | str | None = None,
+        max_pixels: int | str = MAX_PIXELS,
     ) -> None:
+        self.max_pixels = whole("max_pixels", max_pixels, 1, 1 << 40)
         place = address(model)
         key = options.api_key(api_key, "OPENAI_API_KEY")
         if place.login and key and api_key:
@@ -163,7 +167,9 @@ class OpenAIEngine:
         self.server.close()
 
     def _body(self, request: Request, decoding: Decoding, methods: Sequence[Method]) -> bytes:
-        parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(i)}} for i in request.images]
+        parts: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": data_url(i, self.max_pixels)}} for i in request.images
+        ]
         content = [*parts, {"type": "text", "text": request.prompt}] if parts else request.prompt
         body: dict[str, Any] = {
             "model": self.model_name,
@@ -193,10 +199,10 @@ class OpenAIEngine:
         return True
 
 
-def data_url(image: Path | Image.Image) -> str:
-    """A picture as the `data:` address of a PNG file: the pixels that engine hf sees, bit for bit."""
+def data_url(image: Path | Image.Image, max_pixels: int | None = None) -> str:
+    """A picture as the `data:` address of a PNG file: every pixel that `open_image` gives, bit for bit."""
     buffer = io.BytesIO()
-    open_image(image).save(buffer, "PNG", compress_level=1)
+    open_image(image, max_pixels=max_pixels).save(buffer, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -71,7 +71,7 @@ class Answering:
         """
         groups = batches(units, self.batch_size)
         pending = [group for group in groups if any(_unknown(group, known[plan.name]) for plan in self.plans)]
-        for group in opened(pending, Pictures()):
+        for group in opened(pending, Pictures(max_pixels=self.engine.max_pixels, side=self.engine.side)):
             for plan in self.plans:
                 self._answer_all(plan, [one for one in group if _unknown([one.unit], known[plan.name])])
             self._first = False

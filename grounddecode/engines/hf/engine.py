@@ -73,7 +73,7 @@ class HFEngine:
         self.calibration = calibration
         self.model.to(device).eval()
         self.processor.tokenizer.padding_side = "left"
-        self._side = sufficient_side(self.processor.image_processor)
+        self.side = sufficient_side(self.processor.image_processor)
         self._positions = positions(self.model.config)
 
     def describe(self) -> dict[str, object]:
@@ -111,7 +111,7 @@ class HFEngine:
     def _read(self, request: Request) -> _Read | ValueError:
         """Text and pictures of a request, or why it has none."""
         try:
-            images = [open_image(one, max_pixels=self.max_pixels, side=self._side) for one in request.images]
+            images = [open_image(one, max_pixels=self.max_pixels, side=self.side) for one in request.images]
             return chat_prompt(self.processor, request.prompt, len(images)), images
         except ValueError as error:
             return error
