@@ -84,7 +84,7 @@ def test_the_module_runs_as_the_command(monkeypatch: pytest.MonkeyPatch, capsys:
         (("generate", "--model", "lab", "--prompt", "p", "--method", "avc", "--set", "alpha=-1"), ("at least 0",)),
         (("generate", "--model", "lab", "--prompt", "p", "--set", "alpha=1"), ("--method",)),
         (("generate", "--model", "lab", "--prompt", "p", "--engine", "hff"), ("'hff'", "'hf'")),
-        (("generate", "--model", "lab", "--prompt", "p", "--image", "no.png"), ("'no.png' does not exist",)),
+        (("generate", "--model", "lab", "--prompt", "p", "--image", "no.png"), ("no.png does not exist",)),
         (("lab", "render", "0"), ("greater than or equal to 1",)),
         (("lab", "render", "2", "--split", "evaluatoin"), ("evaluatoin",)),
     ],

@@ -14,7 +14,6 @@ import pytest
 from grounddecode.cli import main, output
 from tests.cli.conftest import ROOT, Run
 
-
 FULL = "grounddecode: standard output: No space left on device"
 
 
