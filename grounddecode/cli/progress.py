@@ -42,6 +42,14 @@ class Meter:
         with Bars(*columns, console=stderr(), transient=True) as bars:
             yield cls(bars, what)
 
+    def say(self, text: str) -> None:
+        """A remark before there is anything to count."""
+        if self._bars is not None:
+            self._bars.console.print(f"{self._what}: {text}", markup=False)
+        else:
+            sys.stderr.write(f"{self._what}: {text}\n")
+            sys.stderr.flush()
+
     def answers(self, progress: Progress) -> None:
         """One report of the bench."""
         failures = f", {progress.failed} failed" if progress.failed else ""

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.lab import world
 from grounddecode.method import Method
 from grounddecode.report.write import facts, write
@@ -42,7 +42,7 @@ class Witness:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
-    bench("lab", folder, methods=["greedy", "avc"], limit=12, seed=3, resamples=50, opened=Witness())
+    bench(Recipe(model="lab", methods=("greedy", "avc"), limit=12, seed=3, resamples=50), folder, opened=Witness())
     return folder
 
 
@@ -68,7 +68,7 @@ def test_the_same_run_gives_the_same_files(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_without_captions_has_no_picture(tmp_path: Path) -> None:
-    bench("lab", tmp_path / "run", benchmarks=["pope"], limit=6, resamples=50, opened=Witness())
+    bench(Recipe(model="lab", benchmarks=("pope",), limit=6, resamples=50), tmp_path / "run", opened=Witness())
     page, picture = write(tmp_path / "run", tmp_path / "out")
     assert picture is None
     assert "<article>" not in page.read_text(encoding="utf-8")
