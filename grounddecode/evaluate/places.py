@@ -13,7 +13,9 @@ def data_folder(run_folder: Path | str, run: RunFile) -> Path | None:
     """The folder of a run's data: where it is seen from the run folder, else where it was given; None for the lab."""
     if run["data"] == LAB_DATA:
         return None
-    return next((place for place in _places(Path(run_folder), run) if place.is_dir()), Path(run["data"]))
+    given = Path(run["data"])
+    place = next((place for place in _places(Path(run_folder), run) if place.is_dir()), given)
+    return given if given.is_dir() and place.samefile(given) else place
 
 
 def picture_file(image: str, run_folder: Path | str, run: RunFile) -> Path | None:

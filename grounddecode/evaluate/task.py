@@ -85,7 +85,9 @@ def _grown(recipe: Recipe, named: list[str], folder: str, stored: RunFile) -> Re
     limit = stored["settings"]["limit"]
     if recipe.limit is not None and (limit is None or recipe.limit < limit):
         refuse_others(folder, {"limit": limit}, {"limit": recipe.limit})
-    had = [part.partition("-")[0] for part in stored["parts"]]
+    had, before = [part.partition("-")[0] for part in stored["parts"]], set(stored["settings"]["benchmarks"])
+    if set(had) != before:  # a shard may hold none of a benchmark, and does not say where it stood
+        had = [name for name in recipe.benchmarks if name in before] + sorted(before - set(recipe.benchmarks))
     return replace(
         recipe,
         methods=tuple(dict.fromkeys([*stored["methods"], *named])),
