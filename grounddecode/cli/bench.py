@@ -112,7 +112,6 @@ def bench(
         engine_options=engine_options(device, dtype, calibration, others),
     )
     with results_only(), resumable(out), Meter.shown("bench") as meter:
-        meter.say(f"opening {model}; Ctrl-C is safe, the same command continues")
         metrics = answer(asked, out, progress=meter.answers)
     _show(metrics, out, as_json, allow_errors)
 

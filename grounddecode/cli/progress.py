@@ -27,6 +27,7 @@ class Meter:
         self._what = what
         self._task: TaskID | None = None
         self._said = time.monotonic()
+        self._counting = False
 
     @classmethod
     @contextmanager
@@ -43,7 +44,7 @@ class Meter:
             yield cls(bars, what)
 
     def say(self, text: str) -> None:
-        """A remark before there is anything to count."""
+        """A remark in a line of its own, which stays."""
         if self._bars is not None:
             self._bars.console.print(f"{self._what}: {text}", markup=False)
         else:
@@ -52,6 +53,9 @@ class Meter:
 
     def answers(self, progress: Progress) -> None:
         """One report of the bench."""
+        if self._task is None and not self._counting:
+            self._counting = True
+            self.say(f"{progress.total} answers, {progress.done} are there; Ctrl-C is safe, the same command continues")
         failures = f", {progress.failed} failed" if progress.failed else ""
         note = f" ({progress.note})" if progress.note else ""
         self.step(f"{progress.method} on {progress.benchmark}{failures}{note}", progress.done, progress.total)
