@@ -66,6 +66,13 @@ def captions(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
     return found
 
 
+def only(
+    captions: Mapping[str, Sequence[Mapping[str, Any]]], methods: Sequence[str]
+) -> dict[str, list[Mapping[str, Any]]]:
+    """The captions of these methods."""
+    return {image: [one for one in found if one["method"] in methods] for image, found in captions.items()}
+
+
 def choose(images: Sequence[str], count: int) -> list[str]:
     """`count` of the images, evenly spread over the run: nobody picked them."""
     if count >= len(images):

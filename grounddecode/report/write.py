@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from grounddecode.evaluate.compare import compare
 from grounddecode.evaluate.measure import scoring_of
 from grounddecode.evaluate.places import picture_file
+from grounddecode.evaluate.plans import GREEDY
 from grounddecode.evaluate.store import Record, RunFolder
 from grounddecode.evaluate.whole_files import write_whole
 from grounddecode.report import cases, html
@@ -86,7 +87,7 @@ def _galleries(
 ) -> list[html.Gallery]:
     ended, flavour = about.get("refused", {}), scoring_of(about).chair_flavour
     found = cases.captions([record for record in records if record["method"] not in ended])
-    differing = cases.differing(found)
+    differing = cases.differing(cases.only(found, _methods(about)))
     picked = cases.choose_differing(differing, images // 2)
     spread = cases.choose([image for image in found if image not in picked], images - len(picked))
 
@@ -100,8 +101,8 @@ def _galleries(
     return [
         html.Gallery(
             "Where the methods differ",
-            f"In {len(differing)} of the {len(found)} pictures not all methods say the same word for word; these "
-            f"{len(picked)} are picked from them: those with the most different captions, evenly spread.",
+            f"In {len(differing)} of the {len(found)} pictures a method says something else than greedy or another "
+            f"method; these {len(picked)} are picked from them: those with the most different captions, evenly spread.",
             show(picked),
         ),
         html.Gallery(
@@ -110,6 +111,13 @@ def _galleries(
             show(spread),
         ),
     ]
+
+
+def _methods(about: RunFile) -> list[str]:
+    """Greedy and the plans with methods, where there are any: samples of the plain model differ from it always."""
+    plans = about["settings"]["plans"]
+    methods = [name for name in about["methods"] if name == GREEDY or plans[name]["methods"]]
+    return methods if len(methods) > 1 else about["methods"]
 
 
 def _on_picture(galleries: Sequence[html.Gallery]) -> list[cases.Case]:
