@@ -63,6 +63,7 @@ class OpenAIEngine:
     """
 
     name = "openai"
+    draws_alone = True  # a sample's seed does not depend on its batch
 
     def __init__(
         self,
