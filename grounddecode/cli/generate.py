@@ -63,7 +63,7 @@ def generate(
     with results_only():
         from grounddecode.engines.base import Decoding, Request
 
-        plan = with_settings(method, settings or ())
+        plan = chosen_plan(method, settings or ())
         chosen = decoding(plan, temperature, top_p, num_beams)
         pictures = tuple(readable_picture(path, max_pixels) for path in image or ())
         answer = _answer(
@@ -144,7 +144,7 @@ def decoding(plan: Plan, temperature: float | None, top_p: float | None, num_bea
     return chosen
 
 
-def with_settings(spec: str, settings: Sequence[str]) -> Plan:
+def chosen_plan(spec: str, settings: Sequence[str]) -> Plan:
     """The plan of a specification, its methods changed by `key=value` settings.
 
     A key goes to the one method that has it; `avc.alpha=2` names the method where several have it.

@@ -99,7 +99,8 @@ class BatchError(RuntimeError):
 class Engine(Protocol):
     """Runs one model. `generate` takes one batch, answers in the same order, and raises on failure.
 
-    Where one request can fail and others of its batch be answered, it raises `BatchError`.
+    Where one request can fail and others of its batch be answered, it raises `BatchError`. An engine whose samples are
+    drawn alike whatever stands beside them in a batch says so with an attribute `draws_alone = True`.
     """
 
     name: str

@@ -65,6 +65,7 @@ class OpenAIEngine:
 
     name = "openai"
     side = None  # what a server does with a picture is not known
+    draws_alone = True  # a sample's seed does not depend on its batch
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -68,6 +68,8 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
         foreign = records.shaped(f"something of {name} in {wanted.root}", "as the benchmark has it")
         with foreign if wanted.root is not None else nullcontext():
             samples += _load(name, wanted)
+    if wanted.root is not None:
+        samples = [replace(sample, root=str(wanted.root)) for sample in samples]
     if not samples:
         raise ValueError(f"{', '.join(benchmarks)} hold no sample: give a folder with their data")
     return samples

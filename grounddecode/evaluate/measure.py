@@ -12,6 +12,7 @@ from grounddecode.evaluate.stats import Floats
 
 Record = Mapping[str, Any]
 Row = dict[str, float]
+MOST_RESAMPLES = 10_000  # more are no better, and each costs memory
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Scoring:
             raise ValueError(f"POPE has no rule {self.pope_rule!r}: choose one of {', '.join(pope.RULES)}")
         if self.chair_flavour not in chair.FLAVOURS:
             raise ValueError(f"CHAIR has no flavour {self.chair_flavour!r}: choose one of {', '.join(chair.FLAVOURS)}")
-        if self.resamples < 1:
-            raise ValueError(f"resamples is {self.resamples}: give at least 1")
+        if not 1 <= self.resamples <= MOST_RESAMPLES:
+            raise ValueError(f"resamples is {self.resamples}: give a number from 1 to {MOST_RESAMPLES}")
 
 
 def scoring_of(run: Mapping[str, Any]) -> Scoring:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from transformers import dynamic_module_utils
 
-from grounddecode.engines.base import Decoding, Request, open_engine
+from grounddecode.engines.base import BatchError, Decoding, Request, open_engine
 from grounddecode.engines.hf.engine import HFEngine
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.lab import model as lab_model
@@ -436,9 +436,29 @@ def test_a_package_that_is_missing_is_named_with_its_cure(copy: Path) -> None:
 
 def test_a_prompt_that_is_longer_than_the_model_is_refused(whole: Path) -> None:
     engine = HFEngine(str(whole), device="cpu")
-    with pytest.raises(ValueError, match=r"sample 0 has \d+ tokens, the model is made for 1024"):
+    with pytest.raises(BatchError, match=r"sample 0 has \d+ tokens, the model is made for 1024"):
         answer(engine, "word " * 1000)
     assert answer(engine, "word " * 800)
+
+
+def test_what_cannot_be_asked_takes_nothing_from_its_batch(whole: Path, tmp_path: Path) -> None:
+    engine = HFEngine(str(whole), device="cpu")
+    pictures = [world.draw(2_000_000 + at).image for at in range(2)]
+    (tmp_path / "broken.png").write_bytes(b"none")
+    asked = [
+        Request(sample_id="a", prompt="What is there?", images=(pictures[0],)),
+        Request(sample_id="b", prompt="What is there?", images=(tmp_path / "broken.png",)),
+        Request(sample_id="c", prompt="word " * 2000, images=(pictures[0],)),
+        Request(sample_id="d", prompt="What is there?", images=(pictures[1],)),
+    ]
+    with pytest.raises(BatchError) as caught:
+        engine.generate(asked, Decoding(max_new_tokens=6))
+    alone = engine.generate([asked[0], asked[3]], Decoding(max_new_tokens=6))
+    assert [(one.sample_id, one.text) for one in caught.value.responses] == [(one.sample_id, one.text) for one in alone]
+    assert list(caught.value.failures) == ["b", "c"]
+    assert "broken.png is no readable image" in str(caught.value.failures["b"])
+    with pytest.raises(BatchError, match=r"broken\.png"):
+        engine.generate(asked[1:2], Decoding(max_new_tokens=6))
 
 
 def test_half_a_character_is_no_prompt() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.method import Method
 
 THINGS = ("dog", "cat", "car", "chair", "cup", "bowl")
@@ -97,18 +97,12 @@ def answer(request: Request) -> str:
 
 def run(data: Path, out: Path, engine: Any = None, **more: Any) -> dict[str, Any]:
     """A bench of two plans on a folder, the fake engine answering unless another is given."""
-    options = {"methods": ["greedy", "sample"], "resamples": 20, **more}
-    return bench("fake", out, data=data, opened=engine or FakeEngine(), **options)
+    progress = more.pop("progress", None)
+    options = {"model": "fake", "data": str(data), "methods": ["greedy", "sample"], "resamples": 20, **more}
+    return bench(Recipe(**options), out, opened=engine or FakeEngine(), progress=progress)
 
 
 if __name__ == "__main__":  # a run of its own, to be killed: ROOT OUT SECONDS BATCH
     root, out, seconds, batch = sys.argv[1:]
-    bench(
-        "fake",
-        out,
-        data=root,
-        methods=["greedy", "sample"],
-        batch_size=int(batch),
-        resamples=10,
-        opened=FakeEngine(float(seconds)),
-    )
+    recipe = Recipe(model="fake", data=root, methods=("greedy", "sample"), batch_size=int(batch), resamples=10)
+    bench(recipe, out, opened=FakeEngine(float(seconds)))

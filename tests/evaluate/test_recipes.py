@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from grounddecode.evaluate.benchmarks import names
-from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.plans import plans
 from grounddecode.evaluate.recipes import read, run
 from tests.evaluate.fake import FakeEngine, write_folder
@@ -18,10 +17,9 @@ RECIPES = sorted((Path(__file__).parents[2] / "benchmarks" / "recipes").glob("*.
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_committed_recipes_name_what_exists(path: Path) -> None:
     found = read(path)
-    assert "greedy" in [plan.name for plan in plans(found["methods"])]
-    assert set(found["benchmarks"]) <= set(names())
-    rules = {key: found[key] for key in ("chair_flavour", "amber_similarity") if key in found}
-    assert Scoring(**rules)
+    assert "greedy" in [plan.name for plan in plans(found.methods)]
+    assert set(found.benchmarks) <= set(names())
+    assert found.scoring()
 
 
 def test_a_recipe_runs_with_changes(tmp_path: Path) -> None:

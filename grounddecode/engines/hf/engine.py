@@ -95,17 +95,21 @@ class HFEngine:
         """Answer one batch.
 
         Raises:
-            ValueError: a method that cannot work here, or, with one request, a picture or prompt that cannot be read.
-            BatchError: the same of some of several requests; it holds the answers to the others.
+            ValueError: a method that cannot work here.
+            BatchError: requests whose pictures cannot be read or that are too long; it holds the answers to the others.
         """
         read = [self._read(request) for request in requests]
         failures = {r.sample_id: e for r, e in zip(requests, read, strict=True) if isinstance(e, ValueError)}
-        if len(requests) == len(failures) == 1:
-            raise failures[requests[0].sample_id]
-        left = [(r, given) for r, given in zip(requests, read, strict=True) if not isinstance(given, ValueError)]
-        responses = self._answers(left, _batch_seed(decoding.seed, requests), decoding, methods) if left else []
-        if failures:
-            raise BatchError(responses, failures)
+        asked = [(r, given) for r, given in zip(requests, read, strict=True) if not isinstance(given, ValueError)]
+        inputs = self._inputs(asked)
+        long = self._too_long(asked, inputs)
+        if long:
+            asked = [one for one in asked if one[0].sample_id not in long]
+            inputs = self._inputs(asked)
+        seed = _batch_seed(decoding.seed, requests)
+        responses = self._answers([r for r, _ in asked], inputs, seed, decoding, methods) if asked else []
+        if failures or long:
+            raise BatchError(responses, failures | long)
         return responses
 
     def _read(self, request: Request) -> _Read | ValueError:
@@ -117,10 +121,8 @@ class HFEngine:
             return error
 
     def _answers(
-        self, asked: Sequence[tuple[Request, _Read]], seed: int, decoding: Decoding, methods: Sequence[Method]
+        self, requests: Sequence[Request], inputs: Any, seed: int, decoding: Decoding, methods: Sequence[Method]
     ) -> list[Response]:
-        requests = [request for request, _ in asked]
-        inputs = self._inputs(asked)
         trace = Trace() if methods else None
         torch.manual_seed(seed)
         session = Session(self.model, methods, calibration=self.calibration, trace=trace) if methods else nullcontext()
@@ -144,21 +146,26 @@ class HFEngine:
             torch.cuda.empty_cache()
 
     def _inputs(self, asked: Sequence[tuple[Request, _Read]]) -> Any:
+        if not asked:
+            return None
         texts = [text for _, (text, _) in asked]
         images = [image for _, (_, several) in asked for image in several]
         inputs = self.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
-        self._refuse_long([request for request, _ in asked], inputs)
         return inputs.to(self.model.device, self.model.dtype)
 
-    def _refuse_long(self, requests: Sequence[Request], inputs: Any) -> None:
-        """A model past its last position answers noise without a word."""
+    def _too_long(self, asked: Sequence[tuple[Request, _Read]], inputs: Any) -> dict[str, ValueError]:
+        """Prompts that fill the model: past its last position it answers noise without a word."""
+        if inputs is None or self._positions is None:
+            return {}
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        longest = max(range(len(requests)), key=lengths.__getitem__)
-        if self._positions is not None and lengths[longest] >= self._positions:
-            raise ValueError(
-                f"the prompt of sample {requests[longest].sample_id} has {lengths[longest]} tokens, the model is made "
-                f"for {self._positions} and has no room for an answer: shorten it, or give fewer or smaller pictures"
+        return {
+            request.sample_id: ValueError(
+                f"the prompt of sample {request.sample_id} has {length} tokens, the model is made for "
+                f"{self._positions} and has no room for an answer: shorten it, or give fewer or smaller pictures"
             )
+            for (request, _), length in zip(asked, lengths, strict=True)
+            if length >= self._positions
+        }
 
     def _count(self, row: torch.Tensor) -> int:
         """New tokens of one row, the end token included, padding behind it not."""
