@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Decoder:
     n_layers: int
     implementation: str
     image_token_id: int
+    video_token_id: int | None = None
 
     @property
     def is_hybrid(self) -> bool:
@@ -62,7 +64,7 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is an encoder-decoder, grounddecode works on decoder-only vision-language models")
     text = config.get_text_config(decoder=True)
-    image_token_id = _image_token_id(config)
+    image_token_id = transformers_names.image_token(config)
     if image_token_id is None:
         raise ValueError(f"{name} is a text-only model (its config names no image token), give a vision-language model")
     layers = _attention_layers(model, text)
@@ -79,6 +81,7 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         n_layers=int(text.num_hidden_layers),
         implementation=str(text._attn_implementation),
         image_token_id=image_token_id,
+        video_token_id=transformers_names.video_token(config),
     )
 
 
@@ -102,15 +105,6 @@ def _attention_layers(model: nn.Module, text: Any) -> tuple[AttentionLayer, ...]
         and "Attention" in type(module).__name__
     ]
     return tuple(sorted(found, key=lambda layer: layer.index))
-
-
-def _image_token_id(config: Any) -> int | None:
-    for holder in (config, getattr(config, "vision_config", None)):
-        for key in ("image_token_id", "image_token_index"):
-            value = getattr(holder, key, None)
-            if value is not None:
-                return int(value)
-    return None
 
 
 def _runner(model: PreTrainedModel, stack: nn.Module) -> nn.Module:
