@@ -121,10 +121,19 @@ def _overwrite(call: Call, plan: LayerPlan, step: Step, first: int, output: Tens
     start = min(first, last) if step.record and step.completes_prompt else first
     edited, edited_rows = _rows(call, plan, step, start)
     concerned = _concerned(plan, step, start, call.key)
-    output[:, start:] = torch.where(concerned[..., None, None], edited, output[:, start:])
+    output = _written(output, torch.where(concerned[..., None, None], edited, output[:, start:]), start, dim=1)
     if weights is not None and edited_rows is not None:
-        weights[:, :, start:] = torch.where(concerned[:, None, :, None], edited_rows, weights[:, :, start:])
+        rows = torch.where(concerned[:, None, :, None], edited_rows, weights[:, :, start:])
+        weights = _written(weights, rows, start, dim=2)
     return output, weights
+
+
+def _written(whole: Tensor, part: Tensor, start: int, dim: int) -> Tensor:
+    """`whole` with `part` from `start` on: in place, unless a backward pass needs what stood there."""
+    if whole.requires_grad or part.requires_grad:
+        return torch.cat([whole.narrow(dim, 0, start), part.to(whole.dtype)], dim=dim)
+    whole.narrow(dim, start, part.shape[dim]).copy_(part)
+    return whole
 
 
 def _concerned(plan: LayerPlan, step: Step, start: int, key: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         raise ValueError(f"{name} is no transformers model that generates, give e.g. LlavaForConditionalGeneration")
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is an encoder-decoder, grounddecode works on decoder-only vision-language models")
-    text = config.get_text_config(decoder=True)
+    text = transformers_names.found(config, "get_text_config")(decoder=True)
     image_token_id = transformers_names.image_token(config)
     if image_token_id is None:
         raise ValueError(f"{name} is a text-only model (its config names no image token), give a vision-language model")
@@ -79,10 +79,17 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         stack=stack,
         layers=layers,
         n_layers=int(text.num_hidden_layers),
-        implementation=str(text._attn_implementation),
+        implementation=_implementation(text),
         image_token_id=image_token_id,
         video_token_id=transformers_names.video_token(config),
     )
+
+
+def _implementation(text: Any) -> str:
+    kernel = str(transformers_names.found(text, "_attn_implementation"))
+    if kernel in transformers_names.BLOCK_MASKS:
+        raise ValueError(f"the masks of {kernel} cannot be read row by row, load with attn_implementation='sdpa'")
+    return kernel
 
 
 def require_image_keys(decoder: Decoder, methods: Sequence[Method]) -> None:
