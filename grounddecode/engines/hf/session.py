@@ -13,7 +13,7 @@ from grounddecode.calibration import known
 from grounddecode.engines.hf import interface, transformers_names
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
-from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys
+from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys, require_layers
 from grounddecode.engines.hf.parts import Forward, Part, parts_for, through
 from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, require_images
 from grounddecode.engines.hf.sequence import Sequence as Sequences
@@ -52,6 +52,7 @@ class Session:
         self.decoder: Decoder = find_decoder(self.model)
         self.methods = _calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
+        require_layers(self.decoder, self.methods)
         self._adjusting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
         self._expected: frozenset[int] = frozenset()  # layers that every forward pass must come through
         self.step: Step | None = None
