@@ -11,6 +11,7 @@ from torch import Tensor, cat
 
 from grounddecode.calibration import known
 from grounddecode.engines.hf import interface, transformers_names
+from grounddecode.engines.hf.answers import ended, trace_contrast
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys, require_layers
@@ -199,7 +200,7 @@ class Session:
                 forward = functools.partial(through, part, step, forward)
             output = forward(kwargs)
             self._check_layers(step)
-            self._adjust(step, output)
+            self._adjust(step, output, kwargs)
         finally:
             self.step = None
         return output
@@ -256,7 +257,7 @@ class Session:
                 "modules"
             )
 
-    def _adjust(self, step: Step, output: Any) -> None:
+    def _adjust(self, step: Step, output: Any, kwargs: dict[str, Any]) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
         acting = self._adjusting
         if not acting or step.total < step.sequence.prompt_length:
@@ -267,7 +268,12 @@ class Session:
         view = step.last_view(logits.device).with_(second_logits=step.second_logits)
         last = logits[:, -1]
         for method in acting:
-            last = method.adjust_logits(last, view)
+            before, last = last, method.adjust_logits(last, view)
+            streams = Needs.SECOND_STREAM in method.active_needs()
+            if self.trace is not None and streams and view.second_logits is not None:
+                over, idle = ended(self.model, step, kwargs), view.image_end < 0
+                idle = idle if over is None else idle | over.to(idle.device)
+                trace_contrast(self.trace, method.name, step.generated, before, view.second_logits, last, idle)
         output.logits = last[:, None] if logits.shape[1] == 1 else cat([logits[:, :-1], last[:, None]], dim=1)
 
 
