@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.cli.errors import complain, debugging
+from grounddecode.cli.errors import complain, debugging, quiet
 from grounddecode.cli.streams import encodable, for_terminal
 
 if TYPE_CHECKING:
@@ -79,4 +79,5 @@ def _quieten() -> None:
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    complain(f"warning: {' '.join(str(message).split())}")
+    if not quiet():
+        complain(f"warning: {' '.join(str(message).split())}")

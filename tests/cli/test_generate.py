@@ -94,13 +94,13 @@ def test_words_of_bench(checkpoint: Path, image: Path, capfd: pytest.CaptureFixt
         assert decoding | wanted == decoding
 
 
-def test_a_sixteen_bit_picture_is_seen(checkpoint: Path, image: Path, tmp_path: Path) -> None:
+def test_a_sixteen_bit_picture_is_seen(image: Path, tmp_path: Path) -> None:
     """The same scene in 8 and in 16 bits is the same answer; once it was all white."""
     gray = np.asarray(Image.open(image).convert("L"))
     Image.fromarray(gray).save(tmp_path / "8.png")
     Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "16.png")
     Image.new("L", (96, 96), 255).save(tmp_path / "white.png")
-    engine = HFEngine(str(checkpoint), device="cpu")
+    engine = HFEngine("lab", device="cpu")
     said = {}
     for name in ("8", "16", "white"):
         request = Request(sample_id="0", prompt=PROMPT, images=(tmp_path / f"{name}.png",))
@@ -108,9 +108,15 @@ def test_a_sixteen_bit_picture_is_seen(checkpoint: Path, image: Path, tmp_path: 
     assert said["8"] == said["16"] != said["white"]
 
 
-def test_a_method_without_a_picture_is_refused(grounddecode: Run, checkpoint: Path) -> None:
-    done = grounddecode("generate", "--model", checkpoint, "--prompt", PROMPT, "--method", "avc")
-    assert_sentence(done, "avc", "image")
+def test_a_prompt_without_a_picture_is_answered_as_by_the_plain_model(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["generate", "--model", str(checkpoint), "--prompt", PROMPT, "--max-new-tokens", "6"]
+    said = []
+    for method in ("greedy", "avc"):
+        assert main([*ask, "--method", method]) == 0
+        said.append(capfd.readouterr().out)
+    assert said[0] == said[1] != "\n"
 
 
 def test_a_text_model_is_refused(grounddecode: Run, tmp_path: Path, image: Path) -> None:

@@ -111,3 +111,18 @@ def test_help_lists_flags_by_name_and_offers_completion(capsys: pytest.CaptureFi
 def test_the_shell_completes(grounddecode: Run) -> None:
     asked = {"_GROUNDDECODE_COMPLETE": "complete_bash", "COMP_WORDS": "grounddecode gen", "COMP_CWORD": "1"}
     assert grounddecode(**asked).stdout == "generate\n"
+
+
+def test_quiet(grounddecode: Run, tmp_path: Path) -> None:
+    bench = ("bench", "--model", "lab", "--benchmarks", "chair", "--limit", "1", "--max-new-tokens", "2")
+    loud = grounddecode(*bench, "--out", tmp_path / "loud")
+    silent = grounddecode("--quiet", *bench, "--out", tmp_path / "quiet")
+    assert (loud.returncode, silent.returncode) == (0, 0), silent.stderr
+    assert "bench: " in loud.stderr
+    assert silent.stderr == ""
+    assert silent.stdout.replace("quiet", "loud").splitlines()[0] == loud.stdout.splitlines()[0]
+
+
+def test_errors_move_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "a\x1b[2Jc"]) == 2
+    assert "\x1b" not in capsys.readouterr().err

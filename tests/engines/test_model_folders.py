@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import dynamic_module_utils
 
 from grounddecode.engines.base import BatchError, Decoding, Request, open_engine
 from grounddecode.engines.hf.engine import HFEngine
+from grounddecode.engines.hf.limits import positions, sufficient_side
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.lab import model as lab_model
 from grounddecode.lab import world
@@ -368,6 +370,20 @@ def test_a_folders_code_runs_when_it_is_trusted(place: str, copy: Path, yes: lis
     assert answer(engine)
 
 
+def test_standard_input_says_nothing_and_the_option_does(copy: Path) -> None:
+    mark = with_own_code(copy, PROCESSOR)
+    world.draw(2_000_000).image.save(copy / "scene.png")
+    command = [sys.executable, "-m", "grounddecode", "generate", "--model", str(copy), "--prompt", "Hi."]
+    command += ["--image", str(copy / "scene.png"), "--max-new-tokens", "2"]
+    options = {"input": "y\n" * 20, "capture_output": True, "text": True, "timeout": 120}
+    plain = subprocess.run(command, **options)  # type: ignore[call-overload]
+    assert (plain.returncode, plain.stdout, mark.exists()) == (2, "", False)
+    assert "runs with --trust-remote-code alone" in plain.stderr
+    assert plain.stderr.count("\n") == 1
+    trusted = subprocess.run([*command, "--trust-remote-code"], **options)  # type: ignore[call-overload]
+    assert (trusted.returncode, mark.exists()) == (0, True), trusted.stderr
+
+
 class Malicious:
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -459,6 +475,28 @@ def test_what_cannot_be_asked_takes_nothing_from_its_batch(whole: Path, tmp_path
     assert "broken.png is no readable image" in str(caught.value.failures["b"])
     with pytest.raises(BatchError, match=r"broken\.png"):
         engine.generate(asked[1:2], Decoding(max_new_tokens=6))
+
+
+@pytest.mark.parametrize(
+    ("processor", "side"),
+    [
+        ("CLIPImageProcessor", 448),  # size: the shorter side is 224
+        ("SiglipImageProcessor", 448),
+        ("LlavaNextImageProcessor", None),  # tiles
+        ("Qwen2VLImageProcessor", None),  # numbers of pixels
+        ("Gemma3ImageProcessor", None),  # pan and scan
+        ("GotOcr2ImageProcessor", None),  # tiles, of InternVL
+    ],
+)
+def test_what_a_processor_can_use(processor: str, side: int | None) -> None:
+    assert sufficient_side(getattr(transformers, processor)()) == side
+
+
+def test_positions_of_a_decoder() -> None:
+    text = transformers.LlamaConfig(max_position_embeddings=512)
+    assert positions(text) == 512
+    stretched = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "rope_theta": 1e4}
+    assert positions(transformers.LlamaConfig(max_position_embeddings=512, rope_parameters=stretched)) == 2048
 
 
 def test_half_a_character_is_no_prompt() -> None:

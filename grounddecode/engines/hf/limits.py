@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
+
+from grounddecode.engines.hf.transformers_names import own_settings
 
 _FINER = 2  # a JPEG is decoded at no less than twice the side in use: the processor's own resizing still decides
 
@@ -22,22 +23,12 @@ def positions(config: Any) -> int | None:
 
 
 def sufficient_side(image_processor: Any) -> int | None:
-    """Pixels of a picture's shorter side that are enough; None where the processor takes pictures as they come.
+    """Pixels of a picture's shorter side that are enough; None for processors that may use more of a larger picture.
 
-    From the sides that its settings name, the largest; settings that bound the number of pixels name none.
+    Known of those alone that have no settings of their own: those cut no tiles and count no pixels.
     """
-    if getattr(image_processor, "do_resize", None) is not True:
+    if getattr(image_processor, "do_resize", None) is not True or own_settings(image_processor) != frozenset():
         return None
-    if any(getattr(image_processor, name, None) for name in ("min_pixels", "max_pixels", "max_patches")):
-        return None
-    found = [*_sides(getattr(image_processor, "size", None))]
-    for pair in getattr(image_processor, "image_grid_pinpoints", None) or ():
-        found += [int(side) for side in pair]
-    return _FINER * max(found) if found else None
-
-
-def _sides(size: Any) -> Iterator[int]:
-    sides = dict(size) if isinstance(size, Mapping) or hasattr(size, "keys") else {}
-    if "longest_edge" in sides and "shortest_edge" in sides:  # Qwen-VL names numbers of pixels so
-        return
-    yield from (int(side) for side in sides.values() if side)
+    size = getattr(image_processor, "size", None)
+    sides = [int(side) for side in dict(size).values() if side] if size is not None else []
+    return _FINER * max(sides) if sides else None

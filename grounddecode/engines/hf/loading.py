@@ -10,14 +10,13 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
-from transformers import dynamic_module_utils
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grounddecode.engines.hf.chat import chat_prompt
-from grounddecode.engines.hf.transformers_names import version
+from grounddecode.engines.hf.transformers_names import asking_nothing, attention_registry
 from grounddecode.engines.model_folder import CONFIG, PICKLE, PROCESSORS, check_folder, foreign_code, holders, lacking
 from grounddecode.registry import nearest
 
+_VERSION = f"transformers {transformers.__version__}"
 _TRIAL = (64, 48)  # pixels of the picture that a processor is tried on
 LONGEST = 200  # characters of a library's complaint
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -52,7 +51,7 @@ def load(
 
         return lab.load(model.partition(":")[2] or "seed0", dtype, attn_implementation)
     check_folder(model)
-    with _asking_nothing():
+    with asking_nothing():
         with _told(model, CONFIG):
             config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         own = getattr(config, "auto_map", None) if trust_remote_code else None
@@ -72,7 +71,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def _known_kernel(name: str) -> None:
-    known = ["eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()]
+    known = ["eager", *attention_registry()]
     if name not in known:
         raise ValueError(nearest(name, dict.fromkeys(known), "attn_implementation"))
 
@@ -111,17 +110,6 @@ def _weights(model: str, config: Any, own: dict[str, str], dtype: torch.dtype, k
 
 
 @contextmanager
-def _asking_nothing() -> Iterator[None]:
-    """Transformers asks on standard input whether to run a model's code where no answer was passed on: never here."""
-    waits = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
-    try:
-        yield
-    finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = waits
-
-
-@contextmanager
 def _told(model: str, part: str) -> Iterator[None]:
     """Whatever a library raises meanwhile, as one sentence."""
     try:
@@ -156,11 +144,11 @@ def _sentence(model: str, part: str, error: Exception) -> str:
         return f"the model {model!r} has no {absent}, fetch the model's files anew"
     if "Unrecognized configuration class" in text:
         kind = (_CLASS.search(text) or ["", "of another kind"])[1]
-        return f"{model} is {kind}, no vision-language model that {version()} knows"
+        return f"{model} is {kind}, no vision-language model that {_VERSION} knows"
     holding = holders(model, error.args[0]) if isinstance(error, KeyError) and error.args else ""
     if holding:
         return (
-            f"the model {model!r} cannot be loaded: {CONFIG} gives {text} as {holding}, which {version()} does not know"
+            f"the model {model!r} cannot be loaded: {CONFIG} gives {text} as {holding}, which {_VERSION} does not know"
         )
     field = _FIELD.search(text)
     where = f"{part}, field {field[1]!r}" if field else part

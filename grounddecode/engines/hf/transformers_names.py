@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ CHECKPOINTING = "gradient_checkpointing"
 # Room for rows that a static cache layer was made with.
 CACHE_ROWS = "max_batch_size"
 _OFFSETS = "rope_deltas"
+_WAIT = "TIME_OUT_REMOTE_CODE"  # seconds that an answer is waited for
 _IMAGE_TOKEN = ("image_token_id", "image_token_index")
 _VIDEO_TOKEN = ("video_token_id", "video_token_index")
 
@@ -179,3 +181,30 @@ def layer_kind(attention: nn.Module) -> object:
 def checkpoints(block: nn.Module) -> bool:
     """Whether a decoder layer is now computed anew in the backward pass."""
     return bool(block.training and getattr(block, CHECKPOINTING, False))
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+@contextmanager
+def asking_nothing() -> Iterator[None]:
+    """Nobody is asked on standard input whether to run a model's own code: who was not told so may not.
+
+    Not every path passes `trust_remote_code` on; where it is missing the library asks, unless it may wait no second.
+    """
+    from transformers import dynamic_module_utils as modules
+
+    waits = found(modules, _WAIT)
+    setattr(modules, _WAIT, 0)
+    try:
+        yield
+    finally:
+        setattr(modules, _WAIT, waits)
+
+
+def own_settings(image_processor: Any) -> frozenset[str] | None:
+    """Settings that an image processor has beyond those of all (tiles, numbers of pixels); None where it says none."""
+    from transformers.processing_utils import ImagesKwargs
+
+    settings = getattr(image_processor, "valid_kwargs", None)
+    if settings is None:
+        return None
+    return frozenset(getattr(settings, "__annotations__", ())) - frozenset(ImagesKwargs.__annotations__)
