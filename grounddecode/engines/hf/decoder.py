@@ -29,7 +29,7 @@ class Decoder:
     """The parts of a model that the engine touches.
 
     `runner` is the module whose `forward` the generation loop calls: the model itself, or its language model where
-    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers.
+    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers, `text` is their configuration.
     """
 
     model: PreTrainedModel
@@ -37,8 +37,13 @@ class Decoder:
     stack: nn.Module
     layers: tuple[AttentionLayer, ...]
     n_layers: int
-    implementation: str
+    text: Any
     image_token_id: int
+
+    @property
+    def implementation(self) -> str:
+        """The attention kernel, as it is now: `set_attn_implementation` changes it."""
+        return str(self.text._attn_implementation)
 
     @property
     def is_hybrid(self) -> bool:
@@ -77,9 +82,28 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         stack=stack,
         layers=layers,
         n_layers=int(text.num_hidden_layers),
-        implementation=str(text._attn_implementation),
+        text=text,
         image_token_id=image_token_id,
     )
+
+
+def generating(model: Any) -> Any:
+    """The model whose `generate` runs, inside of what wraps it (`torch.compile`, PEFT, data parallelism).
+
+    Raises:
+        ValueError: a wrapper that puts tokens of its own before the prompt.
+    """
+    from transformers import GenerationMixin
+
+    if isinstance(model, GenerationMixin) or not isinstance(model, nn.Module):
+        return model
+    for adapter in (getattr(model, "peft_config", None) or {}).values():
+        if getattr(adapter, "is_prompt_learning", False):
+            raise ValueError(
+                f"{type(model).__name__} puts learnt tokens before the prompt ({type(adapter).__name__}), which methods "
+                "would take for text, use an adapter of weights such as LoRA"
+            )
+    return next((module for module in model.modules() if isinstance(module, GenerationMixin)), model)
 
 
 def require_image_keys(decoder: Decoder, methods: Sequence[Method]) -> None:

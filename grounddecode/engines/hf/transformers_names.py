@@ -53,6 +53,26 @@ def with_cache(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
     return kwargs if name is None else kwargs | {name: cache}
 
 
+def with_own_cache(kwargs: dict[str, Any], model: Any, text: Any) -> dict[str, Any]:
+    """Arguments of a forward that brings no cache and would make one: with the one `generate` would give it.
+
+    `text`: the configuration of the decoder. So that the cache is known before the forward.
+    """
+    asked = kwargs.get("use_cache")
+    wanted = getattr(text, "use_cache", True) if asked is None else asked
+    makes = getattr(model, "_supports_default_dynamic_cache", None)
+    if not wanted or given_cache(kwargs) is not None or makes is None or not makes():
+        return kwargs
+    from transformers import DynamicCache
+
+    name = next((name for name in CACHE if name in inspect.signature(type(model).forward).parameters), None)
+    if name is None:  # forward takes it among others: by the name that outputs have
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        name = next(name for name in CACHE if hasattr(CausalLMOutputWithPast(), name))
+    return kwargs | {name: DynamicCache(config=text)}
+
+
 def without_cache(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a decoder layer that shall neither read nor write a cache."""
     return {name: None if name in LAYER_CACHE else value for name, value in kwargs.items() if name != "use_cache"} | (
@@ -71,3 +91,23 @@ def brings_images(kwargs: dict[str, Any]) -> bool:
     """Whether a forward is given images: pixels, encoded ones, or embeddings that hold them already."""
     names = [name for name, value in kwargs.items() if value is not None]
     return any(name in (ENCODED_IMAGES, "inputs_embeds") or "pixel" in name for name in names)
+
+
+# -- generate while it runs ------------------------------------------------------------------------------------------
+# Looked up on the instance before the loop, from 5.19 on: turns pixels into features.
+ENCODE = "_prepare_multimodal_encoder_kwargs_for_generation"
+
+
+def decoding_loops(kind: type) -> list[str]:
+    """Methods of a model class that `generate` hands its prepared arguments to (the other ways are repositories)."""
+    from transformers.generation import utils
+
+    table = getattr(utils, "GENERATION_MODES_MAPPING", None)
+    if table is None:
+        raise missing(("GENERATION_MODES_MAPPING",), "transformers.generation.utils")
+    loops = sorted({name for name in table.values() if "/" not in name})
+    if not loops or not all(hasattr(kind, name) for name in loops):
+        raise missing(tuple(loops) or ("_sample",), kind.__name__)
+    return loops
+# Ways to generate with a paged cache, whose loop swallows what an attention function raises.
+CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
