@@ -117,6 +117,18 @@ def fresh(name: str) -> Any:
     return built
 
 
+@cache
+def broken(name: str) -> str | None:
+    """Why the installed transformers cannot run the plain model of a family, if it cannot; known of Llama 4 in 5.24."""
+    if name != "llama4":
+        return None
+    try:
+        model(name).generate(**family(name).batch(), max_new_tokens=1)
+    except AttributeError as error:
+        return f"transformers cannot run this model without grounddecode either ({error})"
+    return None
+
+
 def make(name: str) -> tuple[Any, dict[str, Tensor]]:
     """A new tiny model and its batch."""
     return fresh(name), family(name).batch()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ class Decoder:
     n_layers: int
     text: Any
     image_token_id: int
+    video_token_id: int | None = None
 
     @property
     def implementation(self) -> str:
         """The attention kernel, as it is now: `set_attn_implementation` changes it."""
-        return str(self.text._attn_implementation)
+        kernel = str(transformers_names.found(self.text, "_attn_implementation"))
+        if kernel in transformers_names.BLOCK_MASKS:
+            raise ValueError(f"the masks of {kernel} cannot be read row by row, load with attn_implementation='sdpa'")
+        return kernel
 
     @property
     def is_hybrid(self) -> bool:
@@ -66,8 +71,8 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         raise ValueError(f"{name} is no transformers model that generates, give e.g. LlavaForConditionalGeneration")
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is an encoder-decoder, grounddecode works on decoder-only vision-language models")
-    text = config.get_text_config(decoder=True)
-    image_token_id = _image_token_id(config)
+    text = transformers_names.found(config, "get_text_config")(decoder=True)
+    image_token_id = transformers_names.image_token(config)
     if image_token_id is None:
         raise ValueError(f"{name} is a text-only model (its config names no image token), give a vision-language model")
     layers = _attention_layers(model, text)
@@ -84,6 +89,7 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         n_layers=int(text.num_hidden_layers),
         text=text,
         image_token_id=image_token_id,
+        video_token_id=transformers_names.video_token(config),
     )
 
 
@@ -126,15 +132,6 @@ def _attention_layers(model: nn.Module, text: Any) -> tuple[AttentionLayer, ...]
         and "Attention" in type(module).__name__
     ]
     return tuple(sorted(found, key=lambda layer: layer.index))
-
-
-def _image_token_id(config: Any) -> int | None:
-    for holder in (config, getattr(config, "vision_config", None)):
-        for key in ("image_token_id", "image_token_index"):
-            value = getattr(holder, key, None)
-            if value is not None:
-                return int(value)
-    return None
 
 
 def _runner(model: PreTrainedModel, stack: nn.Module) -> nn.Module:

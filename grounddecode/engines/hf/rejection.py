@@ -58,6 +58,8 @@ class Rejection:
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         name = self.method.name
+        if kwargs.get("labels") is not None and torch.is_grad_enabled():
+            raise ValueError(f"{name} chooses tokens, and no gradient runs through a choice: leave labels out")
         if transformers_names.given_cache(kwargs) is None:
             raise ValueError(f"{name} needs the cache, leave use_cache on")
         if step.phase is Phase.DECODE and step.length > 1:

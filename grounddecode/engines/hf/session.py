@@ -19,6 +19,7 @@ from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Ou
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys
 from grounddecode.engines.hf.parts import Forward, Part, parts_for, through
+from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, require_images
 from grounddecode.engines.hf.running import Run, lock_of
 from grounddecode.engines.hf.sequence import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
@@ -252,7 +253,7 @@ class Session:
             step = self._here.step
             if step is None:
                 return call.base(base, call.mask)
-            if call.options.get("cache") is not None:
+            if call.options.get(transformers_names.PAGED) is not None:
                 self.refuse_continuous_batching()
             step.seen.add(plan.layer)
             return attend(call, base, self.decoder.implementation, plan, step)
@@ -326,7 +327,10 @@ class Session:
     def _pass(self, run: Run, kwargs: dict[str, Any], original: Forward) -> Any:
         run.steps += 1
         self._passes += 1
-        self.step = step = self._begin(run, kwargs)
+        step = self._begin(run, kwargs)
+        if step.sequence.is_plain:  # a prompt without an image is answered as rows without one in a batch are
+            return original(kwargs)
+        self.step = step
         try:
             forward = original
             for part in reversed(self.parts):
@@ -342,6 +346,7 @@ class Session:
 
     def _begin(self, run: Run, kwargs: dict[str, Any]) -> Step:
         """Bookkeeping of one forward pass: which rows, how much is cached, what the prompt is."""
+        refuse_checkpointing(self.decoder, self.methods)
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         given = ids if ids is not None else embeds
         if given is None:
@@ -351,11 +356,10 @@ class Session:
         past = 0 if cache is None else transformers_names.cached_tokens(cache)
         sequence = run.sequence_of(cache)
         if past == 0 or sequence is None:
+            first = sequence is None
             sequence = self._new_sequence(run, ids if ids is not None else self._here.ids, rows, past, kwargs)
-            if past == 0 and length < sequence.prompt_length and not transformers_names.brings_images(kwargs):
-                raise ValueError(
-                    "this version of transformers drops the images of a prompt read in chunks, unset prefill_chunk_size"
-                )
+            if past == 0:
+                require_images(sequence, length, kwargs, first)
             if self.parts and cache is not None:
                 self._follow_beams(run, cache, sequence)
         run.keep(sequence, cache)
@@ -369,15 +373,9 @@ class Session:
             raise ValueError(
                 f"the cache already holds {past} tokens that were not read here, start from the whole prompt"
             )
-        image = prompt == self.decoder.image_token_id
-        if not bool(image.any()):
-            names = ", ".join(m.name for m in self.methods)
-            raise ValueError(f"{names}: no image token in the prompt, build it with the processor and pass its images")
-        mask = kwargs.get("attention_mask")
-        mask = run.padding if run.padding is not None else mask  # the forward may get a part, or one a layer kind
-        if isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, prompt.shape[1] - 1 :].all()):
-            raise ValueError("the batch is padded on the right, set processor.tokenizer.padding_side = 'left'")
-        return Sequences(prompt.shape[1], image.repeat_interleave(rows // prompt.shape[0], dim=0))
+        given = kwargs.get("attention_mask")
+        mask = run.padding if run.padding is not None else given  # the forward may get a part, or one a layer kind
+        return read_prompt(prompt, rows, mask, kwargs, self.decoder, self.methods)
 
     def _follow_beams(self, run: Run, cache: Any, sequence: Sequences) -> None:
         """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's."""
