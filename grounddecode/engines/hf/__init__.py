@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.calibration import Calibration
-    from grounddecode.engines.hf.session import Recorder
+    from grounddecode.trace import Recorder
 
 __all__ = ["GroundedModel", "Session", "ground"]
 

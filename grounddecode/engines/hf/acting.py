@@ -160,7 +160,9 @@ def _mine(model: nn.Module, listed: Sequence[Any], outer: Session | None) -> lis
             if outer is not None and outer.is_aside and processor.session.decoder.runner is model:
                 raise RuntimeError(f"{name} is at work in the generate call around this one, build another one for it")
         elif processor.session.decoder.runner is not model:
-            raise RuntimeError(f"{name} was built for another model than the one that generates, build it with this one")
+            raise RuntimeError(
+                f"{name} was built for another model than the one that generates, build it with this one"
+            )
     return [processor for processor in listed if not at_work(processor)]
 
 

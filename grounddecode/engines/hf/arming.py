@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.calibration import Calibration
-    from grounddecode.engines.hf.session import Recorder
     from grounddecode.method import Method
+    from grounddecode.trace import Recorder
 
 
 class Armed(acting.Listed):

@@ -30,7 +30,8 @@ class Decoder:
     """The parts of a model that the engine touches.
 
     `runner` is the module whose `forward` the generation loop calls: the model itself, or its language model where
-    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers, `text` is their configuration.
+    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers, `text` is their
+    configuration.
     """
 
     model: PreTrainedModel
@@ -106,8 +107,8 @@ def generating(model: Any) -> Any:
     for adapter in (getattr(model, "peft_config", None) or {}).values():
         if getattr(adapter, "is_prompt_learning", False):
             raise ValueError(
-                f"{type(model).__name__} puts learnt tokens before the prompt ({type(adapter).__name__}), which methods "
-                "would take for text, use an adapter of weights such as LoRA"
+                f"{type(model).__name__} puts learnt tokens before the prompt ({type(adapter).__name__}), which "
+                "methods would take for text, use an adapter of weights such as LoRA"
             )
     return next((module for module in model.modules() if isinstance(module, GenerationMixin)), model)
 

@@ -39,7 +39,11 @@ class GroundedModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, methods: Method | str | Iterable[Method | str], *more: Method | str, **options: Any
+        self,
+        model: PreTrainedModel,
+        methods: Method | str | Iterable[Method | str],
+        *more: Method | str,
+        **options: Any,
     ) -> None:
         vars(self).update(
             _model=model,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from grounddecode.engines.hf.sequence import Sequence
+from grounddecode.engines.hf.sequence import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
 
@@ -37,7 +37,7 @@ class Part(Protocol):
         """Around every forward pass: call `forward(kwargs)` and return its output, changed or not."""
         ...
 
-    def finish(self, sequences: Mapping[Any, Sequence]) -> None:
+    def finish(self, sequences: Mapping[Any, Sequences]) -> None:
         """After a `generate` call, and when a block ends, with the sequences by their caches."""
         ...
 
@@ -75,3 +75,14 @@ def parts_for(methods: Iterable[Method]) -> tuple[Part, ...]:
 
 def through(part: Part, step: Step, forward: Forward, kwargs: dict[str, Any]) -> Any:
     return part.run(step, kwargs, forward)
+
+
+def refuse_twice(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> None:
+    """A method given twice would edit twice; one method on some layers, and again on others, is meant."""
+    for number, method in enumerate(methods):
+        for other in methods[:number]:
+            both = [x for x in layers if method.acts_on(x, n_layers) and other.acts_on(x, n_layers)]
+            if type(other) is type(method) and both:
+                raise ValueError(
+                    f"{method.name} was given twice for layer {min(both)}, give it once with the settings you mean"
+                )

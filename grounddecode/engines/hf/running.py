@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.attention import Call
     from grounddecode.engines.hf.sequence import Sequence
 
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()  # type: ignore[type-arg]  # 3.11: no class
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _making = threading.Lock()
 
 

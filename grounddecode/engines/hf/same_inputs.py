@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ from grounddecode.engines.hf.transformers_names import (
     rotary_offsets,
     set_rotary_offsets,
 )
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.sequence import Sequence as Sequences
+
+_OFFSETS = "rotary offsets"  # key in `Sequence.kept`
 
 
 class Memo:
@@ -100,3 +105,21 @@ def kept_offsets(models: Sequence[nn.Module], doubled: bool = False) -> Iterator
     finally:
         for model, offsets in before:
             set_rotary_offsets(model, offsets)
+
+
+def offset_holders(model: Any) -> list[Any]:
+    """The modules that may turn pixels into features or keep rotary offsets."""
+    inner = getattr(model, "model", None)
+    return [model, inner] if isinstance(inner, nn.Module) else [model]
+
+
+@contextmanager
+def own_offsets(sequence: Sequences, models: Sequence[nn.Module]) -> Iterator[None]:
+    """Each of several dialogues in turn has its own offsets, where the model knows those of its last prompt."""
+    for model, offsets in sequence.kept.get(_OFFSETS, ()):
+        set_rotary_offsets(model, offsets)
+    try:
+        yield
+    finally:
+        found = [(model, rotary_offsets(model)) for model in models]
+        sequence.kept[_OFFSETS] = [(model, offsets) for model, offsets in found if offsets is not None]

@@ -5,23 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, cat, nn
+from torch import cat
 
 from grounddecode.calibration import known
 from grounddecode.engines.hf import acting, interface, layers, loops, transformers_names
 from grounddecode.engines.hf.aside import set_aside
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
+from grounddecode.engines.hf.bookkeeping import begin, check_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys
-from grounddecode.engines.hf.parts import Forward, Part, parts_for, through
-from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, require_images
+from grounddecode.engines.hf.parts import Forward, Part, parts_for, refuse_twice, through
+from grounddecode.engines.hf.place import Place
 from grounddecode.engines.hf.running import Run, lock_of
-from grounddecode.engines.hf.sequence import Sequence as Sequences
+from grounddecode.engines.hf.same_inputs import kept_offsets, offset_holders, own_offsets
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
 
@@ -30,24 +30,10 @@ if TYPE_CHECKING:
 
     from grounddecode.calibration import Calibration
     from grounddecode.engines.hf.vision import TowerWatch
+    from grounddecode.trace import Recorder
 
 
-class Recorder(Protocol):
-    """What methods' doings are told to: a `Trace`, or several."""
-
-    def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None: ...
-
-
-class _Here(threading.local):
-    """What of a session is a matter of the thread: its run, the step of that, and whether a callback runs."""
-
-    run: Run | None = None
-    step: Step | None = None
-    ids: Tensor | None = None  # of a forward of the outer model, whose language model inside sees embeddings only
-    aside: int = 0
-
-
-class Session:
+class Session(Place):
     """Methods on a model. Use `with Session(model, methods):`, or `ground`. `parts`: further ones, innermost.
 
     Calls with methods on one model wait for each other; plain calls beside them, in other threads, are not touched.
@@ -67,6 +53,7 @@ class Session:
         parts: Sequence[Part] = (),
         decoder: Decoder | None = None,
     ) -> None:
+        super().__init__()
         self.model: PreTrainedModel = generating(model)
         self.given = model
         self.trace = trace
@@ -77,16 +64,13 @@ class Session:
         self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
         attending = [layer for layer in self.decoder.layers if not layer.cross]
         self._expected = frozenset(layer.index for layer in attending)  # every forward pass must come through these
-        _refuse_twice(self.methods, self._expected, self.decoder.n_layers)
+        refuse_twice(self.methods, self._expected, self.decoder.n_layers)
         plans = plan_layers(self.methods, self._expected, self.decoder.n_layers)
         self._attention = {layer.module: self._handler(plans[layer.index]) for layer in attending}
-        self.handlers: dict[nn.Module, interface.Handler] = {}  # those and the parts', while something runs
-        self._here = _Here()
         self._lock = lock_of(self.decoder.runner)
         self._by_hand = Run(by_hand=True)
         self._block: ExitStack | None = None
         self._calls = 0  # `generate` calls and forwards by hand that have begun and not ended, of all threads
-        self._stack = ExitStack()
         self._prepared = False
         self._passes = 0  # forward passes seen, of all calls
         self._names: tuple[str, ...] = ()  # of the arguments of forward
@@ -95,20 +79,6 @@ class Session:
     def acts(self) -> bool:
         """Whether there is anything to do: neutral methods leave the model alone."""
         return bool(self.methods or self.parts)
-
-    @property
-    def step(self) -> Step | None:
-        """The forward pass that runs in this thread."""
-        return self._here.step
-
-    @step.setter
-    def step(self, step: Step | None) -> None:
-        self._here.step = step
-
-    @property
-    def run(self) -> Run | None:
-        """What runs in this thread."""
-        return self._here.run
 
     @property
     def watch(self) -> TowerWatch | None:
@@ -136,8 +106,8 @@ class Session:
                 interface.install(self.decoder.implementation)  # a kernel that is not known is refused at once
                 stack.callback(interface.uninstall, self.decoder.implementation)
                 stack.enter_context(self._in_place())
-                for name in transformers_names.CONTINUOUS_BATCHING:  # it would swallow what the attention function raises
-                    if hasattr(self.model, name):
+                for name in transformers_names.CONTINUOUS_BATCHING:
+                    if hasattr(self.model, name):  # it would swallow what the attention function raises
                         stack.enter_context(layers.layered(self.model, name, self.refuse_continuous_batching))
             self._block = stack.pop_all()
         return self
@@ -152,8 +122,8 @@ class Session:
             block.close()
         if running and kind is None:
             raise RuntimeError(
-                f"the block of {type(self.model).__name__} was left while a generate call of another thread runs in it, "
-                "wait for that call inside the block"
+                f"the block of {type(self.model).__name__} was left while a generate call of another thread runs in "
+                "it, wait for that call inside the block"
             )
 
     @contextmanager
@@ -212,42 +182,6 @@ class Session:
         with _counting:
             self._calls += more
 
-    def while_running(self, context: Any) -> None:
-        """For parts: enter a context that ends with what runs."""
-        self._stack.enter_context(context)
-
-    def hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
-        """For parts: register a hook of a module that sees the forwards of this run only, until it ends."""
-        here = self._here
-
-        def gated(*args: Any, **kwargs: Any) -> Any:
-            return hook(*args, **kwargs) if here.run is not None and not here.aside else None
-
-        self._stack.callback(register(gated, **options).remove)
-
-    def layer(self, module: nn.Module, name: str, layer: layers.Layer) -> None:
-        """For parts: a layer over a method of a module in the steps of this run, until it ends."""
-        here = self._here
-
-        def gated(under: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            return under(*args, **kwargs) if here.step is None else layer(under, *args, **kwargs)
-
-        self._stack.enter_context(layers.layered(module, name, gated))
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What the thread does with the model in this context is a run of its own, and plain."""
-        here = self._here
-        here.aside += 1
-        try:
-            yield
-        finally:
-            here.aside -= 1
-
-    @property
-    def is_aside(self) -> bool:
-        return self._here.aside > 0
-
     def _handler(self, plan: LayerPlan) -> interface.Handler:
         def handle(call: Call, base: BaseAttention) -> Output:
             step = self._here.step
@@ -272,12 +206,18 @@ class Session:
         self._keep_from_compiling(arguments["generation_config"])
         with self._running(run), self._in_place():
             try:
-                result = loop(**set_aside(arguments, self.aside))
+                result = loop(**set_aside(arguments, self._callback))
             finally:
                 self._finish(run)
         if not run.steps:
             raise self._unseen()
         return result
+
+    @contextmanager
+    def _callback(self) -> Iterator[None]:
+        """Around processors, criteria and streamers: what they do with the model is no step of the loop."""
+        with self.aside(), kept_offsets(offset_holders(self.model)):
+            yield
 
     def _keep_from_compiling(self, config: Any) -> None:
         """`config`: this call's own."""
@@ -327,7 +267,7 @@ class Session:
     def _pass(self, run: Run, kwargs: dict[str, Any], original: Forward) -> Any:
         run.steps += 1
         self._passes += 1
-        step = self._begin(run, kwargs)
+        step = begin(self, run, kwargs, self._here.ids)
         if step.sequence.is_plain:  # a prompt without an image is answered as rows without one in a batch are
             return original(kwargs)
         self.step = step
@@ -336,68 +276,14 @@ class Session:
             for part in reversed(self.parts):
                 part.begin(step)
                 forward = functools.partial(through, part, step, forward)
-            with interface.handling(self.handlers):
+            own = own_offsets(step.sequence, offset_holders(self.model)) if run.by_hand else nullcontext()
+            with interface.handling(self.handlers), own:
                 output = forward(kwargs)
-            self._check_layers(step)
+            check_layers(self.decoder, self._expected, step)
             self._adjust(step, output)
         finally:
             self.step = None
         return output
-
-    def _begin(self, run: Run, kwargs: dict[str, Any]) -> Step:
-        """Bookkeeping of one forward pass: which rows, how much is cached, what the prompt is."""
-        refuse_checkpointing(self.decoder, self.methods)
-        ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        given = ids if ids is not None else embeds
-        if given is None:
-            raise ValueError("forward was called without input_ids, pass them")
-        rows, length = given.shape[0], given.shape[1]
-        cache = transformers_names.given_cache(kwargs)
-        past = 0 if cache is None else transformers_names.cached_tokens(cache)
-        sequence = run.sequence_of(cache)
-        if past == 0 or sequence is None:
-            first = sequence is None
-            sequence = self._new_sequence(run, ids if ids is not None else self._here.ids, rows, past, kwargs)
-            if past == 0:
-                require_images(sequence, length, kwargs, first)
-            if self.parts and cache is not None:
-                self._follow_beams(run, cache, sequence)
-        run.keep(sequence, cache)
-        return Step(sequence, self.decoder.n_layers, past, length)
-
-    def _new_sequence(self, run: Run, ids: Tensor | None, rows: int, past: int, kwargs: dict[str, Any]) -> Sequences:
-        prompt = run.prompt if run.prompt is not None else ids
-        if prompt is None:
-            raise ValueError("only inputs_embeds were given, pass input_ids too: image positions are read from them")
-        if past and (run.by_hand or self.parts):
-            raise ValueError(
-                f"the cache already holds {past} tokens that were not read here, start from the whole prompt"
-            )
-        given = kwargs.get("attention_mask")
-        mask = run.padding if run.padding is not None else given  # the forward may get a part, or one a layer kind
-        return read_prompt(prompt, rows, mask, kwargs, self.decoder, self.methods)
-
-    def _follow_beams(self, run: Run, cache: Any, sequence: Sequences) -> None:
-        """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's."""
-        vars(cache).pop("reorder_cache", None)  # of an earlier sequence that this cache held
-        original = cache.reorder_cache
-
-        def reorder_cache(beams: Tensor) -> None:
-            rows = sequence.reorder(beams)
-            original(rows)
-
-        cache.reorder_cache = reorder_cache
-        run.undo.append(functools.partial(_forget_beams, weakref.ref(cache)))
-
-    def _check_layers(self, step: Step) -> None:
-        """Every expected layer must have come through the interface; a fused or remote implementation does not."""
-        missing = self._expected - step.seen
-        if missing:
-            raise RuntimeError(
-                f"layers {sorted(missing)} of {type(self.model).__name__} did not use transformers' attention "
-                f"interface ({self.decoder.implementation}), load it with attn_implementation='sdpa' and no fused "
-                "modules"
-            )
 
     def _adjust(self, step: Step, output: Any) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
@@ -417,12 +303,6 @@ class Session:
 _counting = threading.Lock()
 
 
-def _forget_beams(cache: weakref.ref[Any]) -> None:
-    known = cache()
-    if known is not None:
-        vars(known).pop("reorder_cache", None)
-
-
 def _calibrated(
     model: PreTrainedModel, methods: Sequence[Method], calibration: Calibration | None
 ) -> tuple[Method, ...]:
@@ -432,14 +312,3 @@ def _calibrated(
     else:
         calibration.check(model.config)
     return tuple(m.calibrated(calibration) for m in methods if not m.is_neutral())
-
-
-def _refuse_twice(methods: Sequence[Method], layers: frozenset[int], n_layers: int) -> None:
-    """A method given twice would edit twice; one method on some layers and again on others is meant."""
-    for number, method in enumerate(methods):
-        for other in methods[:number]:
-            both = [x for x in layers if method.acts_on(x, n_layers) and other.acts_on(x, n_layers)]
-            if type(other) is type(method) and both:
-                raise ValueError(
-                    f"{method.name} was given twice for layer {min(both)}, give it once with the settings you mean"
-                )

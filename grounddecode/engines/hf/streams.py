@@ -14,7 +14,7 @@ from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.edited_image import Overwrite, hidden_from
 from grounddecode.engines.hf.head import few_rows
 from grounddecode.engines.hf.newest import NewestOnly
-from grounddecode.engines.hf.same_inputs import Memo, SamePlaces, kept_offsets
+from grounddecode.engines.hf.same_inputs import Memo, SamePlaces, kept_offsets, offset_holders
 from grounddecode.engines.hf.sequence import Sequence
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method
@@ -52,9 +52,9 @@ class SecondStream:
 
     def act(self, session: Session) -> None:
         head = session.model.get_output_embeddings()
-        if type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.bias is None:
-            if "forward" not in vars(head):  # nobody's own, nor offloaded
-                session.layer(head, "forward", few_rows(head))
+        usual = type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.bias is None
+        if usual and "forward" not in vars(head):  # nobody's own, nor quantised, nor offloaded
+            session.layer(head, "forward", few_rows(head))
 
     def begin(self, step: Step) -> None:
         step.record = step.completes_prompt
@@ -158,12 +158,7 @@ class SecondStream:
         return kwargs | hidden
 
     def _models(self) -> list[Any]:
-        """The modules that may turn pixels into features or keep rotary offsets."""
-        if self._session is None:
-            return []
-        model = self._session.model
-        inner = getattr(model, "model", None)
-        return [model, inner] if isinstance(inner, nn.Module) else [model]
+        return offset_holders(self._session.model) if self._session is not None else []
 
     # -- decode --------------------------------------------------------------------------------------------------
     def _decode(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
@@ -185,9 +180,7 @@ class SecondStream:
         step.second_logits = output.logits[rows:, -1]
         return _main_rows(output, rows)
 
-    def _doubled(
-        self, reading: _Reading, kwargs: dict[str, Any], rows: int, past: int, length: int
-    ) -> dict[str, Any]:
+    def _doubled(self, reading: _Reading, kwargs: dict[str, Any], rows: int, past: int, length: int) -> dict[str, Any]:
         """The inputs of a decode step for the rows of both streams."""
         fixed = transformers_names.NOT_ROWS
         doubled = {name: value if name in fixed else _twice(name, value, rows) for name, value in kwargs.items()}

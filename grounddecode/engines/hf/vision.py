@@ -62,7 +62,7 @@ class TowerWatch:
             calls.update({name: call for name, layer in self.layers.items() if layer is call.module})
             return call.base(base, call.mask)
 
-        return {layer: keep for layer in self.layers.values()}
+        return dict.fromkeys(self.layers.values(), keep)
 
     def found(self, calls: dict[str, Call]) -> dict[str, Tensor]:
         """Attention that each patch receives, (images, patches)."""
