@@ -88,7 +88,7 @@ def test_the_readmes_line_word_for_word(tiny):
     with ground(model, AvisC()):
         expected = model.generate(**inputs)
     found: dict[str, Any] = {}
-    exec(line, {"model": model, "inputs": inputs, "AvisCLogitsProcessor": AvisCLogitsProcessor}, found)  # noqa: S102
+    exec(line, {"model": model, "inputs": inputs, "AvisCLogitsProcessor": AvisCLogitsProcessor}, found)
     assert torch.equal(found["ids"], expected)
     assert not torch.equal(expected, model.generate(**inputs))
 
@@ -178,7 +178,9 @@ class _Raises(StoppingCriteria):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [ValueError("mine"), KeyboardInterrupt(), SystemExit()], ids=lambda e: type(e).__name__
+)
 @each_method
 def test_an_exception_inside_a_call_leaves_the_model_as_it_was(tiny, method, error):
     model, inputs = tiny
@@ -300,7 +302,7 @@ def test_names_follow_the_registry():
 
 def test_a_star_gives_the_classes():
     found: dict[str, Any] = {}
-    exec("from logits_processors import *", found)  # noqa: S102
+    exec("from logits_processors import *", found)
     assert found["AvisCLogitsProcessor"] is AvisCLogitsProcessor
     assert {*logits_processors.list_processors()} <= found.keys()
 
