@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,12 @@ class Event:
     what: str
     value: Tensor
     layer: int | None = None
+
+
+class Recorder(Protocol):
+    """What methods' doings are told to: a `Trace`, or several."""
+
+    def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None: ...
 
 
 @dataclass

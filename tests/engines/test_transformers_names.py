@@ -101,7 +101,7 @@ def test_kernels_whose_masks_are_no_tensors(method: Any, kernel: str) -> None:
     model = zoo.fresh("llava")
     model.set_attn_implementation(kernel)
     before = footprint(model)
-    refused(lambda: ground(model, method), ValueError, kernel, "attn_implementation='sdpa'")
+    refused(ground(model, method).__enter__, ValueError, kernel, "attn_implementation='sdpa'")
     assert footprint(model) == before
     model.set_attn_implementation("sdpa")
     with ground(model, method):

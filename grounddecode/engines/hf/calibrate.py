@@ -151,13 +151,11 @@ def _observe(model: Any, decoder: Decoder, inputs: dict[str, Tensor]) -> Observe
 def _watched(decoder: Decoder, observed: Observed, step: Step) -> Iterator[None]:
     """Hidden states and last-row attention of every layer go to `observed`."""
     with ExitStack() as stack:
-        interface.install(decoder.implementation)
-        stack.callback(interface.uninstall, decoder.implementation)
-        for layer in decoder.layers:
-            if layer.cross:
-                continue
-            vars(layer.module)[interface.STATE] = _handler(layer.index, observed, step)
-            stack.callback(vars(layer.module).pop, interface.STATE)
+        stack.enter_context(interface.installed(decoder.implementation))
+        layers = [layer for layer in decoder.layers if not layer.cross]
+        handlers = {layer.module: _handler(layer.index, observed, step) for layer in layers}
+        stack.enter_context(interface.handling(handlers))
+        for layer in layers:
             hook = layer.block.register_forward_pre_hook(_keeper(layer.index, observed), with_kwargs=True)
             stack.callback(hook.remove)
         yield

@@ -30,7 +30,8 @@ class Decoder:
     """The parts of a model that the engine touches.
 
     `runner` is the module whose `forward` the generation loop calls: the model itself, or its language model where
-    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers.
+    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers, `text` is their
+    configuration.
     """
 
     model: PreTrainedModel
@@ -39,9 +40,17 @@ class Decoder:
     layers: tuple[AttentionLayer, ...]
     n_layers: int
     n_heads: int
-    implementation: str
+    text: Any
     image_token_id: int
     video_token_id: int | None = None
+
+    @property
+    def implementation(self) -> str:
+        """The attention kernel, as it is now: `set_attn_implementation` changes it."""
+        kernel = str(transformers_names.found(self.text, "_attn_implementation"))
+        if kernel in transformers_names.BLOCK_MASKS:
+            raise ValueError(f"the masks of {kernel} cannot be read row by row, load with attn_implementation='sdpa'")
+        return kernel
 
     @property
     def is_hybrid(self) -> bool:
@@ -81,7 +90,7 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         layers=layers,
         n_layers=int(text.num_hidden_layers),
         n_heads=int(text.num_attention_heads),
-        implementation=_implementation(text),
+        text=text,
         image_token_id=image_token_id,
         video_token_id=transformers_names.video_token(config),
     )
@@ -103,11 +112,23 @@ def require_layers(decoder: Decoder, methods: Sequence[Method]) -> None:
             )
 
 
-def _implementation(text: Any) -> str:
-    kernel = str(transformers_names.found(text, "_attn_implementation"))
-    if kernel in transformers_names.BLOCK_MASKS:
-        raise ValueError(f"the masks of {kernel} cannot be read row by row, load with attn_implementation='sdpa'")
-    return kernel
+def generating(model: Any) -> Any:
+    """The model whose `generate` runs, inside of what wraps it (`torch.compile`, PEFT, data parallelism).
+
+    Raises:
+        ValueError: a wrapper that puts tokens of its own before the prompt.
+    """
+    from transformers import GenerationMixin
+
+    if isinstance(model, GenerationMixin) or not isinstance(model, nn.Module):
+        return model
+    for adapter in (getattr(model, "peft_config", None) or {}).values():
+        if getattr(adapter, "is_prompt_learning", False):
+            raise ValueError(
+                f"{type(model).__name__} puts learnt tokens before the prompt ({type(adapter).__name__}), which "
+                "methods would take for text, use an adapter of weights such as LoRA"
+            )
+    return next((module for module in model.modules() if isinstance(module, GenerationMixin)), model)
 
 
 def require_image_keys(decoder: Decoder, methods: Sequence[Method]) -> None:

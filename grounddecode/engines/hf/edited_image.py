@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf.running import only_here
 from grounddecode.engines.hf.transformers_names import DEEPSTACK, DEEPSTACK_PLACES
 
 
@@ -30,8 +31,8 @@ class Overwrite:
         if self.scheme != "mask":
             first = next(iter(self.stack.get_submodule("layers").children()))
             self._hooks = [
-                self.stack.register_forward_pre_hook(self._at_stack, with_kwargs=True),
-                first.register_forward_pre_hook(self._at_first_layer, with_kwargs=True, prepend=True),
+                self.stack.register_forward_pre_hook(only_here(self._at_stack), with_kwargs=True),
+                first.register_forward_pre_hook(only_here(self._at_first_layer), with_kwargs=True, prepend=True),
             ]
         return self
 

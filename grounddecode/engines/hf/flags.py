@@ -34,18 +34,17 @@ class TokenFlags:
 
     def attach(self, session: Session) -> None:
         self._session = session
+
+    def act(self, session: Session) -> None:
         for layer in session.decoder.layers:
             if not layer.cross and self.method.acts_on(layer.index, session.decoder.n_layers):
                 hook = functools.partial(self._note, layer.index, _source(layer, session.decoder.layers))
-                session.on_exit(layer.block.register_forward_pre_hook(hook, with_kwargs=True).remove)
-
-    def detach(self) -> None:
-        self._session = None
+                session.hook(layer.block.register_forward_pre_hook, hook, with_kwargs=True)
 
     def begin(self, step: Step) -> None:
         """Nothing to prepare."""
 
-    def finish(self) -> None:
+    def finish(self, _: object) -> None:
         """Nothing to release: flags belong to the sequence."""
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:

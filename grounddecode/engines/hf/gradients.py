@@ -92,8 +92,12 @@ class RowGradients:
                 "above them"
             )
         self._unembedding = Unembedding(model, self.name)
-        session.on_exit(self._unembedding.module.register_forward_pre_hook(self._at_head).remove)
-        self._replay.attach(session, upper)
+        self._upper = upper
+
+    def act(self, session: Session) -> None:
+        """Hooks for one run."""
+        session.hook(self._unembedding.module.register_forward_pre_hook, self._at_head)
+        self._replay.act(session, self._upper)
 
     def release(self) -> None:
         """Let go of the graph of the last step."""

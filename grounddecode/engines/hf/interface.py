@@ -1,13 +1,15 @@
-"""In-place wrapping of transformers' attention registry: one wrapper a kernel, dispatching on per-module state.
+"""In-place wrapping of transformers' attention registry: one wrapper a kernel, dispatching on the thread that runs.
 
-The registry is global to the process, so the wrapper passes modules without state straight through, and the original
-entry comes back when the last session ends.
+The registry is global to the process, so the wrapper passes modules that nobody handles straight through, and the
+original entry comes back when the last user is done. Who handles a module is a matter of the thread: what another
+thread computes with the same model at the same time is its own.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +17,6 @@ from torch import Tensor, nn
 from grounddecode.engines.hf.attention import BaseAttention, Call, Output
 from grounddecode.engines.hf.transformers_names import LEARNT_SINKS, SOFT_CAP, attention_registry, own_eager_attention
 
-STATE = "_grounddecode_attention"  # where an attention module keeps the handler of the session it is attached to
 Handler = Callable[[Call, BaseAttention], Output]
 
 # Options that a kernel does not read (sdpa has no soft cap, and older transformers let it pass): rows computed here
@@ -24,6 +25,34 @@ _IGNORED = {"sdpa": (SOFT_CAP,)}
 _lock = threading.RLock()
 _users: dict[str, int] = {}
 _originals: dict[str, BaseAttention | None] = {}
+
+
+class _Here(threading.local):
+    handlers: Mapping[nn.Module, Handler] = {}
+
+
+_here = _Here()
+
+
+@contextmanager
+def handling(handlers: Mapping[nn.Module, Handler]) -> Iterator[None]:
+    """Attention of these modules goes through their handlers, in this thread, until the context ends."""
+    before = _here.handlers
+    _here.handlers = {**before, **handlers} if before else handlers
+    try:
+        yield
+    finally:
+        _here.handlers = before
+
+
+@contextmanager
+def installed(kernel: str) -> Iterator[None]:
+    """The wrapper of `kernel` for as long as the context lasts."""
+    install(kernel)
+    try:
+        yield
+    finally:
+        uninstall(kernel)
 
 
 def install(kernel: str) -> None:
@@ -59,7 +88,7 @@ def _wrapper(original: BaseAttention | None, ignored: tuple[str, ...]) -> BaseAt
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> Output:
         base = original or own_eager_attention(module)
-        handler: Handler | None = module.__dict__.get(STATE)
+        handler = _here.handlers.get(module)
         if handler is None:
             return base(module, query, key, value, attention_mask, **options)
         if options.get(LEARNT_SINKS) is not None:

@@ -43,21 +43,18 @@ class Rejection:
                 )
         self._session: Session | None = None
         self._gradients = RowGradients(method.name)
-        self._state: Any = None
 
     def attach(self, session: Session) -> None:
         self._session = session
         self._gradients.attach(session, self.method.target_layers(session.decoder.n_layers))
 
-    def detach(self) -> None:
-        self._session = None
+    def act(self, session: Session) -> None:
+        self._gradients.act(session)
 
     def begin(self, step: Step) -> None:
-        if step.past == 0:
-            self._state = None
+        """Nothing to prepare: what was decided before belongs to the sequence."""
 
-    def finish(self) -> None:
-        self._state = None
+    def finish(self, _: object) -> None:
         self._gradients.release()
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
@@ -88,11 +85,12 @@ class Rejection:
             order=self.method.order(probable.values, uniform),
         )
         view = step.last_view(last.device)
-        if self._state is None:
-            self._state = self.method.start(len(last), last.device)
-        view = view.with_(saliency=self._scores(candidates.tokens, view, seen), state=self._state)
+        kept = step.sequence.kept
+        if self not in kept:
+            kept[self] = self.method.start(len(last), last.device)
+        view = view.with_(saliency=self._scores(candidates.tokens, view, seen), state=kept[self])
         judged = self.method.judge(candidates, view)
-        self._state = judged.state
+        kept[self] = judged.state
         self._trace(step, judged, view, over)
         concerned = view.image_end >= 0
         token = candidates.tokens.gather(1, judged.chosen[:, None])

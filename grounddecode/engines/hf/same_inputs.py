@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf.layers import layered
+from grounddecode.engines.hf.running import only_here, only_here_over
 from grounddecode.engines.hf.transformers_names import (
     IMAGE_FEATURES,
     POSITIONS,
     rotary_offsets,
     set_rotary_offsets,
 )
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.sequence import Sequence as Sequences
+
+_OFFSETS = "rotary offsets"  # key in `Sequence.kept`
 
 
 class Memo:
@@ -29,22 +37,21 @@ class Memo:
         self._stack = stack
         self._results: dict[int, list[Any]] = {}
         self._replaying = False
-        self._hook: Any = None
+        self._undo = ExitStack()
         self.positions: Tensor | None = None  # as the decoder layers were given them; None: they count themselves
 
     def __enter__(self) -> Memo:
         for index, model in enumerate(self._models):
-            vars(model)[IMAGE_FEATURES] = self._wrap(index, getattr(model, IMAGE_FEATURES))
+            layer = only_here_over(functools.partial(self._features, index))
+            self._undo.enter_context(layered(model, IMAGE_FEATURES, layer))
         if not self._replaying:
-            self._hook = self._stack.register_forward_pre_hook(self._note, with_kwargs=True)
+            hook = self._stack.register_forward_pre_hook(only_here(self._note), with_kwargs=True)
+            self._undo.callback(hook.remove)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for model in self._models:
-            vars(model).pop(IMAGE_FEATURES, None)
-        if self._hook is not None:
-            self._hook.remove()
-        self._hook, self._replaying = None, False
+        self._undo.close()
+        self._replaying = False
 
     def replay(self) -> Memo:
         self._replaying = True
@@ -54,15 +61,12 @@ class Memo:
         given = kwargs.get(POSITIONS)
         self.positions = given if isinstance(given, Tensor) else None
 
-    def _wrap(self, index: int, original: Any) -> Any:
-        def features(*args: Any, **kwargs: Any) -> Any:
-            results = self._results.setdefault(index, [])
-            if not self._replaying:
-                results.append(original(*args, **kwargs))
-                return results[-1]
-            return results.pop(0)  # read once: the model frees what it is done with
-
-        return features
+    def _features(self, index: int, original: Any, *args: Any, **kwargs: Any) -> Any:
+        results = self._results.setdefault(index, [])
+        if not self._replaying:
+            results.append(original(*args, **kwargs))
+            return results[-1]
+        return results.pop(0)  # read once: the model frees what it is done with
 
 
 class SamePlaces:
@@ -77,7 +81,7 @@ class SamePlaces:
         self._hook: Any = None
 
     def __enter__(self) -> None:
-        self._hook = self._stack.register_forward_pre_hook(self._copy, with_kwargs=True)
+        self._hook = self._stack.register_forward_pre_hook(only_here(self._copy), with_kwargs=True)
 
     def __exit__(self, *_: object) -> None:
         self._hook.remove()
@@ -101,3 +105,21 @@ def kept_offsets(models: Sequence[nn.Module], doubled: bool = False) -> Iterator
     finally:
         for model, offsets in before:
             set_rotary_offsets(model, offsets)
+
+
+def offset_holders(model: Any) -> list[Any]:
+    """The modules that may turn pixels into features or keep rotary offsets."""
+    inner = getattr(model, "model", None)
+    return [model, inner] if isinstance(inner, nn.Module) else [model]
+
+
+@contextmanager
+def own_offsets(sequence: Sequences, models: Sequence[nn.Module]) -> Iterator[None]:
+    """Each of several dialogues in turn has its own offsets, where the model knows those of its last prompt."""
+    for model, offsets in sequence.kept.get(_OFFSETS, ()):
+        set_rotary_offsets(model, offsets)
+    try:
+        yield
+    finally:
+        found = [(model, rotary_offsets(model)) for model in models]
+        sequence.kept[_OFFSETS] = [(model, offsets) for model, offsets in found if offsets is not None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +14,7 @@ from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.edited_image import Overwrite, hidden_from
 from grounddecode.engines.hf.head import few_rows
 from grounddecode.engines.hf.newest import NewestOnly
-from grounddecode.engines.hf.same_inputs import Memo, SamePlaces, kept_offsets
+from grounddecode.engines.hf.same_inputs import Memo, SamePlaces, kept_offsets, offset_holders
 from grounddecode.engines.hf.sequence import Sequence
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method
@@ -21,6 +23,16 @@ from grounddecode.view import ImageEdit, Phase
 if TYPE_CHECKING:
     from grounddecode.engines.hf.parts import Forward
     from grounddecode.engines.hf.session import Session
+
+
+@dataclass
+class _Reading:
+    """What the second stream keeps of one sequence: the prompt while it is read, then what it may not see."""
+
+    chunks: list[tuple[int, dict[str, Any], Memo]] = field(default_factory=list)
+    fresh: Any = None  # a cache like the main one, while that was empty
+    edit: ImageEdit | None = None
+    replaced: Tensor | None = None  # (rows, prompt) bool, image tokens that are overwritten or hidden
 
 
 class SecondStream:
@@ -34,30 +46,24 @@ class SecondStream:
     def __init__(self, method: Method) -> None:
         self.method = method
         self._session: Session | None = None
-        self._edit: ImageEdit | None = None
-        self._chunks: list[tuple[int, dict[str, Any], Memo]] = []
-        self._cache: Any = None
-        self._rows = 0
 
     def attach(self, session: Session) -> None:
         self._session = session
-        head = session.model.get_output_embeddings()
-        if type(head) is nn.Linear and head.bias is None and "forward" not in vars(head):  # nobody's own, nor offloaded
-            session.replace(head, "forward", few_rows(head, lambda: session.step is not None))
 
-    def detach(self) -> None:
-        self._session = None
+    def act(self, session: Session) -> None:
+        head = session.model.get_output_embeddings()
+        usual = type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.bias is None
+        if usual and "forward" not in vars(head):  # nobody's own, nor quantised, nor offloaded
+            session.layer(head, "forward", few_rows(head))
 
     def begin(self, step: Step) -> None:
-        if step.past == 0:
-            self._chunks, self._edit = [], None
         step.record = step.completes_prompt
 
-    def finish(self) -> None:
-        """Hand the cache back with the main rows only."""
-        if self._cache is not None:
-            _select_rows(self._cache, self._rows)
-        self._cache, self._edit, self._chunks = None, None, []
+    def finish(self, sequences: Mapping[Any, Sequence]) -> None:
+        """Hand the caches back with the main rows only."""
+        for cache, sequence in sequences.items():
+            if sequence.joined is not None:
+                _select_rows(cache, sequence.rows)
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         if step.phase is Phase.DECODE:
@@ -69,23 +75,23 @@ class SecondStream:
         cache = transformers_names.given_cache(kwargs)
         if self._session is None:
             raise RuntimeError("the second stream is not attached")
+        reading = step.sequence.kept.setdefault(self, _Reading())
         if step.past == 0:
-            self._fresh = copy.deepcopy(cache)
+            reading.fresh = copy.deepcopy(cache)
         memo = Memo(self._models(), self._session.decoder.stack)
-        self._chunks.append((step.past, kwargs, memo))
+        reading.chunks.append((step.past, kwargs, memo))
         with memo:
             output = forward(kwargs)
         if not step.completes_prompt:
             return output
-        self._edit = self._decide(step)
-        second = self._second_prompt(step, forward)
+        reading.edit = self._decide(step)
+        second = self._second_prompt(step, reading, reading.edit, forward)
         step.second_logits = second.logits[:, -1]
         if cache is None:  # a forward of the caller's own, whose model made one: the caller goes on with it
             cache, self._fresh = (transformers_names.given_cache(vars(result)) for result in (output, second))
         if cache is not None:
-            _join(cache, self._fresh, step.sequence.rows)
-            self._cache, self._rows = cache, step.sequence.rows
-        self._fresh = None
+            _join(cache, reading.fresh, step.sequence.rows)
+        reading.chunks, reading.fresh = [], None  # which hold the cache
         return output
 
     def _decide(self, step: Step) -> ImageEdit:
@@ -105,18 +111,18 @@ class SecondStream:
             self._session.trace.record(step.generated, self.method.name, "kept_share", share)
         return edit
 
-    def _second_prompt(self, step: Step, forward: Forward) -> Any:
+    def _second_prompt(self, step: Step, reading: _Reading, edit: ImageEdit, forward: Forward) -> Any:
         """The edited prompt through the model, chunk by chunk as the main one, into a cache of its own."""
-        session, edit = self._session, self._edit
-        if session is None or edit is None:
+        session = self._session
+        if session is None:
             raise RuntimeError("the second stream is not attached")
         main, output, stack = session.step, None, session.decoder.stack
         replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
         twin = Sequence(step.sequence.prompt_length, step.sequence.image)
-        for past, kwargs, memo in self._chunks:
+        for past, kwargs, memo in reading.chunks:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
             session.step = Step(twin, step.n_layers, past, length, newest_only=step.n_layers - 1)
-            changed = self._edited_inputs(kwargs, replaced, past, length, memo.positions)
+            changed = self._edited_inputs(edit, kwargs, replaced, past, length, memo.positions)
             try:
                 with (
                     memo.replay(),
@@ -124,18 +130,24 @@ class SecondStream:
                     Overwrite(stack, replaced, past, edit.scheme),
                     NewestOnly(stack),
                 ):
-                    output = forward(transformers_names.with_cache(changed, self._fresh))
+                    output = forward(transformers_names.with_cache(changed, reading.fresh))
             finally:
                 session.step = main
         step.sequence.join(twin)
-        self._replaced = replaced
+        reading.replaced = replaced
         return output
 
     def _edited_inputs(
-        self, kwargs: dict[str, Any], replaced: Tensor, past: int, length: int, positions: Tensor | None
+        self,
+        edit: ImageEdit,
+        kwargs: dict[str, Any],
+        replaced: Tensor,
+        past: int,
+        length: int,
+        positions: Tensor | None,
     ) -> dict[str, Any]:
         """The same inputs; under `mask` the hidden image tokens are padding for every row, but keep their places."""
-        if self._edit is None or self._edit.scheme != "mask":
+        if edit.scheme != "mask":
             return dict(kwargs)
         mask = kwargs.get("attention_mask")
         if mask is None:
@@ -146,19 +158,14 @@ class SecondStream:
         return kwargs | hidden
 
     def _models(self) -> list[Any]:
-        """The modules that may turn pixels into features or keep rotary offsets."""
-        if self._session is None:
-            return []
-        model = self._session.model
-        inner = getattr(model, "model", None)
-        return [model, inner] if isinstance(inner, nn.Module) else [model]
+        return offset_holders(self._session.model) if self._session is not None else []
 
     # -- decode --------------------------------------------------------------------------------------------------
     def _decode(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         if step.length > 1:
             raise ValueError(f"{self.method.name} cannot verify drafted tokens, switch assisted decoding off")
-        session = self._session
-        if session is None or self._edit is None or step.sequence.joined is None:
+        session, reading = self._session, step.sequence.kept.get(self)
+        if session is None or reading is None or step.sequence.joined is None:
             raise RuntimeError(
                 f"{self.method.name}: the prompt was not read in this session, start from the whole prompt"
             )
@@ -166,24 +173,23 @@ class SecondStream:
         session.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
         try:
             with kept_offsets(self._models(), doubled=True), SamePlaces(session.decoder.stack, rows, step.length):
-                output = forward(self._doubled(kwargs, rows, step.past, step.length))
+                output = forward(self._doubled(reading, kwargs, rows, step.past, step.length))
         finally:
             session.step = step
         step.seen = both.seen
         step.second_logits = output.logits[rows:, -1]
         return _main_rows(output, rows)
 
-    def _doubled(self, kwargs: dict[str, Any], rows: int, past: int, length: int) -> dict[str, Any]:
+    def _doubled(self, reading: _Reading, kwargs: dict[str, Any], rows: int, past: int, length: int) -> dict[str, Any]:
+        """The inputs of a decode step for the rows of both streams."""
         fixed = transformers_names.NOT_ROWS
         doubled = {name: value if name in fixed else _twice(name, value, rows) for name, value in kwargs.items()}
-        mask = doubled.get("attention_mask")
-        if self._edit is not None and self._edit.scheme == "mask":
+        mask, replaced = doubled.get("attention_mask"), reading.replaced
+        if reading.edit is not None and reading.edit.scheme == "mask" and replaced is not None:
             if mask is None:  # `generate` drops a mask that hides nothing
-                mask = torch.ones(2 * rows, past + length, dtype=torch.long, device=self._replaced.device)
-            nothing = torch.zeros_like(self._replaced)
-            doubled["attention_mask"] = hidden_from(
-                mask, torch.cat([nothing, self._replaced]), past + length, self.method.name
-            )
+                mask = torch.ones(2 * rows, past + length, dtype=torch.long, device=replaced.device)
+            hidden = torch.cat([torch.zeros_like(replaced), replaced])
+            doubled["attention_mask"] = hidden_from(mask, hidden, past + length, self.method.name)
         return doubled
 
 

@@ -97,6 +97,26 @@ def with_cache(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
     return kwargs | {name: cache for name in CACHE if kwargs.get(name) is not None}
 
 
+def with_own_cache(kwargs: dict[str, Any], model: Any, text: Any) -> dict[str, Any]:
+    """Arguments of a forward that brings no cache and would make one: with the one `generate` would give it.
+
+    `text`: the configuration of the decoder. So that the cache is known before the forward.
+    """
+    asked = kwargs.get("use_cache")
+    wanted = getattr(text, "use_cache", True) if asked is None else asked
+    makes = getattr(model, "_supports_default_dynamic_cache", None)
+    if not wanted or given_cache(kwargs) is not None or makes is None or not makes():
+        return kwargs
+    from transformers import DynamicCache
+
+    name = next((name for name in CACHE if name in inspect.signature(type(model).forward).parameters), None)
+    if name is None:  # forward takes it among others: by the name that outputs have
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        name = next(name for name in CACHE if hasattr(CausalLMOutputWithPast(), name))
+    return kwargs | {name: DynamicCache(config=text)}
+
+
 def without_cache(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a decoder layer that shall neither read nor write a cache."""
     off = dict.fromkeys(LAYER_CACHE) | {"use_cache": False}
@@ -181,6 +201,22 @@ def layer_kind(attention: nn.Module) -> object:
 def checkpoints(block: nn.Module) -> bool:
     """Whether a decoder layer is now computed anew in the backward pass."""
     return bool(block.training and getattr(block, CHECKPOINTING, False))
+
+
+# -- generate while it runs ------------------------------------------------------------------------------------------
+# Looked up on the instance before the loop, from 5.19 on: turns pixels into features.
+ENCODE = "_prepare_multimodal_encoder_kwargs_for_generation"
+
+
+def decoding_loops(kind: type) -> list[str]:
+    """Methods of a model class that `generate` hands its prepared arguments to (the other ways are repositories)."""
+    from transformers.generation import utils
+
+    table = found(utils, "GENERATION_MODES_MAPPING")
+    loops = sorted({name for name in table.values() if "/" not in name})
+    for name in loops:
+        found(kind, name)
+    return loops
 
 
 # -- loading ---------------------------------------------------------------------------------------------------------
