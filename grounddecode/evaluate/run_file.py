@@ -180,6 +180,8 @@ def _check_names(run: RunFile) -> None:
     for name in run["settings"]["benchmarks"]:
         if name not in BENCHMARKS:
             raise Misfit(f"the field settings.benchmarks names {name!r}, which is no benchmark")
+    if not {part.partition("-")[0] for part in run["parts"]} <= set(run["settings"]["benchmarks"]):
+        raise Misfit("the fields parts and settings.benchmarks name different benchmarks")
     if len(set(run["methods"])) != len(run["methods"]):
         raise Misfit("the field methods names a method twice")
     if set(run["settings"]["plans"]) != set(run["methods"]) or set(run["settings"]["methods"]) != set(run["methods"]):
