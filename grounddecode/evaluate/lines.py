@@ -102,7 +102,7 @@ def parse(text: bytes) -> Any:
         ValueError: why it is none; numbers that are none are not written by us either.
     """
     try:
-        return json.loads(text.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        return _JSON.decode(text.removeprefix(BOM_UTF8).decode())
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError:
@@ -113,6 +113,9 @@ def parse(text: bytes) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which is no number")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _check_same(line: Record, known: Record, first: int) -> None:
