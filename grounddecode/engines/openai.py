@@ -63,7 +63,7 @@ class OpenAIEngine:
     """
 
     name = "openai"
-    draws_alone = True  # a sample's seed does not depend on its batch
+    draws_alone = True  # a request's seed is its own: what it draws does not depend on those beside it
 
     def __init__(
         self,
