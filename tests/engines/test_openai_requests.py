@@ -13,6 +13,7 @@ from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request
 from grounddecode.engines.openai import OpenAIEngine
+from grounddecode.evaluate.judge import engine_judge
 from grounddecode.registry import parse
 from tests.engines.fake_openai import GREEDY, Fake, Reply, ask, words
 
@@ -181,7 +182,8 @@ def test_the_newer_name_of_the_longest_answer_is_learnt_once(fake: Fake, caplog:
         (True, None), (False, 7), (False, 7), (False, 7)
     ]  # fmt: skip
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "127.0.0.1 takes max_completion_tokens in place of max_tokens"
+        "without a temperature 127.0.0.1 decides how tokens are chosen: no answer is known to be greedy",
+        "127.0.0.1 takes max_completion_tokens in place of max_tokens",
     ]
 
 
@@ -196,7 +198,8 @@ def test_requests_in_flight_learn_it_together(fake: Fake) -> None:
 
 def test_no_other_field_is_given_up(fake: Fake, engine: OpenAIEngine) -> None:
     fake.script = newer
-    with pytest.raises(RuntimeError, match="'temperature' does not support 0"):
+    cure = r"'temperature' does not support 0 .* \(extra=\{\"temperature\": null\} leaves temperature out\)$"
+    with pytest.raises(RuntimeError, match=cure):
         engine.generate(ask("a"), GREEDY)
     assert len(fake.bodies) == 2
     chosen = OpenAIEngine(fake.url + "#m", extra={"max_tokens": 9})
@@ -206,3 +209,13 @@ def test_no_other_field_is_given_up(fake: Fake, engine: OpenAIEngine) -> None:
     finally:
         chosen.close()
     assert fake.asked["b"] == 1, "what extra says wins"
+
+
+def test_a_judge_asks_in_the_same_way(fake: Fake) -> None:
+    fake.script = newer
+    engine = OpenAIEngine(fake.url + "#m", extra={"temperature": None}, concurrency=1)
+    try:
+        assert engine_judge(engine)(["right?", "and this?"]) == ["yes", "yes"]
+    finally:
+        engine.close()
+    assert [body.get("max_completion_tokens") for body in fake.bodies] == [None, 8, 8]
