@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that another attempt may cure."""
 LONGEST = 300  # characters of a server's own words
+_UNSUPPORTED = re.compile(r"unsupported (?:parameter|value): '(\w+)'", re.IGNORECASE)
 _GZIP_OR_ZLIB = 47  # zlib's window bits: either, told from the first bytes
 
 
@@ -66,7 +67,7 @@ def parsed(response: httpx.Response, body: bytes) -> Any:
         target = words(response.headers.get("location", ""))
         raise RuntimeError(f"status {status}, a redirect to {target!r}: give that address if you trust it")
     if status in (400, 422):
-        raise RefusedError(_complaint(status, body))
+        raise RefusedError(_with_cure(_complaint(status, body)))
     if not response.is_success:
         raise RuntimeError(_complaint(status, body) + (", set OPENAI_API_KEY" if status == 401 else ""))
     try:
@@ -93,6 +94,11 @@ def _complaint(status: int, body: bytes) -> str:
     except (ValueError, KeyError, AttributeError, RecursionError):
         told = body[: 20 * LONGEST].decode("utf-8", "replace")
     return f"status {status} {words(told)}".strip()
+
+
+def _with_cure(complaint: str) -> str:
+    field = _UNSUPPORTED.search(complaint)
+    return f'{complaint} (extra={{"{field[1]}": null}} leaves {field[1]} out)' if field else complaint
 
 
 def _asked(response: httpx.Response) -> float | None:

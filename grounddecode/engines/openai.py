@@ -100,6 +100,11 @@ class OpenAIEngine:
         own = [key for key in _OWN if self.extra.get(key) is not None]
         if own:
             raise ValueError(f"extra sets {own[0]}, which engine openai sets itself: leave it out")
+        if self.extra.get("temperature", 0.0) is None:
+            log.warning(
+                "without a temperature %s decides how tokens are chosen: no answer is known to be greedy",
+                place.url.host,
+            )
         self.length = LENGTH[0]
         self.server = Server(place, key, whole("concurrency", concurrency, 1, 4096), patience)
         try:

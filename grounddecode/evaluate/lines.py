@@ -37,7 +37,7 @@ def tail_of(data: bytes, path: Path | str) -> Tail:
     if not last.strip():
         return Tail.WHOLE if not last else Tail.TORN
     try:
-        check_line(_parse(last), None)
+        check_line(parse(last), None)
     except ValueError:
         # A file system that lost power leaves zeros.
         if last[:1] in (b"{", b"\0"):
@@ -57,7 +57,7 @@ def lines_of(data: bytes, path: Path | str) -> Iterator[tuple[int, Record]]:
         if not line.strip():
             continue
         try:
-            yield number, _parse(line)
+            yield number, parse(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}, is no record of a run ({error}): {_CURE}") from None
 
@@ -95,16 +95,27 @@ def to_line(record: Mapping[str, Any]) -> bytes:
         return (json.dumps(record) + "\n").encode()
 
 
-def _parse(line: bytes) -> Record:
+def parse(text: bytes) -> Any:
+    """The JSON value of a file or line of ours.
+
+    Raises:
+        ValueError: why it is none; numbers that are none are not written by us either.
+    """
     try:
-        found: Record = json.loads(line.decode("utf-8-sig"))
+        return _JSON.decode(text.removeprefix(BOM_UTF8).decode())
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError:
         raise ValueError("it is no UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is no JSON: {error.msg}") from None
-    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _check_same(line: Record, known: Record, first: int) -> None:

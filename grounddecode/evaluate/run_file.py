@@ -70,6 +70,14 @@ class ScoringFile(TypedDict):
     data: NotRequired[str]
 
 
+class Session(TypedDict):
+    """One start of a run; `seconds` is missing where it did not come to its end."""
+
+    started: NotRequired[str]
+    seconds: NotRequired[Amount]
+    notes: NotRequired[list[str]]
+
+
 class RunFile(TypedDict):
     """`run.json`. `data_beside`: the data folder as seen from the run folder. `refused`: why a row has ended."""
 
@@ -83,7 +91,11 @@ class RunFile(TypedDict):
     engine: Mapping[str, Any]
     parts: list[str]
     n_samples: Count
-    sessions: list[Mapping[str, Any]]
+    versions: NotRequired[Mapping[str, str]]
+    hardware: NotRequired[Mapping[str, Any]]
+    commit: NotRequired[Mapping[str, Any] | None]
+    command: NotRequired[str]
+    sessions: list[Session]
     scoring: NotRequired[ScoringFile]
     refused: NotRequired[Mapping[str, str]]
     stages: NotRequired[list[Stage]]
@@ -180,6 +192,8 @@ def _check_names(run: RunFile) -> None:
     for name in run["settings"]["benchmarks"]:
         if name not in BENCHMARKS:
             raise Misfit(f"the field settings.benchmarks names {name!r}, which is no benchmark")
+    if not {part.partition("-")[0] for part in run["parts"]} <= set(run["settings"]["benchmarks"]):
+        raise Misfit("the fields parts and settings.benchmarks name different benchmarks")
     if len(set(run["methods"])) != len(run["methods"]):
         raise Misfit("the field methods names a method twice")
     if set(run["settings"]["plans"]) != set(run["methods"]) or set(run["settings"]["methods"]) != set(run["methods"]):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from grounddecode.engines.base import ENGINES, open_engine
 from grounddecode.evaluate.answering import Answering, Progress
@@ -17,7 +17,7 @@ from grounddecode.evaluate.merging import merge
 from grounddecode.evaluate.provenance import provenance
 from grounddecode.evaluate.recipe import Recipe
 from grounddecode.evaluate.rescoring import finish, rescore, truths
-from grounddecode.evaluate.run_file import RunFile
+from grounddecode.evaluate.run_file import RunFile, Session
 from grounddecode.evaluate.settings import digest, engine_facts, refuse_others
 from grounddecode.evaluate.store import Record, RunFolder
 from grounddecode.evaluate.task import Task, task_of
@@ -109,7 +109,7 @@ def _generate(
             refuse_others(str(folder.path), engine_facts(stored["engine"]), engine_facts(description))
         run = _run(task, folder, stored, description)
         session: dict[str, Any] = {"started": _now(), **provenance(), "device": description.get("device")}
-        run["sessions"] = [*run["sessions"], session]
+        run["sessions"] = [*run["sessions"], cast(Session, session)]
         folder.write_run(run)
         answering = _answering(engine, task, folder, known, progress)
         begin = time.perf_counter()

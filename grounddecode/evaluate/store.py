@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, cast
 
-from grounddecode.evaluate.lines import Record, Tail, checked, lines_of, tail_of, to_line
+from grounddecode.evaluate.lines import Record, Tail, checked, lines_of, parse, tail_of, to_line
 from grounddecode.evaluate.run_file import RunFile, check_run
 from grounddecode.evaluate.whole_files import PRIVATE, drop_stale, write_whole
 from grounddecode.secrets import masked
@@ -51,10 +51,10 @@ class RunFolder:
         """
         path = self.path / RUN
         try:
-            found = masked(json.loads(path.read_bytes().decode("utf-8-sig")))  # older versions stored keys
+            found = masked(parse(path.read_bytes()))  # older versions stored keys
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read ({error}): restore it or choose another folder") from None
         check_run(found, path)
         return cast(RunFile, found)

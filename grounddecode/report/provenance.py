@@ -69,7 +69,6 @@ def _plan(plan: Mapping[str, Any]) -> str:
 
 def _start(number: int, session: Mapping[str, Any]) -> tuple[str, str]:
     seconds = session.get("seconds")
-    told = [session.get("started"), f"{seconds:.0f} s" if isinstance(seconds, int | float) else "not ended in order"]
-    notes = session.get("notes")
-    told += notes if isinstance(notes, list) else []
-    return f"start {number}", ", ".join(str(one) for one in told if one)
+    lasted = "did not come to its end" if seconds is None else f"{seconds:.0f} s"
+    told = [session.get("started", ""), lasted, *session.get("notes", [])]
+    return f"start {number}", ", ".join(filter(None, told))

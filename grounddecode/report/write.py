@@ -89,7 +89,8 @@ def _galleries(
     found = cases.captions([record for record in records if record["method"] not in ended])
     differing = cases.differing(cases.only(found, _methods(about)))
     picked = cases.choose_differing(differing, images // 2)
-    spread = cases.choose([image for image in found if image not in picked], images - len(picked))
+    rest = [image for image in found if image not in picked]
+    spread = cases.choose(rest, images - len(picked))
 
     def find(image: str) -> Path | None:
         moved = None if data is None else data / image
@@ -107,7 +108,7 @@ def _galleries(
         ),
         html.Gallery(
             "Evenly spread over the run",
-            f"{len(spread)} of the {len(found)} pictures{' that are left' if picked else ''}; nobody picked them.",
+            f"{len(spread)} of the {len(rest)} pictures{' that are left' if picked else ''}; nobody picked them.",
             show(spread),
         ),
     ]

@@ -140,3 +140,18 @@ def test_a_proxy_is_told_without_its_password(grounddecode: Run, tmp_path: Path,
     assert done.returncode == 2
     assert "the proxies of the environment (HTTPS_PROXY, ALL_PROXY, ...) cannot be used" in done.stderr
     assert "pa55word" not in done.stderr
+
+
+def test_what_an_older_version_stored_is_neither_shown_nor_kept(grounddecode: Run, fake: Fake, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    command = ["bench", "--model", fake.url.replace("://", "://bob:pa55word@"), *PATIENT, *SMALL, "--out", out]
+    assert grounddecode(*command).returncode == 0
+    run = json.loads((out / "run.json").read_text())
+    run["settings"] |= {"model": command[2], "engine_options": {"retries": "0", "api_key": "old-secret"}}
+    run["command"] = run["sessions"][0]["command"] = f"bench --model {command[2]} --engine-option api_key=old-secret"
+    (out / "run.json").write_text(json.dumps(run))
+    shown = [grounddecode("report", out, "--out", tmp_path / "page"), grounddecode("compare", out, "--json")]
+    shown += [grounddecode(*command), grounddecode("score", "run", out, "--json")]
+    assert [done.returncode for done in shown] == [0] * 4, shown
+    texts = {str(at): done.stdout + done.stderr for at, done in enumerate(shown)}
+    assert_silent(texts | written(out) | written(tmp_path / "page"), "old-secret", "pa55word")

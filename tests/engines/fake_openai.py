@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from grounddecode.engines.base import Request
+from grounddecode.engines.base import Decoding, Request
+
+GREEDY = Decoding(max_new_tokens=7)
 
 
 @dataclass

@@ -183,7 +183,7 @@ def write_run(folder: Path, records: list[dict[str, Any]], methods: list[str], m
             "engine": "hf",
             "engine_options": {},
             "methods": sorted(methods),
-            "benchmarks": ["chair"],
+            "benchmarks": ["chair", "pope"],
             "seed": 0,
             "batch_size": 8,
             "shard": None,
