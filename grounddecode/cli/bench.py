@@ -15,6 +15,7 @@ from grounddecode.cli.output import results_only, write_json, write_line
 from grounddecode.cli.progress import Meter
 from grounddecode.evaluate.names import listed
 
+OUT_HELP = "Run folder. The same command continues a stopped run; more methods or a larger --limit extend one."
 METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."
 DATA_HELP = "Folder of the benchmarks' data; default: the lab's drawn scenes."
 ERRORS_HELP = "Leave with 0 though samples failed, or the model refused a method."
@@ -60,7 +61,7 @@ def _as_option(value: Any) -> str:
 
 def bench(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command continues a stopped run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)],
     methods: Annotated[str, typer.Option("--methods", help=METHODS_HELP)] = "greedy",
     benchmarks: Annotated[
         str, typer.Option("--benchmarks", help="Comma-separated: pope, chair, amber, mme.")
