@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, Model, Others, engine_options
+from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, MaxPixels, Model, Others, Trust, engine_options
 from grounddecode.cli.errors import complain, resumable
 from grounddecode.cli.output import results_only, write_json, write_line
 from grounddecode.cli.progress import Meter
@@ -87,6 +87,8 @@ def bench(
     dtype: Dtype = None,
     calibration: Calibration = None,
     others: Others = None,
+    trust: Trust = False,
+    max_pixels: MaxPixels = None,
     allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
@@ -110,7 +112,7 @@ def bench(
         chair_flavour=chair_flavour,
         amber_similarity=amber_similarity,
         resamples=resamples,
-        engine_options=engine_options(device, dtype, calibration, others),
+        engine_options=engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels),
     )
     with results_only(), resumable(out), Meter.shown("bench") as meter:
         metrics = answer(asked, out, progress=meter.answers)

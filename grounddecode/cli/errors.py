@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grounddecode.cli.streams import for_terminal
+from grounddecode.secrets import hidden
+
 if TYPE_CHECKING:
     import typer
 
@@ -19,11 +22,17 @@ INTERRUPTED, TERMINATED = 130, 143
 LONGEST = 600  # characters of a message; foreign libraries write essays
 
 DEBUG_VARIABLE = "GROUNDDECODE_DEBUG"
+QUIET_VARIABLE = "GROUNDDECODE_QUIET"
 
 
 def debugging() -> bool:
     """Whether tracebacks are wanted (`--debug`, or GROUNDDECODE_DEBUG in the environment)."""
     return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
+
+
+def quiet() -> bool:
+    """Whether nothing but results and errors is wanted (`--quiet`, or GROUNDDECODE_QUIET in the environment)."""
+    return os.environ.get(QUIET_VARIABLE, "") not in ("", "0")
 
 
 class Stopped(BaseException):
@@ -63,7 +72,7 @@ def guarded(app: typer.Typer, arguments: list[str]) -> int:
         return 0
     except Exception as error:
         if debugging():
-            traceback.print_exception(error)
+            sys.stderr.write(hidden("".join(traceback.format_exception(error))))
         complain(sentence(error))
         return BAD_INPUT
     return code if isinstance(code, int) else 0
@@ -88,8 +97,8 @@ def _terminable() -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """One line on stderr, with the name of the program as is the custom."""
-    sys.stderr.write(f"grounddecode: {text}\n")
+    """One line on stderr, without secrets, with the name of the program as is the custom."""
+    sys.stderr.write(f"grounddecode: {for_terminal(hidden(text))}\n")
 
 
 def sentence(error: Exception) -> str:

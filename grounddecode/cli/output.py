@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.cli.errors import complain, debugging
+from grounddecode.cli.errors import complain, debugging, quiet
+from grounddecode.cli.streams import encodable, for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-# Control characters but tab and line end, and halves of pairs, which no encoding has.
-_UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
 
 
@@ -43,13 +41,10 @@ def write_json(value: Mapping[str, Any]) -> None:
 
 
 def write_line(text: str) -> None:
-    """Print text as a result: what a model said cannot steer the terminal, and half a pair stops nothing."""
-    sys.stdout.write(f"{_UNPRINTABLE.sub(_escaped, text)}\n")
-
-
-def _escaped(letter: re.Match[str]) -> str:
-    """As JSON writes it, so that an object stays the same object."""
-    return f"\\u{ord(letter[0]):04x}"
+    """Print one line of plain text as a result. What a model said moves no cursor: a terminal gets it written out."""
+    text = encodable(for_terminal(text) if sys.stdout.isatty() else text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 @contextmanager
@@ -78,9 +73,11 @@ def _quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its decoders' complaints come as errors too
     warnings.filterwarnings("ignore", module=r"(torch|transformers|huggingface_hub)(\..*)?")
     warnings.showwarning = _warn
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    complain(f"warning: {' '.join(str(message).split())}")
+    if not quiet():
+        complain(f"warning: {' '.join(str(message).split())}")

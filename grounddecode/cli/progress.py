@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from grounddecode.cli.errors import quiet
 from grounddecode.cli.output import stderr
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Meter:
     @contextmanager
     def shown(cls, what: str) -> Iterator[Meter]:
         """A meter for the time of the block; the bar vanishes with it."""
-        if not sys.stderr.isatty():
+        if quiet() or not sys.stderr.isatty():
             yield cls(None, what)
             return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -45,6 +46,8 @@ class Meter:
 
     def say(self, text: str) -> None:
         """A remark in a line of its own, which stays."""
+        if quiet():
+            return
         if self._bars is not None:
             self._bars.console.print(f"{self._what}: {text}", markup=False)
         else:
@@ -66,6 +69,8 @@ class Meter:
 
     def step(self, label: str, done: int, total: int) -> None:
         """`done` of `total`, with what is going on just now."""
+        if quiet():
+            return
         if self._bars is not None:
             self._task = self._bars.add_task(label, total=total) if self._task is None else self._task
             self._bars.update(self._task, description=label, completed=done, total=total)

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from grounddecode.cli.command import App
 from grounddecode.cli.engines import Others, engine_options
 from grounddecode.cli.errors import complain
 from grounddecode.cli.output import results_only, write_json, write_line
 
-app = typer.Typer(help="Score answer files by the rules of the official programs.")
+app = App(help="Score answer files by the rules of the official programs.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TRUTH_HELP = "JSON file {image_id: [objects]}."

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from grounddecode.engines.base import Decoding, Engine, Request, Response
+from grounddecode.engines.base import BatchError, Decoding, Engine, Request, Response
 from grounddecode.evaluate.batches import Opened, Unit, opened
 from grounddecode.evaluate.memory import out_of_memory, peak_memory, release
 from grounddecode.evaluate.plans import Plan
 from grounddecode.evaluate.samples import Pictures
 from grounddecode.evaluate.store import Record, RunFolder
+from grounddecode.secrets import hidden
 
 log = logging.getLogger(__name__)
 PATIENCE = 3  # samples that fail before anything has succeeded, until a plan is given up
@@ -42,7 +43,8 @@ class Answering:
 
     Every method answers a batch before the next batch begins, so that their times suffer alike from a busy machine.
     A batch that does not fit into memory is halved, for this method from then on. Where a batch fails otherwise, its
-    samples are asked one by one, and those that fail are recorded as failed.
+    samples are asked one by one, and those that fail are recorded as failed. An engine that can tell which requests of
+    a batch failed (`BatchError`) is believed: what it answered is stored, and nothing is asked twice.
 
     A plan that the model refuses, or that fails on all of its first samples, ends: `refused` says why, by plan.
     `known` holds the answered sample ids of each plan; answers are added to it.
@@ -70,13 +72,16 @@ class Answering:
         """Ask the batches for what has no answer yet."""
         pending = [group for group in groups if any(self._unknown(plan, group) for plan in self.plans)]
         self._probe(pending)
-        for group in opened(pending, Pictures()):
+        for group in opened(pending, self._pictures()):
             for plan in self._going_on():
                 self._answer_all(plan, self._wanted(plan, group))
             self._first = False
         for plan in self._going_on():
             if not self.known.get(plan.name):
                 self._end(plan, f"{plan.name} could answer no sample: {self.last_errors.get(plan.name, 'no reason')}")
+
+    def _pictures(self) -> Pictures:
+        return Pictures(max_pixels=self.engine.max_pixels, side=self.engine.side)
 
     def refuse_silence(self) -> None:
         """Raises RuntimeError where no plan could answer anything: that is no result."""
@@ -104,7 +109,7 @@ class Answering:
         untried = [plan for plan in self.plans if plan.methods and not self.known.get(plan.name)]
         if not untried or not groups:
             return
-        (group,) = opened([groups[0]], Pictures())
+        (group,) = opened([groups[0]], self._pictures())
         requests = [_request(one) for one in group if one.picture is not None][:1]
         for plan in untried if requests else ():
             decoding = Decoding(max_new_tokens=PROBE, seed=self.seed, **plan.decoding)
@@ -130,13 +135,13 @@ class Answering:
 
     def _answer(self, plan: Plan, group: Sequence[Opened]) -> None:
         try:
-            records = self._generate(plan, group)
+            records, failures = self._generate(plan, group)
         except Exception as error:
             # Nothing of the error may live on: its traceback holds the tensors of the failed batch.
             full, text = out_of_memory(error), _sentence(error)
             log.debug("a batch of %s failed", plan.name, exc_info=True)
         else:
-            self._store(plan, group, records)
+            self._keep(plan, group, records, failures)
             return
         if full:
             release()
@@ -149,20 +154,37 @@ class Answering:
         else:
             self._in_pieces(plan, group, 1)
 
-    def _generate(self, plan: Plan, group: Sequence[Opened]) -> list[Record]:
+    def _keep(
+        self, plan: Plan, group: Sequence[Opened], records: Sequence[Record], failures: Mapping[str, str]
+    ) -> None:
+        if records:
+            self._store(plan, group, records)
+        for one in group:
+            if one.unit.first.sample_id in failures:
+                self._fail(plan, one, failures[one.unit.first.sample_id])
+
+    def _generate(self, plan: Plan, group: Sequence[Opened]) -> tuple[list[Record], dict[str, str]]:
+        """Records of the samples that were answered, and why others were not, by sample id."""
         requests = [_request(one) for one in group]
         length = group[0].unit.first.max_new_tokens
         decoding = Decoding(max_new_tokens=length, seed=self.seed, **plan.decoding)
+        failures: dict[str, str] = {}
         with peak_memory(self.device) as peak:
-            responses = self.engine.generate(requests, decoding, plan.methods)
-        if [response.sample_id for response in responses] != [request.sample_id for request in requests]:
+            try:
+                responses = self.engine.generate(requests, decoding, plan.methods)
+            except BatchError as partial:
+                responses = partial.responses
+                failures = {sample_id: _sentence(error) for sample_id, error in partial.failures.items()}
+        answered = [one for one in group if one.unit.first.sample_id not in failures]
+        if [response.sample_id for response in responses] != [one.unit.first.sample_id for one in answered]:
             raise RuntimeError(f"the engine {self.engine.name} answered other samples than it was asked")
         facts = {"batch": len(group), "peak_memory_mib": peak.mib, **({"warming_up": True} if self._first else {})}
-        return [
+        records = [
             record
-            for one, response in zip(group, responses, strict=True)
+            for one, response in zip(answered, responses, strict=True)
             for record in _answers(plan, one.unit, response, facts)
         ]
+        return records, failures
 
     def _fail(self, plan: Plan, one: Opened, text: str) -> None:
         self._record_failure(plan, one, text)
@@ -172,7 +194,7 @@ class Answering:
                 self._end(plan, f"{plan.name} could answer none of the first {PATIENCE} samples: {text[:LONGEST]}")
 
     def _end(self, plan: Plan, reason: str) -> None:
-        self.refused[plan.name] = reason[: 2 * LONGEST]
+        self.refused[plan.name] = hidden(reason)[: 2 * LONGEST]
 
     def _record_failure(self, plan: Plan, one: Opened, text: str) -> None:
         error = self.last_errors[plan.name] = text[:LONGEST]
@@ -222,5 +244,5 @@ def _answers(plan: Plan, unit: Unit, response: Response, facts: Mapping[str, Any
 
 
 def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = hidden(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

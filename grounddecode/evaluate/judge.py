@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from grounddecode.evaluate import records
 from grounddecode.evaluate.ratios import ratio
+from grounddecode.secrets import hidden
 
 if TYPE_CHECKING:
     from grounddecode.engines.base import Engine
@@ -107,7 +108,7 @@ def score_hallusionbench(questions: Sequence[Mapping[str, Any]], verdicts: Seque
     A question without a picture of the category VS may also be left open. Figures leave such questions out.
 
     Args:
-        judge: the name of the judging model, which the result carries.
+        judge: the name of the judging model, which the result carries, without secrets.
 
     Returns:
         `a_acc f_acc q_acc` as fractions, their denominators, `judge`, `official` (always False) and `warnings`.
@@ -133,7 +134,7 @@ def score_hallusionbench(questions: Sequence[Mapping[str, Any]], verdicts: Seque
         "n_figures": len(figures),
         "n_pairs": len(pairs),
         "n_unclear": list(verdicts).count(UNCLEAR),
-        "judge": judge,
+        "judge": hidden(judge),
         "official": False,
         "warnings": warnings,
     }

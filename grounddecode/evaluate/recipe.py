@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from grounddecode.engines.base import INCIDENTAL
 from grounddecode.evaluate.batches import parse_shard
 from grounddecode.evaluate.benchmarks import EVALUATION, LAB_DATA, Wanted
 from grounddecode.evaluate.chair import PATTERN, default_flavour
@@ -14,9 +15,8 @@ from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.names import listed
 from grounddecode.evaluate.schema import Between, Misfit, check
 from grounddecode.evaluate.settings import plain
+from grounddecode.secrets import masked
 
-#: Options of engines in which the starts of one run may differ: where it runs, how long it waits, how it is let in.
-PASSING_OPTIONS = frozenset({"device", "api_key", "concurrency", "timeout", "deadline", "retries", "backoff"})
 _LISTS = ("methods", "benchmarks")
 
 
@@ -96,9 +96,9 @@ class Recipe:
         return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, self.split)
 
     def settings(self) -> dict[str, Any]:
-        """The part that answers depend on, as run.json holds it."""
+        """The part that answers depend on, as run.json holds it: without secrets, so that another key resumes a run."""
         return {
-            "model": self.model,
+            "model": masked(self.model),
             "engine": self.engine,
             "engine_options": lasting(self.engine_options),
             "methods": sorted(self.methods),
@@ -116,7 +116,7 @@ class Recipe:
 def lasting(options: Mapping[str, Any]) -> dict[str, Any]:
     """An engine's options without those that starts of one run may differ in, the path of a calibration among them."""
     paths = {key for key in ("calibration",) if isinstance(options.get(key), str | Path)}
-    return {key: plain(value) for key, value in options.items() if key not in PASSING_OPTIONS | paths}
+    return dict(masked({key: plain(value) for key, value in options.items() if key not in INCIDENTAL | paths}))
 
 
 def _text(path: object) -> object:

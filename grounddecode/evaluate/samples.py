@@ -76,17 +76,17 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
-def open_picture(image: str) -> Image:
-    """An RGB picture, upright. `lab:SEED` is drawn.
+def open_picture(image: str, max_pixels: int | None = None, side: int | None = None) -> Image:
+    """An RGB picture, upright, as `open_image` reads it. `lab:SEED` is drawn.
 
     Raises:
-        ValueError: a missing or broken file.
+        ValueError: a missing or broken file, or one of more than `max_pixels` (None: 50 million).
     """
     if image.startswith(LAB):
         return drawn(int(image.removeprefix(LAB))).image
     from grounddecode.engines.images import open_image
 
-    return open_image(Path(image))
+    return open_image(Path(image), max_pixels=max_pixels, side=side)
 
 
 @lru_cache(maxsize=1024)
@@ -100,8 +100,8 @@ def drawn(seed: int) -> Scene:
 class Pictures:
     """Opened pictures, the last used ones kept up to `capacity` bytes; safe to use from several threads."""
 
-    def __init__(self, capacity: int = 128 * 2**20) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int = 128 * 2**20, max_pixels: int | None = None, side: int | None = None) -> None:
+        self.capacity, self.max_pixels, self.side = capacity, max_pixels, side
         self._held: OrderedDict[str, Image] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -112,7 +112,7 @@ class Pictures:
             if image in self._held:
                 self._held.move_to_end(image)
                 return self._held[image]
-        picture = open_picture(image)
+        picture = open_picture(image, self.max_pixels, self.side)
         with self._lock:
             if image not in self._held:
                 self._held[image] = picture

@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 from grounddecode.evaluate.lines import Record, Tail, checked, lines_of, parse, tail_of, to_line
 from grounddecode.evaluate.run_file import RunFile, check_run
 from grounddecode.evaluate.whole_files import PRIVATE, drop_stale, write_whole
+from grounddecode.secrets import masked
 
 __all__ = ["METRICS", "RUN", "SAMPLES", "Record", "RunFolder"]
 RUN, SAMPLES, METRICS = "run.json", "samples.jsonl", "metrics.json"
@@ -50,7 +51,7 @@ class RunFolder:
         """
         path = self.path / RUN
         try:
-            found = parse(path.read_bytes())
+            found = masked(parse(path.read_bytes()))  # older versions stored keys
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -100,7 +101,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-            self._file = os.open(self.path / SAMPLES, flags, 0o644)
+            self._file = os.open(self.path / SAMPLES, flags, PRIVATE)
         except OSError as error:
             raise ValueError(
                 f"the run folder {str(self.path)!r} cannot be written ({error.strerror}): choose another --out"
@@ -178,7 +179,8 @@ class RunFolder:
             except OSError as error:
                 raise _named(error, self.path / SAMPLES) from None
 
-    def _replace(self, name: str, content: Mapping[str, Any]) -> None:
+    def _replace(self, name: str, given: Mapping[str, Any]) -> None:
+        content = masked(given)
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
         try:
             data = text.encode()

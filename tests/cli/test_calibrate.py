@@ -44,7 +44,10 @@ def test_a_calibration_is_written_and_read(grounddecode: Run, images: Path, tmp_
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--images", "no/such/folder"], "no/such/folder"),
+        (["--images", "no/such/folder"], "'no/such/folder' does not exist"),
+        (["--images", "README.md"], "'README.md' is no folder"),
+        (["--engine-option", "attn_implementation=zz"], "'zz' is no attn_implementation"),
+        (["--dtype", "float8_e4m3fn"], "give float32"),
         (["--images", "grounddecode/methods"], "grounddecode/methods"),  # no pictures in it
         (["--model", "lab:seed9"], "seed9"),
         (["--n-images", "0"], "--n-images"),

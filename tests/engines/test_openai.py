@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from grounddecode.engines.base import Decoding, Request, open_engine
+from grounddecode.engines.base import BatchError, Decoding, Request, open_engine
 from grounddecode.engines.openai import OpenAIEngine
 from grounddecode.engines.server import LONGEST_WAIT, Patience
 from grounddecode.registry import parse
@@ -126,15 +126,29 @@ def test_a_refusal_is_told_at_once(fake: Fake, engine: OpenAIEngine, status: int
     assert fake.asked["a"] == 1
 
 
-def test_a_failure_cancels_what_waits_in_line(fake: Fake) -> None:
-    fake.script = lambda body, nth: Reply(status=400) if words(body) == "0" else Reply(delay=0.05)
-    engine = OpenAIEngine(fake.url + "#m", concurrency=1)
+def test_a_failure_takes_nothing_from_the_others(fake: Fake) -> None:
+    failing, refused = Reply(status=500, body=b""), Reply(status=400, body=b'{"error": {"message": "too long"}}')
+    fake.script = lambda body, nth: {"3": failing, "9": refused}.get(words(body), Reply(text=words(body), delay=0.05))
+    engine = OpenAIEngine(fake.url + "#m", concurrency=8, retries=2, backoff=0.05)
     try:
-        with pytest.raises(RuntimeError, match="id-0"):
+        with pytest.raises(BatchError, match=r"^sample id-3: .* 500 \(and 1 more of the batch failed\)$") as caught:
             engine.generate(ask(*map(str, range(20))), GREEDY)
     finally:
         engine.close()
-    assert len(fake.bodies) <= 2
+    assert [one.text for one in caught.value.responses] == [str(at) for at in range(20) if at not in (3, 9)]
+    assert [*caught.value.failures] == ["id-3", "id-9"]
+    assert str(caught.value.failures["id-9"]) == "sample id-9: 127.0.0.1 failed: status 400 too long"
+    assert fake.asked["3"] == 3
+    assert sum(fake.asked.values()) == 22, "nothing that was answered is asked again"
+    assert fake.most_in_flight > 4, "and they do not wait for each other"
+
+
+def test_an_unreadable_picture_takes_nothing_from_the_others(engine: OpenAIEngine, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    broken = Request(sample_id="s", prompt="p", images=(tmp_path / "a.png",))
+    with pytest.raises(BatchError, match=r"a\.png is no readable image") as caught:
+        engine.generate([broken, *ask("a")], GREEDY)
+    assert [one.text for one in caught.value.responses] == ["fine"]
 
 
 def test_the_wait_that_the_server_asks_for_is_obeyed(fake: Fake, engine: OpenAIEngine) -> None:
@@ -145,12 +159,12 @@ def test_the_wait_that_the_server_asks_for_is_obeyed(fake: Fake, engine: OpenAIE
 
 
 def test_waits_double_and_are_spread() -> None:
-    patience = Patience(timeout=1, retries=9, backoff=2)
+    patience = Patience(timeout=1, deadline=2, retries=9, backoff=2, max_bytes=1)
     for attempt, middle in enumerate([2, 4, 8, 16]):
         waits = [patience.wait(attempt, None) for _ in range(200)]
         assert 0.5 * middle <= min(waits) < 0.6 * middle
         assert 1.4 * middle < max(waits) <= 1.5 * middle
-    assert patience.wait(9, None) == LONGEST_WAIT
+    assert patience.wait(9, None) == patience.wait(5000, None) == LONGEST_WAIT
     assert patience.wait(0, 0.0) == 0.0
     assert patience.wait(0, 3600.0) == LONGEST_WAIT
 
@@ -225,9 +239,46 @@ def test_seeds_depend_on_the_sample_and_not_on_its_batch(fake: Fake, engine: Ope
 
 
 def test_methods_are_refused_unless_the_server_is_said_to_know_them(fake: Fake, engine: OpenAIEngine) -> None:
-    with pytest.raises(ValueError, match=r"^avc needs more than chat completions: use engine hf, or send_methods=true"):
+    with pytest.raises(ValueError, match=r"^avc needs more than chat completions: use engine hf$"):
         engine.generate(ask("a"), GREEDY, parse("avc"))
     assert fake.bodies == []
+
+
+def applied(body: dict[str, Any]) -> dict[str, Any]:
+    """What a server that applied the methods of a request adds to its answer."""
+    return {"grounddecode": {"methods": json.loads(body["vllm_xargs"]["grounddecode"])}} if "vllm_xargs" in body else {}
+
+
+def other_settings(body: dict[str, Any]) -> dict[str, Any]:
+    told = applied(body)
+    told["grounddecode"]["methods"][0]["beta"] = 0.25
+    return told
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda body: {},
+        lambda body: {"grounddecode": True},
+        lambda body: {"grounddecode": {"methods": []}},
+        lambda body: {"grounddecode": {"methods": applied(body)["grounddecode"]["methods"][:1]}},
+        other_settings,
+    ],
+    ids=["nothing", "true", "none", "one of two", "other settings"],
+)
+def test_what_a_server_does_not_confirm_is_no_answer_of_a_method(fake: Fake, told: Any) -> None:
+    fake.script = lambda body, nth: Reply(delay=0.05, more=told(body))
+    engine = OpenAIEngine(fake.url + "#m", send_methods=True, concurrency=2)
+    try:
+        with pytest.raises(ValueError, match=r"^the server does not confirm that locore\+avc acted, .* use engine hf$"):
+            engine.generate(ask(*map(str, range(20))), GREEDY, parse("locore:beta=0.5+avc"))
+        assert len(fake.bodies) <= 4, "the rest need not be paid for"
+    finally:
+        engine.close()
+
+
+def test_confirmed_methods_answer(fake: Fake) -> None:
+    fake.script = lambda body, nth: Reply(more=applied(body))
     knowing = OpenAIEngine(fake.url + "#m", send_methods="true")
     try:
         knowing.generate(ask("a"), GREEDY, parse("locore:beta=0.5+avc"))
@@ -253,6 +304,121 @@ def test_extra_fields_win(fake: Fake) -> None:
         assert engine.describe()["extra"] == {"top_k": 5, "max_tokens": 9}
     finally:
         engine.close()
+
+
+def test_null_in_extra_leaves_a_field_out(fake: Fake) -> None:
+    extra = {"max_tokens": None, "temperature": None, "seed": None, "max_completion_tokens": 16}
+    engine = OpenAIEngine(fake.url + "#m", extra=json.dumps(extra))
+    try:
+        engine.generate(ask("a"), GREEDY)
+    finally:
+        engine.close()
+    assert sorted(fake.bodies[0]) == ["max_completion_tokens", "messages", "model"]
+
+
+NEWER = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+)
+
+
+def newer(body: dict[str, Any], nth: int) -> Reply:
+    """A model that knows the longest answer by its newer name only, and no temperature."""
+    for field, told in zip(("max_tokens", "temperature"), NEWER, strict=True):
+        if field in body:
+            return Reply(status=400, body=json.dumps({"error": {"message": told}}).encode())
+    return Reply(text="yes")
+
+
+def test_the_newer_name_of_the_longest_answer_is_learnt_once(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
+    fake.script = newer
+    engine = OpenAIEngine(fake.url + "#m", extra={"temperature": None}, concurrency=1)
+    try:
+        assert [one.text for one in engine.generate(ask("a", "b", "c"), GREEDY)] == ["yes"] * 3
+    finally:
+        engine.close()
+    assert [("max_tokens" in body, body.get("max_completion_tokens")) for body in fake.bodies] == [
+        (True, None), (False, 7), (False, 7), (False, 7)
+    ]  # fmt: skip
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "127.0.0.1 takes max_completion_tokens in place of max_tokens"
+    ]
+
+
+def test_requests_in_flight_learn_it_together(fake: Fake) -> None:
+    fake.script = newer
+    engine = OpenAIEngine(fake.url + "#m", extra={"temperature": None}, concurrency=4)
+    try:
+        assert [one.text for one in engine.generate(ask(*"abcd"), GREEDY)] == ["yes"] * 4
+    finally:
+        engine.close()
+
+
+def test_no_other_field_is_given_up(fake: Fake, engine: OpenAIEngine) -> None:
+    fake.script = newer
+    with pytest.raises(RuntimeError, match="'temperature' does not support 0"):
+        engine.generate(ask("a"), GREEDY)
+    assert len(fake.bodies) == 2
+    chosen = OpenAIEngine(fake.url + "#m", extra={"max_tokens": 9})
+    try:
+        with pytest.raises(RuntimeError, match="Use 'max_completion_tokens' instead"):
+            chosen.generate(ask("b"), GREEDY)
+    finally:
+        chosen.close()
+    assert fake.asked["b"] == 1, "what extra says wins"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "Yes"}], "Yes"),
+        ([{"type": "text", "text": "Ye"}, {"type": "text", "text": "s, a dog."}, "!"], "Yes, a dog.!"),
+        ([{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": "No"}], "No"),
+        ([{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "No"}], "No"),
+        ("half \ud83d of a pair, a whole \ud83d\ude00", "half \ufffd of a pair, a whole \U0001f600"),
+    ],
+)
+def test_the_text_of_a_message(fake: Fake, engine: OpenAIEngine, content: Any, text: str) -> None:
+    fake.script = lambda body, nth: Reply(text=content)
+    assert engine.generate(ask("a"), GREEDY)[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "says"),
+    [
+        ("", "content_filter", "an answer withheld by the server, finish_reason 'content_filter'"),
+        ("There is a dog and", "content_filter", "withheld"),
+        ("There is a dog and", "SAFETY", "withheld"),
+        (None, "content_filter", "withheld"),
+        ("", "length", "an empty answer, finished by 'length', raise max_new_tokens"),
+        (" \n", "length", "an empty answer"),
+        ("", "tool_calls", "an empty answer, finished by 'tool_calls'"),
+        (None, "length", "without text, finished by 'length'"),
+        ([], "stop", "without text"),
+        ([{"type": "image_url"}], "stop", "without text"),
+        (7, "stop", "without text"),
+        ({"text": "Yes"}, "stop", "without text"),
+    ],
+)
+def test_what_the_model_did_not_say_is_no_answer(
+    fake: Fake, engine: OpenAIEngine, text: Any, finish: str, says: str
+) -> None:
+    fake.script = lambda body, nth: Reply(text=text, finish=finish)
+    with pytest.raises(RuntimeError, match=says):
+        engine.generate(ask("a"), GREEDY)
+    assert fake.asked["a"] == 1
+
+
+@pytest.mark.parametrize("finish", ["stop", "length", "eos_token", None, "whatever"])
+def test_words_count_however_they_ended(fake: Fake, engine: OpenAIEngine, finish: str | None) -> None:
+    fake.script = lambda body, nth: Reply(text="A dog", finish=finish)
+    assert engine.generate(ask("a"), GREEDY)[0].text == "A dog"
+
+
+@pytest.mark.parametrize("finish", ["error", "abort"])
+def test_an_answer_that_broke_off_is_asked_for_again(fake: Fake, engine: OpenAIEngine, finish: str) -> None:
+    fake.script = lambda body, nth: Reply(text="A d", finish=finish) if nth == 0 else Reply(text="A dog")
+    assert engine.generate(ask("a"), GREEDY)[0].text == "A dog"
 
 
 def test_the_only_model_is_found(fake: Fake) -> None:
@@ -295,28 +461,60 @@ def test_nobody_listens() -> None:
         ("https://h", "https://h/v1/", ""),
         ("http://h:1/", "http://h:1/v1/", ""),
         ("http://h/a/v2/", "http://h/a/v2/", ""),
+        (" http://h/v1\r\n", "http://h/v1/", ""),
+        ("http://h/v1/chat/completions", "http://h/v1/", ""),
+        ("http://h/chat/completions/#m", "http://h/v1/", "m"),
+        ("http://u:p@h/v1#org/name@2", "http://h/v1/", "org/name@2"),
+        ("https://h/openai/deployments/d?api-version=1#m", "https://h/openai/deployments/d/?api-version=1", "m"),
     ],
 )
 def test_addresses(address: str, url: str, name: str) -> None:
-    from grounddecode.engines.server import address as read
+    from grounddecode.engines.address import address as read
 
-    base, model = read(address)
-    assert (str(base), model) == (url, name)
+    found = read(address)
+    assert (str(found.url), found.model) == (url, name)
 
 
-@pytest.mark.parametrize("wrong", ["lab", "org/model", "ftp://h/v1", "http://", "http://h:x/v1"])
+def test_the_query_of_an_address_goes_with_every_request(fake: Fake) -> None:
+    engine = OpenAIEngine(fake.url + "?api-version=2&key=very-secret")
+    try:
+        engine.generate(ask("a"), GREEDY)
+        assert engine.describe()["url"] == fake.url + "/?api-version=2&key=***"
+    finally:
+        engine.close()
+    assert fake.paths[0] == "/v1/models?api-version=2&key=very-secret"
+    assert fake.paths[-1] == "/v1/chat/completions?api-version=2&key=very-secret"
+
+
+@pytest.mark.parametrize("wrong", ["lab", "org/model", "ftp://h/v1", "http://", "http://h:x/v1", "http://h:99999/v1"])
 def test_a_model_that_is_no_address_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="is no address of a server"):
         OpenAIEngine(wrong)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"retries": -1}, {"backoff": "soon"}, {"timeout": 0}, {"extra": "{"}, {"extra": "[]"}]
+    ("key", "values"),
+    {
+        "concurrency": [0, 1e9],
+        "retries": [-1, "inf", "nan", 1.5, None, "1e9"],
+        "backoff": ["soon", -1],
+        "timeout": [0, "inf"],
+        "deadline": [-1, "nan"],
+        "max_bytes": [3],
+        "send_methods": ["maybe"],
+        "extra": ["{", "[]", 3],
+    }.items(),
 )
-def test_options_out_of_range_are_refused(fake: Fake, wrong: dict[str, Any]) -> None:
-    (key,) = wrong
-    with pytest.raises(ValueError, match=f"^{key} is "):
-        OpenAIEngine(fake.url + "#m", **wrong)
+def test_options_out_of_range_are_refused(fake: Fake, key: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{key} is "):
+            OpenAIEngine(fake.url + "#m", **{key: value})
+
+
+@pytest.mark.parametrize("field", ["messages", "stream", "n"])
+def test_extra_cannot_make_answers_unreadable(fake: Fake, field: str) -> None:
+    with pytest.raises(ValueError, match=f"^extra sets {field}, which engine openai sets itself"):
+        OpenAIEngine(fake.url + "#m", extra={field: 2})
 
 
 def test_an_unknown_option_is_named(fake: Fake) -> None:

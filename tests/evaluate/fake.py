@@ -74,6 +74,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    max_pixels, side = 1_000_000, None
 
     def __init__(self, seconds: float = 0.0, device: str = "none") -> None:
         self.seconds = seconds

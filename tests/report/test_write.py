@@ -25,6 +25,7 @@ class Witness:
     """An engine that knows the scenes; under a method it sees an elephant that is not there."""
 
     name = "witness"
+    max_pixels, side = 1_000_000, None
 
     def describe(self) -> dict[str, object]:
         return {"engine": self.name, "device": "cpu"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ class Decoder:
     stack: nn.Module
     layers: tuple[AttentionLayer, ...]
     n_layers: int
+    n_heads: int
     implementation: str
     image_token_id: int
+    video_token_id: int | None = None
 
     @property
     def is_hybrid(self) -> bool:
@@ -61,8 +64,8 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         raise ValueError(f"{name} is no transformers model that generates, give e.g. LlavaForConditionalGeneration")
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is an encoder-decoder, grounddecode works on decoder-only vision-language models")
-    text = config.get_text_config(decoder=True)
-    image_token_id = _image_token_id(config)
+    text = transformers_names.found(config, "get_text_config")(decoder=True)
+    image_token_id = transformers_names.image_token(config)
     if image_token_id is None:
         raise ValueError(f"{name} is a text-only model (its config names no image token), give a vision-language model")
     layers = _attention_layers(model, text)
@@ -77,9 +80,34 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         stack=stack,
         layers=layers,
         n_layers=int(text.num_hidden_layers),
-        implementation=str(text._attn_implementation),
+        n_heads=int(text.num_attention_heads),
+        implementation=_implementation(text),
         image_token_id=image_token_id,
+        video_token_id=transformers_names.video_token(config),
     )
+
+
+def require_layers(decoder: Decoder, methods: Sequence[Method]) -> None:
+    """Refuse methods that name layers or heads which the decoder has not, or layers whose attention is no text's."""
+    attending = {layer.index for layer in decoder.layers if not layer.cross}
+    for method in methods:
+        method.require_decoder(decoder.n_layers, decoder.n_heads)
+        if Needs.ATTENTION_EDIT not in method.active_needs():
+            continue
+        acting = {layer for layer in range(decoder.n_layers) if method.acts_on(layer, decoder.n_layers)}
+        others = sorted(set(method.named_layers()) - attending)
+        if others or not acting & attending:
+            raise ValueError(
+                f"{method.name}: layers {others or sorted(acting)} of {type(decoder.model).__name__} have no attention "
+                f"among the tokens of the sequence, choose of {sorted(attending)}"
+            )
+
+
+def _implementation(text: Any) -> str:
+    kernel = str(transformers_names.found(text, "_attn_implementation"))
+    if kernel in transformers_names.BLOCK_MASKS:
+        raise ValueError(f"the masks of {kernel} cannot be read row by row, load with attn_implementation='sdpa'")
+    return kernel
 
 
 def require_image_keys(decoder: Decoder, methods: Sequence[Method]) -> None:
@@ -102,15 +130,6 @@ def _attention_layers(model: nn.Module, text: Any) -> tuple[AttentionLayer, ...]
         and "Attention" in type(module).__name__
     ]
     return tuple(sorted(found, key=lambda layer: layer.index))
-
-
-def _image_token_id(config: Any) -> int | None:
-    for holder in (config, getattr(config, "vision_config", None)):
-        for key in ("image_token_id", "image_token_index"):
-            value = getattr(holder, key, None)
-            if value is not None:
-                return int(value)
-    return None
 
 
 def _runner(model: PreTrainedModel, stack: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.sequence import FLAGS
 from grounddecode.engines.hf.step import Step
+from grounddecode.engines.hf.transformers_names import layer_kind, shares_keys
 from grounddecode.method import Method
 
 if TYPE_CHECKING:
@@ -76,15 +77,11 @@ def _append(known: Tensor | None, new: Tensor, step: Step) -> Tensor:
 
 def _source(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> int:
     """The layer whose keys and values this one reads (Gemma 3n and 4: the last of its kind that has its own)."""
-    if not getattr(layer.module, "is_kv_shared_layer", False):
+    if not shares_keys(layer.module):
         return layer.index
     owners = [
         other.index
         for other in layers
-        if not getattr(other.module, "is_kv_shared_layer", False) and _kind(other.module) == _kind(layer.module)
+        if not shares_keys(other.module) and layer_kind(other.module) == layer_kind(layer.module)
     ]
     return max(owners, default=layer.index)
-
-
-def _kind(module: nn.Module) -> object:
-    return getattr(module, "layer_type", getattr(module, "is_sliding", None))

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 _FEW = range(2, 5)  # rows whose product with a matrix is quicker from the other side, on one core and on several
 
 
-def few_rows(head: nn.Linear) -> Callable[[Tensor], Tensor]:
+def few_rows(head: nn.Linear, wanted: Callable[[], bool] = lambda: True) -> Callable[[Tensor], Tensor]:
     """A forward for the unembedding that is quick on the two rows of one request and its second stream.
 
     On a CPU in float32, `x @ W.T` with two rows reads the matrix twice and `W @ x.T` once: a step whose largest matrix
-    is the unembedding would pay for it. Other rows, devices and types go the usual way. x: (..., width).
+    is the unembedding would pay for it. Other rows, devices and types, and what is not `wanted`, go the usual way.
+    x: (..., width).
     """
     usual = head.forward
 
     def forward(x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if rows not in _FEW or x.device.type != "cpu" or x.dtype != torch.float32:
+        if rows not in _FEW or not wanted() or x.device.type != "cpu" or x.dtype != torch.float32:
             return usual(x)
         return (head.weight @ x.reshape(rows, -1).T).T.contiguous().view(*x.shape[:-1], -1)
 

@@ -77,6 +77,11 @@ class Sequence:
         return self.image.shape[0]
 
     @cached_property
+    def is_plain(self) -> bool:
+        """Whether no row has an image: then every method leaves the model alone; one host read a sequence."""
+        return not bool(self.image.any())
+
+    @cached_property
     def all_see(self) -> bool:
         """Whether every row has an image; one host read a sequence."""
         return bool(self.image.any(dim=1).all())

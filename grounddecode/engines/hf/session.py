@@ -11,10 +11,12 @@ from torch import Tensor, cat
 
 from grounddecode.calibration import known
 from grounddecode.engines.hf import interface, transformers_names
+from grounddecode.engines.hf.answers import ended, trace_contrast
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
-from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys
+from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys, require_layers
 from grounddecode.engines.hf.parts import Forward, Part, parts_for, through
+from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, require_images
 from grounddecode.engines.hf.sequence import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from grounddecode.trace import Trace
 
 OWNER = "_grounddecode_session"  # instance attribute of a model that has an open session
-_CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
 class Session:
@@ -52,6 +53,7 @@ class Session:
         self.decoder: Decoder = find_decoder(self.model)
         self.methods = _calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
+        require_layers(self.decoder, self.methods)
         self._adjusting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
         self._expected: frozenset[int] = frozenset()  # layers that every forward pass must come through
         self.step: Step | None = None
@@ -113,7 +115,7 @@ class Session:
             self.replace(layer.module, interface.STATE, self._handler(plans[layer.index]))
         self.replace(self.model, "generate", self._wrapped_generate())
         self.replace(decoder.runner, "forward", uncompiled(self._given, self._wrapped_forward()))
-        for name in _CONTINUOUS_BATCHING:
+        for name in transformers_names.CONTINUOUS_BATCHING:
             if hasattr(self.model, name):  # it would swallow what the attention function raises
                 self.replace(self.model, name, self._refuse_continuous_batching)
         if decoder.runner is not self.model:
@@ -133,7 +135,7 @@ class Session:
             step = self.step
             if step is None:
                 return call.base(base, call.mask)
-            if call.options.get("cache") is not None:
+            if call.options.get(transformers_names.PAGED) is not None:
                 self._refuse_continuous_batching()
             step.seen.add(plan.layer)
             return attend(call, base, kernel, plan, step)
@@ -187,7 +189,10 @@ class Session:
         return forward
 
     def _run(self, kwargs: dict[str, Any], original: Forward) -> Any:
-        self.step = step = self._begin(kwargs)
+        step = self._begin(kwargs)
+        if step.sequence.is_plain:  # a prompt without an image is answered as rows without one in a batch are
+            return original(kwargs)
+        self.step = step
         try:
             forward = original
             for part in reversed(self.parts):
@@ -195,13 +200,14 @@ class Session:
                 forward = functools.partial(through, part, step, forward)
             output = forward(kwargs)
             self._check_layers(step)
-            self._adjust(step, output)
+            self._adjust(step, output, kwargs)
         finally:
             self.step = None
         return output
 
     def _begin(self, kwargs: dict[str, Any]) -> Step:
         """Bookkeeping of one forward pass: which rows, how much is cached, what the prompt is."""
+        refuse_checkpointing(self.decoder, self.methods)
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         given = ids if ids is not None else embeds
         if given is None:
@@ -210,16 +216,15 @@ class Session:
         cache = transformers_names.given_cache(kwargs)
         past = 0 if cache is None else transformers_names.cached_tokens(cache)
         if past == 0 or self._sequence is None:
-            self._sequence = self._new_sequence(ids, rows, past, kwargs.get("attention_mask"))
-            if past == 0 and length < self._sequence.prompt_length and not transformers_names.brings_images(kwargs):
-                raise ValueError(
-                    "this version of transformers drops the images of a prompt read in chunks, unset prefill_chunk_size"
-                )
+            first = self._sequence is None
+            self._sequence = self._new_sequence(ids, rows, past, kwargs)
+            if past == 0:
+                require_images(self._sequence, length, kwargs, first)
             if self.parts and cache is not None:
                 self._follow_beams(cache, self._sequence)
         return Step(self._sequence, self.decoder.n_layers, past, length)
 
-    def _new_sequence(self, ids: Tensor | None, rows: int, past: int, mask: Any) -> Sequences:
+    def _new_sequence(self, ids: Tensor | None, rows: int, past: int, kwargs: dict[str, Any]) -> Sequences:
         prompt = self._prompt if self._prompt is not None else ids
         if prompt is None:
             raise ValueError("only inputs_embeds were given, pass input_ids too: image positions are read from them")
@@ -227,14 +232,9 @@ class Session:
             raise ValueError(
                 f"the cache already holds {past} tokens that were not read here, start from the whole prompt"
             )
-        image = prompt == self.decoder.image_token_id
-        if not bool(image.any()):
-            names = ", ".join(m.name for m in self.methods)
-            raise ValueError(f"{names}: no image token in the prompt, build it with the processor and pass its images")
-        mask = self._padding if self._padding is not None else mask  # the forward may get a part, or one a layer kind
-        if isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, prompt.shape[1] - 1 :].all()):
-            raise ValueError("the batch is padded on the right, set processor.tokenizer.padding_side = 'left'")
-        return Sequences(prompt.shape[1], image.repeat_interleave(rows // prompt.shape[0], dim=0))
+        given = kwargs.get("attention_mask")
+        mask = self._padding if self._padding is not None else given  # the forward may get a part, or one a layer kind
+        return read_prompt(prompt, rows, mask, kwargs, self.decoder, self.methods)
 
     def _follow_beams(self, cache: Any, sequence: Sequences) -> None:
         """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's."""
@@ -257,7 +257,7 @@ class Session:
                 "modules"
             )
 
-    def _adjust(self, step: Step, output: Any) -> None:
+    def _adjust(self, step: Step, output: Any, kwargs: dict[str, Any]) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
         acting = self._adjusting
         if not acting or step.total < step.sequence.prompt_length:
@@ -268,7 +268,12 @@ class Session:
         view = step.last_view(logits.device).with_(second_logits=step.second_logits)
         last = logits[:, -1]
         for method in acting:
-            last = method.adjust_logits(last, view)
+            before, last = last, method.adjust_logits(last, view)
+            streams = Needs.SECOND_STREAM in method.active_needs()
+            if self.trace is not None and streams and view.second_logits is not None:
+                over, idle = ended(self.model, step, kwargs), view.image_end < 0
+                idle = idle if over is None else idle | over.to(idle.device)
+                trace_contrast(self.trace, method.name, step.generated, before, view.second_logits, last, idle)
         output.logits = last[:, None] if logits.shape[1] == 1 else cat([logits[:, :-1], last[:, None]], dim=1)
 
 

@@ -12,6 +12,7 @@ from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.edited_image import Overwrite, hidden_from
 from grounddecode.engines.hf.head import few_rows
 from grounddecode.engines.hf.newest import NewestOnly
+from grounddecode.engines.hf.same_inputs import Memo, SamePlaces, kept_offsets
 from grounddecode.engines.hf.sequence import Sequence
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method
@@ -34,7 +35,7 @@ class SecondStream:
         self.method = method
         self._session: Session | None = None
         self._edit: ImageEdit | None = None
-        self._chunks: list[tuple[int, dict[str, Any], _Memo]] = []
+        self._chunks: list[tuple[int, dict[str, Any], Memo]] = []
         self._cache: Any = None
         self._rows = 0
 
@@ -42,7 +43,7 @@ class SecondStream:
         self._session = session
         head = session.model.get_output_embeddings()
         if type(head) is nn.Linear and head.bias is None and "forward" not in vars(head):  # nobody's own, nor offloaded
-            session.replace(head, "forward", few_rows(head))
+            session.replace(head, "forward", few_rows(head, lambda: session.step is not None))
 
     def detach(self) -> None:
         self._session = None
@@ -66,9 +67,11 @@ class SecondStream:
     # -- prompt --------------------------------------------------------------------------------------------------
     def _read_prompt(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         cache = transformers_names.given_cache(kwargs)
+        if self._session is None:
+            raise RuntimeError("the second stream is not attached")
         if step.past == 0:
             self._fresh = copy.deepcopy(cache)
-        memo = _Memo(self._models())
+        memo = Memo(self._models(), self._session.decoder.stack)
         self._chunks.append((step.past, kwargs, memo))
         with memo:
             output = forward(kwargs)
@@ -77,6 +80,8 @@ class SecondStream:
         self._edit = self._decide(step)
         second = self._second_prompt(step, forward)
         step.second_logits = second.logits[:, -1]
+        if cache is None:  # a forward of the caller's own, whose model made one: the caller goes on with it
+            cache, self._fresh = (transformers_names.given_cache(vars(result)) for result in (output, second))
         if cache is not None:
             _join(cache, self._fresh, step.sequence.rows)
             self._cache, self._rows = cache, step.sequence.rows
@@ -108,30 +113,37 @@ class SecondStream:
         main, output, stack = session.step, None, session.decoder.stack
         replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
         twin = Sequence(step.sequence.prompt_length, step.sequence.image)
-        saved = {model: model.rope_deltas for model in self._models() if hasattr(model, "rope_deltas")}
         for past, kwargs, memo in self._chunks:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
             session.step = Step(twin, step.n_layers, past, length, newest_only=step.n_layers - 1)
-            changed = self._edited_inputs(kwargs, replaced, past, length)
+            changed = self._edited_inputs(kwargs, replaced, past, length, memo.positions)
             try:
-                with memo.replay(), Overwrite(stack, replaced, past, edit.scheme), NewestOnly(stack):
+                with (
+                    memo.replay(),
+                    kept_offsets(self._models()),
+                    Overwrite(stack, replaced, past, edit.scheme),
+                    NewestOnly(stack),
+                ):
                     output = forward(transformers_names.with_cache(changed, self._fresh))
             finally:
                 session.step = main
-        for model, deltas in saved.items():
-            model.rope_deltas = deltas
         step.sequence.join(twin)
         self._replaced = replaced
         return output
 
-    def _edited_inputs(self, kwargs: dict[str, Any], replaced: Tensor, past: int, length: int) -> dict[str, Any]:
-        """The same inputs; under `mask` the hidden image tokens are padding for every row."""
+    def _edited_inputs(
+        self, kwargs: dict[str, Any], replaced: Tensor, past: int, length: int, positions: Tensor | None
+    ) -> dict[str, Any]:
+        """The same inputs; under `mask` the hidden image tokens are padding for every row, but keep their places."""
         if self._edit is None or self._edit.scheme != "mask":
             return dict(kwargs)
         mask = kwargs.get("attention_mask")
         if mask is None:
             mask = torch.ones(replaced.shape[0], past + length, dtype=torch.long, device=replaced.device)
-        return kwargs | {"attention_mask": hidden_from(mask, replaced, past + length)}
+        hidden = {"attention_mask": hidden_from(mask, replaced, past + length, self.method.name)}
+        if positions is not None and kwargs.get(transformers_names.POSITIONS) is None:
+            hidden[transformers_names.POSITIONS] = positions  # else they are counted from a mask with holes
+        return kwargs | hidden
 
     def _models(self) -> list[Any]:
         """The modules that may turn pixels into features or keep rotary offsets."""
@@ -153,7 +165,8 @@ class SecondStream:
         rows = step.sequence.rows
         session.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
         try:
-            output = forward(self._doubled(kwargs, rows, step.past, step.length))
+            with kept_offsets(self._models(), doubled=True), SamePlaces(session.decoder.stack, rows, step.length):
+                output = forward(self._doubled(kwargs, rows, step.past, step.length))
         finally:
             session.step = step
         step.seen = both.seen
@@ -168,41 +181,10 @@ class SecondStream:
             if mask is None:  # `generate` drops a mask that hides nothing
                 mask = torch.ones(2 * rows, past + length, dtype=torch.long, device=self._replaced.device)
             nothing = torch.zeros_like(self._replaced)
-            doubled["attention_mask"] = hidden_from(mask, torch.cat([nothing, self._replaced]), past + length)
+            doubled["attention_mask"] = hidden_from(
+                mask, torch.cat([nothing, self._replaced]), past + length, self.method.name
+            )
         return doubled
-
-
-class _Memo:
-    """Remembers what `get_image_features` returned in one forward pass and replays it in the next."""
-
-    def __init__(self, models: list[Any]) -> None:
-        self._models = [m for m in models if hasattr(type(m), "get_image_features")]
-        self._results: dict[int, list[Any]] = {}
-        self._replaying = False
-
-    def __enter__(self) -> _Memo:
-        for index, model in enumerate(self._models):
-            model.get_image_features = self._wrap(index, model.get_image_features)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for model in self._models:
-            vars(model).pop("get_image_features", None)
-        self._replaying = False
-
-    def replay(self) -> _Memo:
-        self._replaying = True
-        return self
-
-    def _wrap(self, index: int, original: Any) -> Any:
-        def get_image_features(*args: Any, **kwargs: Any) -> Any:
-            results = self._results.setdefault(index, [])
-            if not self._replaying:
-                results.append(original(*args, **kwargs))
-                return results[-1]
-            return results.pop(0)  # read once: the model frees what it is done with
-
-        return get_image_features
 
 
 def _twice(name: str, value: Any, rows: int) -> Any:
@@ -211,7 +193,7 @@ def _twice(name: str, value: Any, rows: int) -> Any:
         return {key: _twice(key, entry, rows) for key, entry in value.items()}
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
-    if name == "position_ids" and value.dim() == 3:  # multimodal rotary positions: (3 or 4, rows, tokens)
+    if name == transformers_names.POSITIONS and value.dim() == 3:  # multimodal rotary positions: (3 or 4, rows, tokens)
         return torch.cat([value, value], dim=1)
     return torch.cat([value, value]) if value.shape[0] == rows else value
 
@@ -229,27 +211,31 @@ def _row_tensors(layer: Any, rows: int) -> list[tuple[dict[Any, Any], Any]]:
 
 def _join(cache: Any, other: Any, rows: int) -> None:
     """Move the rows of `other` behind those of every layer of `cache`."""
-    for mine, theirs in zip(cache.layers, other.layers, strict=True):
+    layers = transformers_names.cache_layers
+    for mine, theirs in zip(layers(cache), layers(other), strict=True):
         others = _row_tensors(theirs, rows)
         for (holder, key), (other_holder, other_key) in zip(_row_tensors(mine, rows), others, strict=True):
             holder[key] = torch.cat([holder[key], other_holder.pop(other_key)])
-        if hasattr(mine, "max_batch_size"):
-            mine.max_batch_size = 2 * rows
+        _set_room(mine, 2 * rows)
+
+
+def _set_room(layer: Any, rows: int) -> None:
+    if hasattr(layer, transformers_names.CACHE_ROWS):
+        setattr(layer, transformers_names.CACHE_ROWS, rows)
 
 
 def _select_rows(cache: Any, rows: int) -> None:
     """Keep the first `rows` rows of a joined cache."""
-    for layer in cache.layers:
+    for layer in transformers_names.cache_layers(cache):
         for holder, key in _row_tensors(layer, 2 * rows):
             holder[key] = holder[key][:rows]
-        if hasattr(layer, "max_batch_size"):
-            layer.max_batch_size = rows
+        _set_room(layer, rows)
 
 
 def _main_rows(output: Any, rows: int) -> Any:
     """The output of the doubled batch with the main rows only."""
     output.logits = output.logits[:rows]
-    for name in ("hidden_states", "attentions"):
+    for name in transformers_names.ROW_OUTPUTS:
         value = getattr(output, name, None)
         if value is not None:
             setattr(output, name, tuple(entry[:rows] for entry in value))
