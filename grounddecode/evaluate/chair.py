@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from grounddecode.evaluate import chair_words, lemmas, tagger
+from grounddecode.evaluate import chair_words, ids, lemmas, tagger
 from grounddecode.evaluate.chair_words import Mention, Reading
 from grounddecode.evaluate.ratios import harmonic, ratio
 
@@ -44,7 +43,8 @@ def score(
 
     Args:
         captions: records with `image_id` and `caption`.
-        ground_truth: COCO categories of each image, see `ground_truth`; number keys may be strings.
+        ground_truth: COCO categories of each image, see `ground_truth`. Ids may be spelt in any way that
+            `grounddecode.evaluate.ids` knows, here and in the captions.
         flavour: one of `FLAVOURS`.
 
     Returns:
@@ -59,14 +59,15 @@ def score(
         ValueError: unknown flavour, a record without the two keys, an unknown image (`fixed` only).
         RuntimeError: a `wordnet` flavour without its data.
     """
-    truth = {_image_key(image): frozenset(objects) for image, objects in ground_truth.items()}
-    unknown = sorted({str(record.get("image_id")) for record in captions if _image_key(_id(record)) not in truth})
+    truth = _by_image(ground_truth)
+    images = [ids.normal(_id(record)) for record in captions]
+    unknown = sorted({str(image) for image in images if image not in truth})
     if unknown and flavour == FIXED:
         raise ValueError(f"image {unknown[0]} is not in the ground truth: give the objects of every image.")
     readings = read_all([_text(record) for record in captions], flavour)
     results = [
-        _score_one(_id(record), reading, truth.get(_image_key(_id(record)), frozenset()))
-        for record, reading in zip(captions, readings, strict=True)
+        _score_one(_id(record), reading, truth.get(image, frozenset()))
+        for record, image, reading in zip(captions, images, readings, strict=True)
     ]
     summary = _summary(results, flavour)
     if unknown:
@@ -75,6 +76,16 @@ def score(
             f"{', '.join(unknown[:5])}."
         )
     return ChairResult(summary, results)
+
+
+def _by_image(ground_truth: Mapping[Any, Iterable[str]]) -> dict[int | str, frozenset[str]]:
+    """The objects under the normal form of each image's id."""
+    truth: dict[int | str, frozenset[str]] = {}
+    for image, objects in ground_truth.items():
+        key, found = ids.normal(image), frozenset(objects)
+        if truth.setdefault(key, found) != found:
+            raise ValueError(f"the ground truth has image {key} twice, with other objects: give each image once.")
+    return truth
 
 
 def mentions(caption: str, flavour: str = PATTERN) -> list[Mention]:
@@ -128,18 +139,13 @@ def ground_truth(
 
 
 def _id(record: Mapping[str, Any]) -> Any:
-    if not isinstance(record.get("image_id"), int | float | str) or not isinstance(record.get("caption"), str):
+    if record.get("image_id") is None or not isinstance(record.get("caption"), str):
         raise ValueError(f"the record {dict(record)!r} lacks image_id or a caption text: give both in each record.")
     return record["image_id"]
 
 
 def _text(record: Mapping[str, Any]) -> str:
     return str(record["caption"])
-
-
-@lru_cache(maxsize=65536)
-def _image_key(image: Any) -> Any:
-    return int(image) if isinstance(image, str) and image.isdecimal() else image
 
 
 def _score_one(image: Any, reading: Reading, truth: frozenset[str]) -> dict[str, Any]:
