@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def read(folder: str | Path, tasks: Sequence[str] = TASKS) -> dict[str, list[Pai
     found: dict[str, list[Pair]] = {}
     for task in tasks:
         path = Path(folder) / f"{task}.txt"
-        lines = [line for line in records.read_text(path).splitlines(keepends=True) if line.strip()]
+        lines = [line for line in io.StringIO(records.read_text(path)) if line.strip()]
         found[task] = _pairs([_fields(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)], path)
     return found
 
