@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grounddecode.evaluate import ids
+from grounddecode.evaluate import ids, records
 from grounddecode.evaluate.amber_answers import PARSING_RULE, parse_answer
 from grounddecode.evaluate.amber_data import AmberData, counters, load
 from grounddecode.evaluate.amber_nouns import NounReader
@@ -89,8 +89,9 @@ def annotation(data: AmberData, record: Mapping[str, Any]) -> Mapping[str, Any]:
         ValueError: the record has no id, or one that AMBER has not.
     """
     if "id" not in record:
-        held = ", ".join(map(repr, record)) or "nothing"
-        raise ValueError(f"a record has no field 'id', it has {held[:200]}: give AMBER's id of each response.")
+        raise ValueError(
+            f"a record has no field 'id', it has {records.fields(record)}: give AMBER's id of each response."
+        )
     number = ids.normal(record["id"])
     if not isinstance(number, int) or not 1 <= number <= len(data.annotations):
         raise ValueError(f"the response id {number!r} is not one of 1 to {len(data.annotations)}: give AMBER's ids.")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grounddecode.evaluate import chair_words, ids, lemmas, tagger
+from grounddecode.evaluate import chair_words, ids, lemmas, records, tagger
 from grounddecode.evaluate.chair_words import Mention, Reading
 from grounddecode.evaluate.ratios import harmonic, ratio
 
@@ -17,6 +17,12 @@ FLAVOURS = (PATTERN, WORDNET, PUBLISHED, FIXED)
 def default_flavour() -> str:
     """The flavour of published tables where its tagger is on this machine, else `pattern`."""
     return PUBLISHED if tagger.available() else PATTERN
+
+
+def check_flavour(flavour: str) -> None:
+    """Raise ValueError for a flavour that there is not."""
+    if flavour not in FLAVOURS:
+        raise ValueError(f"CHAIR has no flavour {flavour!r}: choose one of {', '.join(FLAVOURS)}.")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def score(
     unknown = sorted({str(image) for image in images if image not in truth})
     if unknown and flavour == FIXED:
         raise ValueError(f"image {unknown[0]} is not in the ground truth: give the objects of every image.")
-    readings = read_all([_text(record) for record in captions], flavour)
+    readings = read_all([caption_of(record) for record in captions], flavour)
     results = [
         _score_one(_id(record), reading, truth.get(image, frozenset()))
         for record, image, reading in zip(captions, images, readings, strict=True)
@@ -95,13 +101,12 @@ def mentions(caption: str, flavour: str = PATTERN) -> list[Mention]:
 
 def read_all(captions: Sequence[str], flavour: str) -> list[Reading]:
     """Read captions with one flavour's words."""
+    check_flavour(flavour)
     if flavour == PATTERN:
         return [chair_words.read(caption, chair_words.pattern_forms) for caption in captions]
     if flavour in (WORDNET, PUBLISHED):
         return [chair_words.read(caption, lemmas.wordnet_forms) for caption in captions]
-    if flavour == FIXED:
-        return [chair_words.read_fixed(caption) for caption in captions]
-    raise ValueError(f"CHAIR has no flavour {flavour!r}: choose one of {', '.join(FLAVOURS)}.")
+    return [chair_words.read_fixed(caption) for caption in captions]
 
 
 def ground_truth(
@@ -138,14 +143,23 @@ def ground_truth(
     return {image: list(objects) for image, objects in found.items()}
 
 
-def _id(record: Mapping[str, Any]) -> Any:
-    if record.get("image_id") is None or not isinstance(record.get("caption"), str):
-        raise ValueError(f"the record {dict(record)!r} lacks image_id or a caption text: give both in each record.")
-    return record["image_id"]
+def caption_of(record: Mapping[str, Any]) -> str:
+    """The caption of a record.
 
-
-def _text(record: Mapping[str, Any]) -> str:
+    Raises:
+        ValueError: it lacks `image_id` or `caption`.
+    """
+    _id(record)
     return str(record["caption"])
+
+
+def _id(record: Mapping[str, Any]) -> Any:
+    if not isinstance(record.get("image_id"), int | float | str) or not isinstance(record.get("caption"), str):
+        raise ValueError(
+            f"a record with {records.fields(record)} lacks image_id or a caption text: give both in each record, or "
+            "say under which keys they are."
+        )
+    return record["image_id"]
 
 
 def _score_one(image: Any, reading: Reading, truth: frozenset[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grounddecode.evaluate import records
 from grounddecode.evaluate.pope_order import in_order, other_objects
 from grounddecode.evaluate.pope_questions import build, question_text
 from grounddecode.evaluate.ratios import harmonic, ratio
@@ -76,8 +77,10 @@ def answer_text(answer: Answer, rule: str = "official") -> str:
         if field in answer:
             if isinstance(answer[field], str):
                 return str(answer[field])
-            raise ValueError(f"the answer {dict(answer)!r} holds no text in {field!r}: give a string there.")
-    raise ValueError(f"the answer {dict(answer)!r} has none of the fields answer, text, ans: rename the one you mean.")
+            raise ValueError(f"an answer holds no text in {field!r}: give a string there.")
+    raise ValueError(
+        f"an answer with {records.fields(answer)} has none of the fields answer, text, ans: name the one you mean."
+    )
 
 
 def score(
@@ -160,7 +163,10 @@ def _told(odd: Sequence[str], what: str) -> list[str]:
 
 def _label(question: Question) -> Any:
     if "label" not in question:
-        raise ValueError(f"the question {dict(question)!r} has no label: give a question file with yes/no labels.")
+        raise ValueError(
+            f"a question with {records.fields(question)} has no label: give a question file with yes/no labels, or the "
+            "folder of the labels."
+        )
     return question["label"]
 
 

@@ -82,9 +82,13 @@ def renamed(records: Sequence[Record], keys: Mapping[str, str | None]) -> list[d
     for place, record in enumerate(records, 1):
         missing = next((theirs for theirs in wanted.values() if theirs not in record), None)
         if missing is not None:
-            held = ", ".join(map(repr, record)) or "nothing"
-            raise ValueError(f"record {place} has no {missing!r}: it has {held}, name the one you mean.")
+            raise ValueError(f"record {place} has no {missing!r}: it has {fields(record)}, name the one you mean.")
     return [{**record, **{ours: record[theirs] for ours, theirs in wanted.items()}} for record in records]
+
+
+def fields(record: Record) -> str:
+    """The names of a record's fields, for a sentence about it."""
+    return ", ".join(map(repr, record))[:200] or "nothing"
 
 
 def write(path: str | Path, records: Iterable[Record]) -> None:

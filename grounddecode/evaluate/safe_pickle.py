@@ -21,9 +21,12 @@ _COPIED: dict[str, Callable[..., Any]] = {"set": set, "frozenset": frozenset, "l
 _STORED, _TAKEN = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), ("GET", "BINGET", "LONG_BINGET")
 #: What leaves something other than a tuple on the stack, whatever was there before.
 _NO_TUPLE = frozenset(
-    "LIST DICT EMPTY_LIST EMPTY_DICT EMPTY_SET FROZENSET REDUCE NEWOBJ OBJ INST GLOBAL STACK_GLOBAL NONE NEWTRUE "
-    "NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE "
-    "BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
+    (
+        *("LIST", "DICT", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "FROZENSET", "REDUCE", "NEWOBJ", "OBJ", "INST"),
+        *("GLOBAL", "STACK_GLOBAL", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG"),
+        *("LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE"),
+        *("SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    )
 )
 
 
@@ -100,7 +103,7 @@ def _refuse_what_grows(data: bytes) -> None:
     for operation, argument, _ in pickletools.genops(data):
         name = operation.name
         if name in _STORED:
-            place = places if name == "MEMOIZE" else argument
+            place = places if name == "MEMOIZE" else int(argument or 0)
             if place > len(data):
                 raise ValueError(
                     f"this is no readable pickle (it names place {place}): give the file as it was written."
