@@ -19,6 +19,7 @@ SHARD_HELP = "i/n: every n-th picture only. Put the parts together with `merge`.
 SPLIT_HELP = "Of the lab's scenes: evaluation, or calibration to choose settings on."
 FLAVOUR_HELP = "Whose rule reads captions; default: that of published tables where its data are, else pattern."
 SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
+UNFINISHED_HELP = "Score CHAIR captions that were cut without the sentence that the cut left unfinished."
 RECIPE_HELP = "YAML file that says what the other options do not."
 
 
@@ -72,6 +73,7 @@ def bench(
     chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help=FLAVOUR_HELP)] = None,
     amber_similarity: Annotated[str, typer.Option("--amber-similarity", help=SIMILARITY_HELP)] = "exact",
     resamples: Annotated[int, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = 1000,
+    drop_unfinished: Annotated[bool, typer.Option("--drop-unfinished", help=UNFINISHED_HELP)] = False,
     device: Device = None,
     dtype: Dtype = None,
     calibration: Calibration = None,
@@ -101,6 +103,7 @@ def bench(
             chair_flavour=chair_flavour,
             amber_similarity=amber_similarity,
             resamples=resamples,
+            drop_unfinished=drop_unfinished,
             engine_options=options,
             progress=meter.answers,
         )

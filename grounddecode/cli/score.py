@@ -146,6 +146,9 @@ def score_run(
     chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help="Instead of the last one.")] = None,
     amber_similarity: Annotated[str | None, typer.Option("--amber-similarity", help="Instead of the last one.")] = None,
     resamples: Annotated[int | None, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = None,
+    drop_unfinished: Annotated[
+        bool | None, typer.Option("--drop-unfinished/--keep-unfinished", help=UNFINISHED_HELP)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """A run folder again, from its stored answers, by other rules. Needs no model."""
@@ -153,7 +156,7 @@ def score_run(
     from grounddecode.evaluate.rescoring import rescore
 
     rules = {"pope_rule": pope_rule, "chair_flavour": chair_flavour, "amber_similarity": amber_similarity}
-    metrics = rescore(run, **rules, resamples=resamples)
+    metrics = rescore(run, **rules, resamples=resamples, drop_unfinished=drop_unfinished)
     write_json(metrics) if as_json else write_line(compare([run]).text().rstrip("\n"))
 
 

@@ -16,6 +16,7 @@ from grounddecode.evaluate.benchmarks import EVALUATION, LAB_DATA, Wanted, load
 from grounddecode.evaluate.chair import PATTERN, default_flavour
 from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.merging import merge
+from grounddecode.evaluate.metrics import rehearse
 from grounddecode.evaluate.plans import Plan, plans
 from grounddecode.evaluate.provenance import calibration, provenance, weights
 from grounddecode.evaluate.rescoring import finish, rescore
@@ -61,6 +62,7 @@ def bench(
     chair_flavour: str | None = None,
     amber_similarity: str = "exact",
     resamples: int = 1000,
+    drop_unfinished: bool = False,
     engine_options: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
     opened: Engine | None = None,
@@ -86,6 +88,8 @@ def bench(
         pope_rule, chair_flavour, amber_similarity: how answers are scored; CHAIR's flavour is by default `pattern` on
             the lab, else `grounddecode.evaluate.chair.default_flavour()`.
         resamples: of the bootstrap.
+        drop_unfinished: score CHAIR captions that were cut at `max_new_tokens` without the sentence that the cut left
+            unfinished.
         engine_options: passed on to the engine, such as `{"device": "cuda:1"}`.
         progress: called after every batch of every method.
         opened: an engine to use instead of opening one; it is not closed.
@@ -100,11 +104,12 @@ def bench(
     """
     root = None if data in (None, LAB_DATA) else Path(str(data))
     chair_flavour = chair_flavour or (PATTERN if root is None else default_flavour())
-    scoring = Scoring(pope_rule, chair_flavour, amber_similarity, resamples, str(root or LAB_DATA))
+    scoring = Scoring(pope_rule, chair_flavour, amber_similarity, resamples, str(root or LAB_DATA), drop_unfinished)
     wanted = Wanted(root=root, limit=limit, max_new_tokens=max_new_tokens, flavour=chair_flavour, split=split)
     choices = {"seed": seed, "batch_size": batch_size, "shard": shard}
     name = _engine_name(engine, opened)
     task = _task(model, name, plans(methods), benchmarks, wanted, choices, engine_options or {})
+    rehearse(task.samples, scoring)
     with RunFolder(out) as folder:
         stored = _resumable(folder, task)
         if stored is None or _missing(task, folder.records()):
