@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, Model, Others, engine_options
-from grounddecode.cli.output import results_only, write_json, write_line
+from grounddecode.cli.output import results_only, width, write_json, write_line
 from grounddecode.cli.progress import Meter
 
 METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."
@@ -138,7 +138,8 @@ def compare(
     if as_json or form is Form.json:
         write_json(comparison.to_dict())
     else:
-        write_line(getattr(comparison, form)().rstrip("\n"))
+        shown = comparison.text(width()) if form is Form.text else getattr(comparison, form)()
+        write_line(shown.rstrip("\n"))
 
 
 def _names(listed: str) -> list[str]:
@@ -160,7 +161,7 @@ def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool)
     else:
         from grounddecode.evaluate.compare import compare as side_by_side
 
-        write_line(side_by_side([out]).text().rstrip("\n"))
+        write_line(side_by_side([out]).text(width()).rstrip("\n"))
         write_line(f"\nrun folder: {out}" + (f" (failed samples: {failed})" if failed else ""))
     if failed and not allow_errors:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ import typer
 
 from grounddecode.cli.engines import Others, engine_options
 from grounddecode.cli.errors import complain
-from grounddecode.cli.output import results_only, write_json, write_line
+from grounddecode.cli.output import results_only, width, write_json, write_line
 
 app = typer.Typer(help="Score answer files by the rules of the official programs.")
 
@@ -157,7 +157,7 @@ def score_run(
 
     rules = {"pope_rule": pope_rule, "chair_flavour": chair_flavour, "amber_similarity": amber_similarity}
     metrics = rescore(run, **rules, resamples=resamples, drop_unfinished=drop_unfinished)
-    write_json(metrics) if as_json else write_line(compare([run]).text().rstrip("\n"))
+    write_json(metrics) if as_json else write_line(compare([run]).text(width()).rstrip("\n"))
 
 
 def show(numbers: dict[str, Any], as_json: bool) -> None:
@@ -168,9 +168,9 @@ def show(numbers: dict[str, Any], as_json: bool) -> None:
     for warning in numbers.get("warnings", ()):
         complain(f"warning: {warning}")
     listed = list(_flat(numbers))
-    width = max((len(name) for name, _ in listed), default=0)
+    longest = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
-        write_line(f"{name:<{width}}  {'undefined' if value is None else value}")
+        write_line(f"{name:<{longest}}  {'undefined' if value is None else value}")
 
 
 def _flat(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

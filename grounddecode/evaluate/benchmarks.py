@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -65,12 +65,18 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
         )
     samples: list[Sample] = []
     for name in dict.fromkeys(benchmarks):
-        foreign = records.shaped(f"something of {name} in {wanted.root}", "as the benchmark has it")
-        with foreign if wanted.root is not None else nullcontext():
+        with nullcontext() if wanted.root is None else _foreign(name, wanted.root):
             samples += _load(name, wanted)
     if not samples:
         raise ValueError(f"{', '.join(benchmarks)} hold no sample: give a folder with their data")
     return samples
+
+
+@contextmanager
+def _foreign(name: str, root: Path) -> Iterator[None]:
+    """For reading a user's files: whatever is wrong with them is one sentence that says where they are."""
+    with records.named(root), records.shaped(f"something of {name} in {root}", "as the benchmark has it"):
+        yield
 
 
 def _load(name: str, wanted: Wanted) -> Iterator[Sample]:

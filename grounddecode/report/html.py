@@ -77,6 +77,8 @@ def _results(tables: Sequence[Table]) -> str:
     if not tables:
         return ""
     shown = "\n".join(_table(table) for table in tables)
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    shown += "".join(f'\n<p class="soft">{escape(note)}</p>' for note in notes)
     return f'<section id="results"><h2>Results</h2>\n{shown}</section>'
 
 
@@ -90,7 +92,7 @@ def _table(table: Table) -> str:
 
 
 def _row(row: Row, columns: Sequence[Column]) -> str:
-    """One row; a control's stands back, and its small print, which is about its method, carries the colour alone."""
+    """One row; a control's stands back, and its small print carries the colour alone."""
     kind = ' class="control"' if row.of else ""
     cells = "".join(_cell(row.cells.get(column.key), column) for column in columns)
     return f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}<td>{escape(row.sign)}</td></tr>'

@@ -199,7 +199,7 @@ def test_saying_less_is_no_gain(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", captions(LONG, "greedy") + captions(SHORT, "short"), ["greedy", "short"])
     (table,) = compare([run]).tables
     assert [row.label for row in table.rows] == ["greedy", "short", "greedy cut to short"]
-    assert table.caption.endswith("Not measured, though a comparison needs it: sample+cut.")
+    assert table.notes[-1] == "Not measured, though a comparison needs it: sample+cut."
     greedy, short, cut = table.rows
     assert greedy.cells["chair_i"].value == 0.5
     assert short.cells["chair_i"].value == cut.cells["chair_i"].value == 0.0
@@ -207,8 +207,11 @@ def test_saying_less_is_no_gain(tmp_path: Path) -> None:
     assert short.cells["chair_i"].difference == -0.5
     assert short.cells["chair_i"].verdict == "better"
     assert short.sign == "better than greedy only"
+    # The control's differences are its own, from greedy; how the method differs from it is said in words.
     assert cut.of == "short"
-    assert cut.cells["chair_i"].difference == 0.0
+    assert cut.cells["chair_i"].difference == -0.5
+    assert cut.cells["chair_i"].verdict == "better"
+    assert cut.sign == "short minus this: CHAIR_i +0.0 [+0.0, +0.0]"
 
 
 def test_a_gain_at_the_same_length_is_one(tmp_path: Path) -> None:
@@ -257,7 +260,7 @@ def test_pope_has_sampling_with_the_cut_for_control(tmp_path: Path) -> None:
     ]
     both = write_run(tmp_path / "b", records, ["greedy", "sample+cut", "avc"])
     (table,) = compare([both]).tables
-    assert "Not measured" not in table.caption
+    assert not any("Not measured" in note for note in table.notes)
     rows = {row.label: row for row in table.rows}
     assert rows["avc"].sign == "better than greedy only"
     # The same as greedy is no gain, however bad the control is.
