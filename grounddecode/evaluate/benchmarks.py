@@ -68,7 +68,8 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
         with nullcontext() if wanted.root is None else _foreign(name, wanted.root):
             samples += _load(name, wanted)
     if not samples:
-        raise ValueError(f"{', '.join(benchmarks)} hold no sample: give a folder with their data")
+        where = "the lab" if wanted.root is None else wanted.root
+        raise ValueError(f"{where} holds no sample of {', '.join(benchmarks)}: give a folder with their data")
     return samples
 
 

@@ -124,7 +124,7 @@ def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
             rows.append(_control_row(entry.label, shown, numbers))
         pictures.append(numbers.get("n_pictures", 0))
     lacking = [name for name in BASELINES if all(entry.method != name for entry in entries if part in entry.parts)]
-    notes = _notes(lacking, min(filter(None, pictures), default=0))
+    notes = _notes(shown.title, lacking, min(filter(None, pictures), default=0))
     return Table(benchmark, split, _caption(shown.title, scored), (*shown.columns, *COST), rows, notes)
 
 
@@ -136,7 +136,7 @@ def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _E
 
 def _row(label: str, shown: Layout, directions: Mapping[str, bool | None], numbers: Mapping[str, Any]) -> Row:
     versus, ci = numbers.get(BASELINES[GREEDY], {}), {**numbers.get("ci", {})}
-    if numbers["tokens_per_second_ratio_ci"] != [None, None]:
+    if versus and numbers["tokens_per_second_ratio_ci"] != [None, None]:  # greedy is as fast as itself
         ci["tokens_per_second_ratio"] = numbers["tokens_per_second_ratio_ci"]
     cells = {column.key: _cell(column.key, numbers, ci, versus) for column in (*shown.columns, *COST)}
     sign = _sign(shown, directions, numbers)
@@ -204,8 +204,8 @@ def _caption(title: str, scored: Mapping[str, Scored]) -> str:
     return f"{told}, the unfinished last sentence of {shortened} cut captions left out"
 
 
-def _notes(lacking: Sequence[str], pictures: int) -> tuple[str, ...]:
-    notes = [LEGEND, *(f"{told[0].upper()}{told[1:]}" for told in few(pictures) if pictures)]
+def _notes(title: str, lacking: Sequence[str], pictures: int) -> tuple[str, ...]:
+    notes = [LEGEND, *(f"{title}: {told}" for told in few(pictures) if pictures)]
     if lacking:
         notes.append(f"Not measured, though a comparison needs it: {', '.join(lacking)}.")
     return tuple(notes)

@@ -126,7 +126,7 @@ def test_a_table_of_one_picture_shows_no_interval_and_says_why(tmp_path: Path) -
     assert avc.cells["accuracy"].difference_ci == [None, None]
     text = comparison.text()
     assert "-66.7 [-]" in text
-    assert "All samples are of one picture, which gives no interval" in text
+    assert "POPE random: all samples are of one picture, which gives no interval" in text
 
 
 # -- captions that were cut --------------------------------------------------------------------------------------------
