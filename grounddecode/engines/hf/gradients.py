@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.attention import Call, LayerPlan, Output, apply_mask, edited_weights, weighted_values
 from grounddecode.engines.hf.head import Unembedding
 from grounddecode.engines.hf.lastrow import LastRowCall, times_matrix
@@ -108,7 +109,7 @@ class RowGradients:
         self.release()
         self._graph, step.capture = _Graph(prompt=step.length > 1), self
         try:
-            with torch.no_grad(), self._detached_cache(kwargs["past_key_values"]):
+            with torch.no_grad(), self._detached_cache(transformers_names.given_cache(kwargs)):
                 self._recording = True
                 self._replay.begin(step)
                 output = forward(kwargs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.attention import Call, LayerPlan, Output, edited_weights, weighted_values
 from grounddecode.engines.hf.gradients import RowGradients, RowSaliency
 from grounddecode.engines.hf.session import Session
@@ -65,7 +66,7 @@ class _Recorder(_Quiet):
         self._gradients.release()
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
-        if kwargs.get("past_key_values") is None:
+        if transformers_names.given_cache(kwargs) is None:
             raise ValueError("saliency needs the cache, leave use_cache on")
         if step.phase is Phase.DECODE and step.length > 1:
             raise ValueError("saliency cannot follow drafted tokens, switch assisted decoding off")

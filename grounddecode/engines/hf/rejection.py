@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.gradients import RowGradients
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
@@ -60,7 +61,7 @@ class Rejection:
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         name = self.method.name
-        if kwargs.get("past_key_values") is None:
+        if transformers_names.given_cache(kwargs) is None:
             raise ValueError(f"{name} needs the cache, leave use_cache on")
         if step.phase is Phase.DECODE and step.length > 1:
             raise ValueError(f"{name} cannot verify drafted tokens, switch assisted decoding off")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.attention import Call
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.lastrow import LastRowCall, own_column
@@ -86,8 +87,8 @@ class PromptReplay:
         self, block: nn.Module, given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], length: int
     ) -> Tensor:
         rest = [_last_row(value, length) for value in args[1:]]
-        named = {name: _last_row(value, length) for name, value in kwargs.items() if name not in _CACHE}
-        named |= {name: value for name, value in _CACHE.items() if name in kwargs}
+        uncached = transformers_names.without_cache(kwargs)
+        named = {name: _last_row(value, length) for name, value in uncached.items()}
         if not args:
             named["hidden_states"] = given
         self.active = True
@@ -97,9 +98,6 @@ class PromptReplay:
             self.active = False
         row: Tensor = result[0] if isinstance(result, tuple) else result
         return row
-
-
-_CACHE = {"past_key_values": None, "past_key_value": None, "use_cache": False}
 
 
 def _last_row(value: Any, length: int) -> Any:

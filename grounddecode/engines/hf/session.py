@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, cat
 
 from grounddecode.calibration import known
-from grounddecode.engines.hf import interface
+from grounddecode.engines.hf import interface, transformers_names
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys
@@ -103,6 +103,7 @@ class Session:
         if not self.methods and not self.parts:
             return
         decoder = self.decoder
+        transformers_names.require_cache_argument(decoder.runner.forward, type(decoder.runner).__name__)
         interface.install(decoder.implementation)
         self.on_exit(functools.partial(interface.uninstall, decoder.implementation))
         attending = [layer for layer in decoder.layers if not layer.cross]
@@ -169,7 +170,8 @@ class Session:
 
     def _note_ids(self, _: object, __: object, kwargs: dict[str, Any]) -> None:
         """Ids of a forward of the outer model, where the language model inside sees embeddings only."""
-        if self._prompt is None or not kwargs.get("past_key_values"):
+        cache = transformers_names.given_cache(kwargs)
+        if self._prompt is None or cache is None or not transformers_names.cached_tokens(cache):
             self._prompt = kwargs.get("input_ids")
 
     def _wrapped_forward(self) -> Callable[..., Any]:
@@ -205,11 +207,11 @@ class Session:
         if given is None:
             raise ValueError("forward was called without input_ids, pass them")
         rows, length = given.shape[0], given.shape[1]
-        cache = kwargs.get("past_key_values")
-        past = int(cache.get_seq_length()) if cache is not None else 0
+        cache = transformers_names.given_cache(kwargs)
+        past = 0 if cache is None else transformers_names.cached_tokens(cache)
         if past == 0 or self._sequence is None:
             self._sequence = self._new_sequence(ids, rows, past, kwargs.get("attention_mask"))
-            if past == 0 and length < self._sequence.prompt_length and not _has_images(kwargs):
+            if past == 0 and length < self._sequence.prompt_length and not transformers_names.brings_images(kwargs):
                 raise ValueError(
                     "this version of transformers drops the images of a prompt read in chunks, unset prefill_chunk_size"
                 )
@@ -275,11 +277,6 @@ class _Missing:
 
 
 _MISSING = _Missing()
-
-
-def _has_images(kwargs: dict[str, Any]) -> bool:
-    names = [name for name, value in kwargs.items() if value is not None]
-    return any(name in ("mm_encoder_outputs", "inputs_embeds") or "pixel" in name for name in names)
 
 
 def _calibrated(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.edited_image import Overwrite, hidden_from
 from grounddecode.engines.hf.head import few_rows
 from grounddecode.engines.hf.newest import NewestOnly
@@ -19,8 +20,6 @@ from grounddecode.view import ImageEdit, Phase
 if TYPE_CHECKING:
     from grounddecode.engines.hf.parts import Forward
     from grounddecode.engines.hf.session import Session
-
-_NOT_ROWS = {"cache_position", "logits_to_keep", "past_key_values"}  # kwargs whose first dimension is no batch row
 
 
 class SecondStream:
@@ -66,7 +65,7 @@ class SecondStream:
 
     # -- prompt --------------------------------------------------------------------------------------------------
     def _read_prompt(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache = transformers_names.given_cache(kwargs)
         if step.past == 0:
             self._fresh = copy.deepcopy(cache)
         memo = _Memo(self._models())
@@ -116,7 +115,7 @@ class SecondStream:
             changed = self._edited_inputs(kwargs, replaced, past, length)
             try:
                 with memo.replay(), Overwrite(stack, replaced, past, edit.scheme), NewestOnly(stack):
-                    output = forward(changed | ({} if self._fresh is None else {"past_key_values": self._fresh}))
+                    output = forward(transformers_names.with_cache(changed, self._fresh))
             finally:
                 session.step = main
         for model, deltas in saved.items():
@@ -162,7 +161,8 @@ class SecondStream:
         return _main_rows(output, rows)
 
     def _doubled(self, kwargs: dict[str, Any], rows: int, past: int, length: int) -> dict[str, Any]:
-        doubled = {name: value if name in _NOT_ROWS else _twice(name, value, rows) for name, value in kwargs.items()}
+        fixed = transformers_names.NOT_ROWS
+        doubled = {name: value if name in fixed else _twice(name, value, rows) for name, value in kwargs.items()}
         mask = doubled.get("attention_mask")
         if self._edit is not None and self._edit.scheme == "mask":
             if mask is None:  # `generate` drops a mask that hides nothing
