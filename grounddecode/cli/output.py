@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+# Control characters but tab and line end, and halves of pairs, which no encoding has.
+_UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
 
 
@@ -46,8 +49,13 @@ def write_json(value: Mapping[str, Any]) -> None:
 
 
 def write_line(text: str) -> None:
-    """Print one line of plain text as a result."""
-    sys.stdout.write(f"{text}\n")
+    """Print text as a result: what a model said cannot steer the terminal, and half a pair stops nothing."""
+    sys.stdout.write(f"{_UNPRINTABLE.sub(_escaped, text)}\n")
+
+
+def _escaped(letter: re.Match[str]) -> str:
+    """As JSON writes it, so that an object stays the same object."""
+    return f"\\u{ord(letter[0]):04x}"
 
 
 @contextmanager

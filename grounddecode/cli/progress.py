@@ -27,6 +27,7 @@ class Meter:
         self._what = what
         self._task: TaskID | None = None
         self._said = time.monotonic()
+        self._counting = False
 
     @classmethod
     @contextmanager
@@ -42,8 +43,19 @@ class Meter:
         with Bars(*columns, console=stderr(), transient=True) as bars:
             yield cls(bars, what)
 
+    def say(self, text: str) -> None:
+        """A remark in a line of its own, which stays."""
+        if self._bars is not None:
+            self._bars.console.print(f"{self._what}: {text}", markup=False)
+        else:
+            sys.stderr.write(f"{self._what}: {text}\n")
+            sys.stderr.flush()
+
     def answers(self, progress: Progress) -> None:
         """One report of the bench."""
+        if self._task is None and not self._counting:
+            self._counting = True
+            self.say(f"{progress.total} answers, {progress.done} are there; Ctrl-C is safe, the same command continues")
         failures = f", {progress.failed} failed" if progress.failed else ""
         note = f" ({progress.note})" if progress.note else ""
         self.step(f"{progress.method} on {progress.benchmark}{failures}{note}", progress.done, progress.total)

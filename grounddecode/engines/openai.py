@@ -45,6 +45,7 @@ class OpenAIEngine:
     """
 
     name = "openai"
+    draws_alone = True  # a request's seed is its own: what it draws does not depend on those beside it
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -67,6 +67,8 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
     for name in dict.fromkeys(benchmarks):
         with nullcontext() if wanted.root is None else _foreign(name, wanted.root):
             samples += _load(name, wanted)
+    if wanted.root is not None:
+        samples = [replace(sample, root=str(wanted.root)) for sample in samples]
     if not samples:
         where = "the lab" if wanted.root is None else wanted.root
         raise ValueError(f"{where} holds no sample of {', '.join(benchmarks)}: give a folder with their data")

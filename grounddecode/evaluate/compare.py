@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,13 @@ def compare(runs: Sequence[Path | str], benchmarks: Sequence[str] | None = None)
     if not wanted:
         known = ", ".join(dict.fromkeys(benchmark for benchmark, _ in parts)) or "no answers"
         raise ValueError(f"the runs hold {known}, not {', '.join(benchmarks or ['any'])}: choose from those")
-    return Comparison([_table(part, entries, scoring) for part in wanted])
+    ended = [Row(name, {}, sign=f"refused: {why}") for run in stored for name, why in run.get("refused", {}).items()]
+    return Comparison([_with_rows(_table(part, entries, scoring), ended) for part in wanted])
+
+
+def _with_rows(table: Table, rows: Sequence[Row]) -> Table:
+    """The table with the methods that a model has refused, and why."""
+    return replace(table, rows=[*table.rows, *rows])
 
 
 def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], scoring: Scoring) -> list[_Entry]:
@@ -101,7 +107,7 @@ def _in_order(
     return {
         method: dict(sorted(grouped[method].items(), key=lambda item: order["-".join(filter(None, item[0]))]))
         for method in run["methods"]
-        if method in grouped
+        if method in grouped and method not in run.get("refused", {})
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from grounddecode.evaluate import chair, pope, similarity
@@ -30,13 +30,14 @@ class Scoring:
         chair.check_flavour(self.chair_flavour)
         similarity.check(self.amber_similarity)
         if not 1 <= self.resamples <= MOST_RESAMPLES:
-            raise ValueError(f"resamples is {self.resamples}: give 1 to {MOST_RESAMPLES}")
+            raise ValueError(f"resamples is {self.resamples}: give a number from 1 to {MOST_RESAMPLES}")
 
 
 def scoring_of(run: Mapping[str, Any]) -> Scoring:
     """The rules that a run was scored by last; for one that was stopped before, those of the data it holds."""
     held = {"chair_flavour": run.get("chair_flavour", chair.PATTERN), "data": run.get("data", LAB_DATA)}
-    return Scoring(**{**held, **run.get("scoring", {})})
+    known = {field.name for field in fields(Scoring)}
+    return Scoring(**{**held, **{key: value for key, value in run.get("scoring", {}).items() if key in known}})
 
 
 def ground_truth_of(flavour: str) -> str:

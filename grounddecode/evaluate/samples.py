@@ -33,6 +33,7 @@ class Sample:
         prompt: the user's text.
         max_new_tokens: longest answer, in tokens.
         facts: what scoring needs beside the answer (`label`, `truth`, ...); stored with every answer.
+        root: the folder of the data; stored pictures are named as seen from it, so that both can be moved.
     """
 
     sample_id: str
@@ -43,6 +44,7 @@ class Sample:
     prompt: str
     max_new_tokens: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    root: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a line of samples.jsonl that do not depend on the method."""
@@ -51,11 +53,15 @@ class Sample:
             "benchmark": self.benchmark,
             "split": self.split,
             "image_id": self.image_id,
-            "image": self.image,
+            "image": self._stored_image(),
             "prompt": self.prompt,
             "max_new_tokens": self.max_new_tokens,
             **self.facts,
         }
+
+    def _stored_image(self) -> str:
+        path = Path(self.image)
+        return path.relative_to(self.root).as_posix() if self.root and path.is_relative_to(self.root) else self.image
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
@@ -67,7 +73,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     for sample in samples:
         told = sample.to_dict() | {"image": Path(sample.image).name}
         told.pop("truth", None)
-        digest.update(dumps(told, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        digest.update(dumps(told, sort_keys=True, ensure_ascii=False).encode(errors="replace") + b"\n")
     return digest.hexdigest()
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.method import Method
 
 THINGS = ("dog", "cat", "car", "chair", "cup", "bowl")
@@ -52,6 +54,17 @@ def write_folder(root: Path, images: int = 6) -> Path:
 def present(number: int) -> list[int]:
     """Objects of image `number`, as positions in `THINGS`."""
     return [(number + step) % 6 for step in (0, 1, 3)]
+
+
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: writes are cut short and then fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class FakeEngine:
@@ -96,18 +109,12 @@ def answer(request: Request) -> str:
 
 def run(data: Path, out: Path, engine: Any = None, **more: Any) -> dict[str, Any]:
     """A bench of two plans on a folder, the fake engine answering unless another is given."""
-    options = {"methods": ["greedy", "sample"], "resamples": 20, **more}
-    return bench("fake", out, data=data, opened=engine or FakeEngine(), **options)
+    progress = more.pop("progress", None)
+    options = {"model": "fake", "data": str(data), "methods": ["greedy", "sample"], "resamples": 20, **more}
+    return bench(Recipe(**options), out, opened=engine or FakeEngine(), progress=progress)
 
 
 if __name__ == "__main__":  # a run of its own, to be killed: ROOT OUT SECONDS BATCH
     root, out, seconds, batch = sys.argv[1:]
-    bench(
-        "fake",
-        out,
-        data=root,
-        methods=["greedy", "sample"],
-        batch_size=int(batch),
-        resamples=10,
-        opened=FakeEngine(float(seconds)),
-    )
+    recipe = Recipe(model="fake", data=root, methods=("greedy", "sample"), batch_size=int(batch), resamples=10)
+    bench(recipe, out, opened=FakeEngine(float(seconds)))

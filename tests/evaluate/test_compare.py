@@ -18,7 +18,7 @@ from grounddecode.evaluate.measure import Scoring, scoring_of
 from grounddecode.evaluate.measures import measure_of
 from grounddecode.evaluate.metrics import cost, results
 from grounddecode.evaluate.metrics import score as scored
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.evaluate.stats import point
 from tests.evaluate.fake import FakeEngine, write_folder
 
@@ -71,6 +71,8 @@ def caption(image: int, text: str, truth: Sequence[str], method: str = "greedy",
         "benchmark": "chair",
         "split": "",
         "image_id": image,
+        "image": f"{image}.png",
+        "prompt": "Describe.",
         "method": method,
         "response": text,
         "status": "ok",
@@ -87,6 +89,8 @@ def question(number: int, said: str, label: str, method: str = "greedy", **more:
         "benchmark": "pope",
         "split": "random",
         "image_id": number // 6,
+        "image": f"{number // 6}.png",
+        "prompt": "Is there?",
         "response": said,
         "status": "ok",
         "label": label,
@@ -172,7 +176,29 @@ SHORT = "A dog on a bench"
 def write_run(folder: Path, records: list[dict[str, Any]], methods: list[str], model: str = "m") -> Path:
     folder.mkdir()
     run = {
-        "settings": {"model": model, "benchmarks": ["chair"]},
+        "format": 1,
+        "hash": "",
+        "settings": {
+            "model": model,
+            "engine": "hf",
+            "engine_options": {},
+            "methods": sorted(methods),
+            "benchmarks": ["chair", "pope"],
+            "seed": 0,
+            "batch_size": 8,
+            "shard": None,
+            "limit": None,
+            "max_new_tokens": None,
+            "data": "lab",
+            "plans": {name: {"decoding": {}, "methods": []} for name in methods},
+            "weights": None,
+            "questions": "",
+        },
+        "data": "lab",
+        "chair_flavour": "pattern",
+        "engine": {},
+        "n_samples": 1000,
+        "sessions": [],
         "methods": methods,
         "parts": ["pope-random", "chair"],
         "scoring": {"pope_rule": "official", "chair_flavour": "pattern", "resamples": 200},
@@ -326,7 +352,8 @@ def test_tables_fit_the_terminal_and_say_things_once(width: int, tmp_path: Path)
 
 def test_all_forms_say_the_same(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
-    bench("fake", tmp_path / "run", data=data, methods=["greedy", "sample"], opened=FakeEngine(), resamples=20)
+    recipe = Recipe(model="fake", data=str(data), methods=("greedy", "sample"), resamples=20)
+    bench(recipe, tmp_path / "run", opened=FakeEngine())
     found = compare([tmp_path / "run"], ["chair"])
     text, markdown = found.text(), found.markdown()
     assert "CHAIR, 6 samples, rule pattern" in text

@@ -14,6 +14,7 @@ from grounddecode.evaluate import tagger
 from grounddecode.evaluate.compare import compare
 from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.metrics import cost, few, results
+from grounddecode.evaluate.recipe import Recipe
 from grounddecode.evaluate.runner import bench, rescore
 from grounddecode.evaluate.store import RunFolder
 from grounddecode.method import Method
@@ -29,7 +30,7 @@ from tests.evaluate.test_compare import caption, question
         ({"amber_similarity": "zz"}, ValueError, "no similarity 'zz'"),
         ({"amber_similarity": "table:/no/such/table.json"}, ValueError, "table.json cannot be read"),
         ({"amber_similarity": "spacy:no_such_model"}, RuntimeError, "spaCy model no_such_model cannot be loaded"),
-        ({"resamples": 1_000_000_000}, ValueError, "resamples is 1000000000: give 1 to 100000"),
+        ({"resamples": 1_000_000_000}, ValueError, "resamples is 1000000000: give a number from 1 to 100000"),
         ({"resamples": 0}, ValueError, "resamples is 0"),
         ({"pope_rule": "loose"}, ValueError, "no rule 'loose'"),
     ],
@@ -39,7 +40,8 @@ def test_what_cannot_be_scored_by_is_refused_first(
 ) -> None:
     engine = FakeEngine()
     with pytest.raises(error, match=said):
-        bench("fake", tmp_path / "run", benchmarks=["amber"], limit=2, opened=engine, **options)
+        asked = Recipe(model="fake", benchmarks=("amber",), limit=2, **options)
+        bench(asked, tmp_path / "run", opened=engine)
     assert engine.calls == []
     assert not (tmp_path / "run").exists()
 
@@ -51,7 +53,8 @@ def test_words_without_their_tagger_are_refused_first(tmp_path: Path, monkeypatc
     monkeypatch.setattr("grounddecode.evaluate.lemmas.tagger", missing)
     engine = FakeEngine()
     with pytest.raises(RuntimeError, match="the tagger weights"):
-        bench("fake", tmp_path, benchmarks=["chair"], limit=2, chair_flavour="wordnet-words/pattern-gt", opened=engine)
+        asked = Recipe(model="fake", benchmarks=("chair",), limit=2, chair_flavour="wordnet-words/pattern-gt")
+        bench(asked, tmp_path, opened=engine)
     assert engine.calls == []
     assert tagger.tagger is not missing
 
