@@ -11,10 +11,11 @@ import typer
 
 from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, MaxPixels, Model, Others, Trust, engine_options
 from grounddecode.cli.errors import complain, resumable
-from grounddecode.cli.output import results_only, write_json, write_line
+from grounddecode.cli.output import results_only, width, write_json, write_line
 from grounddecode.cli.progress import Meter
 from grounddecode.evaluate.names import listed
 
+OUT_HELP = "Run folder. The same command continues a stopped run; more methods or a larger --limit extend one."
 METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."
 DATA_HELP = "Folder of the benchmarks' data; default: the lab's drawn scenes."
 ERRORS_HELP = "Leave with 0 though samples failed, or the model refused a method."
@@ -22,6 +23,7 @@ SHARD_HELP = "i/n: every n-th picture only. Put the parts together with `merge`.
 SPLIT_HELP = "Of the lab's scenes: evaluation, or calibration to choose settings on."
 FLAVOUR_HELP = "Whose rule reads captions; default: that of published tables where its data are, else pattern."
 SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
+UNFINISHED_HELP = "Score CHAIR captions that were cut without the sentence that the cut left unfinished."
 RECIPE_HELP = "YAML file that says what the other options do not."
 
 
@@ -60,7 +62,7 @@ def _as_option(value: Any) -> str:
 
 def bench(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command continues a stopped run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)],
     methods: Annotated[str, typer.Option("--methods", help=METHODS_HELP)] = "greedy",
     benchmarks: Annotated[
         str, typer.Option("--benchmarks", help="Comma-separated: pope, chair, amber, mme.")
@@ -82,6 +84,7 @@ def bench(
     chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help=FLAVOUR_HELP)] = None,
     amber_similarity: Annotated[str, typer.Option("--amber-similarity", help=SIMILARITY_HELP)] = "exact",
     resamples: Annotated[int, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = 1000,
+    drop_unfinished: Annotated[bool, typer.Option("--drop-unfinished", help=UNFINISHED_HELP)] = False,
     device: Device = None,
     dtype: Dtype = None,
     calibration: Calibration = None,
@@ -111,6 +114,7 @@ def bench(
         chair_flavour=chair_flavour,
         amber_similarity=amber_similarity,
         resamples=resamples,
+        drop_unfinished=drop_unfinished,
         engine_options=engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels),
     )
     with results_only(), resumable(out), Meter.shown("bench") as meter:
@@ -146,7 +150,8 @@ def compare(
     if as_json or form is Form.json:
         write_json(comparison.to_dict())
     else:
-        write_line(getattr(comparison, form)().rstrip("\n"))
+        shown = comparison.text(width()) if form is Form.text else getattr(comparison, form)()
+        write_line(shown.rstrip("\n"))
 
 
 def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool) -> None:
@@ -157,7 +162,7 @@ def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool)
     else:
         from grounddecode.evaluate.compare import compare as side_by_side
 
-        write_line(side_by_side([out]).text().rstrip("\n"))
+        write_line(side_by_side([out]).text(width()).rstrip("\n"))
         write_line(f"\nrun folder: {out}" + (f" (failed samples: {failed})" if failed else ""))
     for method, reason in refused.items():
         complain(f"{method} was not measured: {reason}")

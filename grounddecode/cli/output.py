@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
+
+
+def width() -> int | None:
+    """Columns of the terminal (or COLUMNS); None where results go to a file or a pipe, which take any line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
 
 
 def stdout() -> Console:

@@ -86,18 +86,21 @@ def judge_hallusionbench(questions: Sequence[Mapping[str, Any]], answers: Sequen
     return [verdict(reply) for reply in replies]
 
 
-def read_answers(path: str | Path) -> list[str]:
+def read_answers(path: str | Path, key: str | None = None) -> list[str]:
     """Answers in the order of the questions: records with `model_prediction`, `answer`, `text` or `ans`.
+
+    Args:
+        key: the field that holds the text; None: the first of these four.
 
     Raises:
         ValueError: a record that holds no text under any of these.
     """
-    fields = ("model_prediction", "answer", "text", "ans")
+    fields = ("model_prediction", "answer", "text", "ans") if key is None else (key,)
     found: list[str] = []
     for place, record in enumerate(records.read(path), 1):
         text = next((record[field] for field in fields if isinstance(record.get(field), str)), None)
         if text is None:
-            raise ValueError(f"answer {place} of {path} holds no text: give it under one of {', '.join(fields)}.")
+            raise ValueError(f"answer {place} of {path} holds no text: give it under {' or '.join(fields)}.")
         found.append(text)
     return found
 

@@ -39,6 +39,8 @@ class Recipe:
         pope_rule, chair_flavour, amber_similarity: how answers are scored; CHAIR's flavour is by default `pattern` on
             the lab, else `grounddecode.evaluate.chair.default_flavour()`.
         resamples: of the bootstrap.
+        drop_unfinished: score CHAIR captions that were cut at `max_new_tokens` without the sentence that the cut left
+            unfinished.
         engine_options: passed on to the engine, such as `{"device": "cuda:1"}`.
 
     Raises:
@@ -60,6 +62,7 @@ class Recipe:
     chair_flavour: str | None = None
     amber_similarity: str = "exact"
     resamples: int = 1000
+    drop_unfinished: bool = False
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,7 +92,7 @@ class Recipe:
     def scoring(self) -> Scoring:
         """By which rules the answers are scored. Raises ValueError for rules that do not exist."""
         rules = (self.pope_rule, self.flavour, self.amber_similarity, self.resamples)
-        return Scoring(*rules, self.data or LAB_DATA)
+        return Scoring(*rules, self.data or LAB_DATA, self.drop_unfinished)
 
     def wanted(self, flavour: str | None = None) -> Wanted:
         """What of each benchmark is asked; `flavour`: of CHAIR's ground truth, instead of the recipe's own."""

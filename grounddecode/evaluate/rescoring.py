@@ -22,12 +22,13 @@ def rescore(
     chair_flavour: str | None = None,
     amber_similarity: str | None = None,
     resamples: int | None = None,
+    drop_unfinished: bool | None = None,
 ) -> dict[str, Any]:
     """Metrics of a run folder from its stored answers, without an engine; rewrites metrics.json.
 
     Args:
-        pope_rule, chair_flavour, amber_similarity, resamples: instead of those the run was scored with last. A flavour
-            with a ground truth of its own reads the annotations anew, and AMBER its lists of words.
+        pope_rule, chair_flavour, amber_similarity, resamples, drop_unfinished: instead of those the run was scored with
+            last. A flavour with a ground truth of its own reads the annotations anew, and AMBER its lists of words.
 
     Raises:
         ValueError: no run folder, an unknown rule or flavour, or data that are not where they were.
@@ -38,6 +39,7 @@ def rescore(
         "chair_flavour": chair_flavour,
         "amber_similarity": amber_similarity,
         "resamples": resamples,
+        "drop_unfinished": drop_unfinished,
     }
     scoring = replace(scoring_of(stored), **{key: value for key, value in given.items() if value is not None})
     root = data_folder(run, stored)
@@ -62,7 +64,6 @@ def finish(folder: RunFolder, scoring: Scoring, truths: Mapping[str, Any]) -> di
         truths: by sample, instead of those stored with the answers.
     """
     run: dict[str, Any] = {**folder.stored_run(), "scoring": asdict(scoring)}
-    folder.write_run(run)
     methods, parts = ({name: at for at, name in enumerate(run[key])} for key in ("methods", "parts"))
     ended = run.get("refused", {})
     held = [record for record in folder.records() if record["method"] not in ended]
@@ -72,6 +73,7 @@ def finish(folder: RunFolder, scoring: Scoring, truths: Mapping[str, Any]) -> di
         "results": results((r | _truth(r, truths) for r in held), scoring),
         "run": {**run, "n_answers": len(held) - failed, "n_failed": failed},
     }
+    folder.write_run(run)  # only now: rules by which the answers cannot be scored are not remembered
     folder.write_metrics(metrics)
     return metrics
 

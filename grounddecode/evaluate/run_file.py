@@ -68,6 +68,7 @@ class ScoringFile(TypedDict):
     amber_similarity: NotRequired[str]
     resamples: NotRequired[int]
     data: NotRequired[str]
+    drop_unfinished: NotRequired[bool]
 
 
 class Session(TypedDict):
@@ -110,6 +111,7 @@ class _Asked(TypedDict):
     image_id: int | str
     image: str
     prompt: str
+    max_new_tokens: NotRequired[Positive]
     method: str
     status: Literal["ok", "failed"]
 

@@ -14,6 +14,7 @@ from grounddecode.engines.base import ENGINES, open_engine
 from grounddecode.evaluate.answering import Answering, Progress
 from grounddecode.evaluate.benchmarks import LAB_DATA
 from grounddecode.evaluate.merging import merge
+from grounddecode.evaluate.metrics import rehearse
 from grounddecode.evaluate.provenance import provenance
 from grounddecode.evaluate.recipe import Recipe
 from grounddecode.evaluate.rescoring import finish, rescore, truths
@@ -63,6 +64,7 @@ def bench(
     recipe = replace(recipe, engine=_engine_name(recipe.engine, opened))
     stored = RunFolder(out).run()
     task = task_of(recipe, str(out), stored)
+    rehearse(task.samples, scoring)
     with RunFolder(out) as folder:
         if folder.run() != stored:
             raise ValueError(f"{str(out)!r} was changed while this command started: give it again")

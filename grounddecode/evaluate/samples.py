@@ -55,6 +55,7 @@ class Sample:
             "image_id": self.image_id,
             "image": self._stored_image(),
             "prompt": self.prompt,
+            "max_new_tokens": self.max_new_tokens,
             **self.facts,
         }
 
@@ -70,7 +71,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     """
     digest = sha256()
     for sample in samples:
-        told = sample.to_dict() | {"image": Path(sample.image).name, "max_new_tokens": sample.max_new_tokens}
+        told = sample.to_dict() | {"image": Path(sample.image).name}
         told.pop("truth", None)
         digest.update(dumps(told, sort_keys=True, ensure_ascii=False).encode(errors="replace") + b"\n")
     return digest.hexdigest()

@@ -81,6 +81,8 @@ def _results(tables: Sequence[Table]) -> str:
     if not tables:
         return ""
     shown = "\n".join(_table(table) for table in tables)
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    shown += "".join(f'\n<p class="soft">{escape(note)}</p>' for note in notes)
     return f'<section id="results"><h2>Results</h2>\n{shown}</section>'
 
 
@@ -96,7 +98,7 @@ def _table(table: Table) -> str:
 
 
 def _row(row: Row, columns: Sequence[Column]) -> str:
-    """One row; a control's stands back, and its small print, which is about its method, carries the colour alone."""
+    """One row; a control's stands back, and its small print carries the colour alone."""
     if not row.cells:  # a method that the model has refused
         return (
             f'<tr class="control"><th scope="row">{escape(row.label)}</th>'

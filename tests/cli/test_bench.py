@@ -248,3 +248,31 @@ def test_data_that_are_missing_are_named(grounddecode: Run, tmp_path: Path) -> N
     as_json = grounddecode("data", "check", "pope", "--root", tmp_path, "--json")
     assert json.loads(as_json.stdout)["ok"] is False
     assert_sentence(grounddecode("data", "check", "popee", "--root", tmp_path), "'popee'", "'pope'")
+
+
+def test_a_refused_method_ends_its_row_not_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", *SMALL, "--benchmarks", "chair", "--out", str(tmp_path / "run"), "--resamples", "5"]
+    assert main([*command, "--methods", "greedy,var,locore"]) == 1
+    out, err = capfd.readouterr()
+    assert "refused: " in next(line for line in out.splitlines() if line.startswith("var"))
+    assert "grounddecode: var was not measured: " in err
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert list(found["results"]) == ["greedy", "locore"]
+    assert main([*command, "--methods", "greedy", "--allow-errors"]) == 0
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "refused: " in (tmp_path / "run" / "index.html").read_text()
+
+
+def test_foreign_files_are_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "samples.jsonl").write_text("my data")
+    for command in (
+        ["bench", *SMALL, "--benchmarks", "pope", "--out", str(tmp_path)],
+        ["score", "run", str(tmp_path)],
+        ["merge", str(tmp_path), "--out", str(tmp_path)],
+    ):
+        assert main(command) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
+    assert (tmp_path / "samples.jsonl").read_text() == "my data"

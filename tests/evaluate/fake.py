@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,17 @@ def write_folder(root: Path, images: int = 6) -> Path:
 def present(number: int) -> list[int]:
     """Objects of image `number`, as positions in `THINGS`."""
     return [(number + step) % 6 for step in (0, 1, 3)]
+
+
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: writes are cut short and then fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class FakeEngine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from grounddecode.evaluate.store import RunFolder
+from tests.evaluate.fake import room
 
 
 def line(sample: str, method: str = "greedy", **more: object) -> dict[str, object]:
@@ -161,25 +161,13 @@ def test_links_are_not_followed(tmp_path: Path, name: str) -> None:
 # -- disks -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_no_half_of_a_batch(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
+def test_a_full_disk_leaves_no_half_of_a_batch(folder: RunFolder) -> None:
     samples = folder.path / "samples.jsonl"
     with folder:
         folder.append([line("a")])
-        room = [len(whole("b")) + 20]
-
-        def write(file: int, data: bytes) -> int:
-            taken = real(file, data[: room[0]]) if room[0] else 0
-            room[0] -= taken
-            if not taken:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return taken
-
-        monkeypatch.setattr(os, "write", write)
-        with pytest.raises(OSError, match=r"No space left on device.*samples\.jsonl"):
+        with room(len(whole("a", "b")) + 20), pytest.raises(OSError, match=r"File too large.*samples\.jsonl"):
             folder.append([line("b"), line("c")])
         assert samples.read_bytes() == whole("a")
-        monkeypatch.setattr(os, "write", real)
         folder.append([line("b"), line("c")])
     assert samples.read_bytes() == whole("a", "b", "c")
 
@@ -192,14 +180,9 @@ def test_what_killed_processes_left_behind_goes(folder: RunFolder) -> None:
     assert sorted(os.listdir(folder.path)) == [".run.json.mine", "run.json", "run.json.1", "samples.jsonl"]
 
 
-def test_a_file_that_cannot_be_replaced_stays(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_replaced_stays(folder: RunFolder) -> None:
     before = (folder.path / "run.json").read_bytes()
-
-    def fsync(file: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match=r"run\.json"):
+    with room(100), pytest.raises(OSError, match=r"File too large.*run\.json'$"):
         folder.write_run(run_json(n_samples=1))
     assert (folder.path / "run.json").read_bytes() == before
     assert sorted(os.listdir(folder.path)) == ["run.json", "samples.jsonl"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,14 @@ from grounddecode.lab import world
 from grounddecode.method import Method
 from grounddecode.report.provenance import facts
 from grounddecode.report.write import write
-from tests.evaluate.fake import FakeEngine, write_folder
+from tests.evaluate.fake import FakeEngine, room, write_folder
 
 
 class Witness:
     """An engine that knows the scenes; under a method it sees an elephant that is not there."""
 
     name = "witness"
+    max_pixels, side = 1_000_000, None
 
     def describe(self) -> dict[str, object]:
         return {"engine": self.name, "device": "cpu"}
@@ -160,17 +160,10 @@ def test_a_refused_method_has_a_row_that_says_why(run: Path, tmp_path: Path) -> 
     assert "not finished" not in text
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_that_cannot_be_written_leaves_the_old_one(run: Path, tmp_path: Path) -> None:
     page, _ = write(run, tmp_path / "out")
     before = page.read_bytes()
-
-    def replace(old: object, new: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(OSError, match=r"index\.html"):
+    with room(1000), pytest.raises(OSError, match=r"index\.html"):
         write(run, tmp_path / "out", images=1)
     assert page.read_bytes() == before
     assert sorted(os.listdir(tmp_path / "out")) == ["index.html", "picture.png"]
