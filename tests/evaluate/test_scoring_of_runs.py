@@ -39,8 +39,8 @@ def test_what_cannot_be_scored_by_is_refused_first(
     options: dict[str, Any], error: type[Exception], said: str, tmp_path: Path
 ) -> None:
     engine = FakeEngine()
+    asked = Recipe(model="fake", benchmarks=("amber",), limit=2, **options)
     with pytest.raises(error, match=said):
-        asked = Recipe(model="fake", benchmarks=("amber",), limit=2, **options)
         bench(asked, tmp_path / "run", opened=engine)
     assert engine.calls == []
     assert not (tmp_path / "run").exists()
@@ -52,8 +52,8 @@ def test_words_without_their_tagger_are_refused_first(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("grounddecode.evaluate.lemmas.tagger", missing)
     engine = FakeEngine()
+    asked = Recipe(model="fake", benchmarks=("chair",), limit=2, chair_flavour="wordnet-words/pattern-gt")
     with pytest.raises(RuntimeError, match="the tagger weights"):
-        asked = Recipe(model="fake", benchmarks=("chair",), limit=2, chair_flavour="wordnet-words/pattern-gt")
         bench(asked, tmp_path, opened=engine)
     assert engine.calls == []
     assert tagger.tagger is not missing
