@@ -11,7 +11,7 @@ import typer
 
 from benchmarks import ledger
 from grounddecode.cli.app import app
-from grounddecode.cli.bench import _names as listed
+from grounddecode.evaluate.names import listed
 from grounddecode.evaluate.plans import plans
 from grounddecode.registry import names
 
