@@ -34,18 +34,13 @@ class Unembedding:
     """The output embedding of a model, and what the model does to its output (a factor, or a soft cap).
 
     Raises:
-        ValueError: an unembedding that is quantised or offloaded, or logits that come of it in a way that is not known.
+        ValueError: an unembedding that is quantised, or logits that come of it in a way that is not known.
     """
 
     def __init__(self, model: PreTrainedModel, method: str) -> None:
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
             raise ValueError(f"{method}: the output embedding is {type(head).__name__}, load it unquantised")
-        if head.weight.device.type == "meta":
-            raise ValueError(
-                f"{method}: the output embedding is offloaded, but its weight is read beside its forward pass, keep it "
-                "on a device (device_map)"
-            )
         self.module = head
         self._method = method
         self._softcap: float | None = getattr(
