@@ -88,7 +88,9 @@ def grounded(request: pytest.FixtureRequest) -> Callable[[Any, Method], Any]:
 
 @each_method
 def test_dialogues_in_turn_equal_generate(method: Method, grounded: Any) -> None:
-    model = zoo.model("llava")
+    model = zoo.fresh("llava")
+    model.generation_config.eos_token_id = None  # the loop has no end token either
+    generate(model, zoo.family("llava").batch(), max_new_tokens=1)  # transformers hangs hooks on a model's first run
     batches = [zoo.family("llava").batch(rows) for rows in ([zoo.ROWS[0], zoo.ROWS[2]], [zoo.ROWS[1]])]
     with ground(model, method):
         expected = [generate(model, inputs, max_new_tokens=STEPS) for inputs in batches]
@@ -200,12 +202,11 @@ def test_a_forward_inside_is_plain_and_leaves_the_outer_call_alone(method: Metho
     assert difference(generate(model, inputs)[0], alone) > 0
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-def test_guidance_scale(name: str) -> None:
+def test_guidance_scale() -> None:
     """The unconditional forward of transformers is one inside: plain, as by another copy of the model."""
     from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-    model, inputs, other = zoo.model(name), zoo.family(name).batch([zoo.ROWS[0]]), zoo.fresh(name)
+    model, inputs, other = zoo.model("llava"), zoo.family("llava").batch([zoo.ROWS[0]]), zoo.fresh("llava")
     with ground(model, LocoRE(beta=5.0)):
         found = generate(model, inputs, guidance_scale=1.5)[1]
         beside = UnbatchedClassifierFreeGuidanceLogitsProcessor(1.5, other)
