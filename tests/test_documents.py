@@ -1,4 +1,4 @@
-"""Every code block of README.md and docs/*.md, run word for word in a reader's folder: not a letter of it is changed."""
+"""Every code block of README.md and docs/, run word for word in a reader's folder: not a letter of it is changed."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _snapshot(home: Path) -> Path:
 
 
 def _programs(home: Path) -> Path:
-    """`python` and `grounddecode` as an installed environment has them; `make` that says its plan for the repository."""
+    """`python` and `grounddecode` as an installed environment has them; `make` that only says its plan."""
     (home / "bin").mkdir()
     commands = {
         "python": [sys.executable],
