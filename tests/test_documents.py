@@ -16,6 +16,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SLOW = ("--limit 200", "--model llava-hf", "lab.yaml")
 """What makes a block a slow one: the demo's own command, and benches of the ledger."""
 
+ACTED = "\nassert ids.tolist() != model.generate(**inputs, do_sample=False).tolist()\n"
+
 
 @dataclass(frozen=True)
 class Block:
@@ -72,10 +74,7 @@ def test_blocks_are_found() -> None:
 @pytest.mark.parametrize("block", cases("python"))
 def test_python(block: Block, desk: Path, home: Path) -> None:
     """The block as a script; then that its last way of using a method did something and left the model as it was."""
-    after = (
-        "\nassert ids.tolist() != model.generate(**inputs, do_sample=False).tolist()\n" if "ids" in block.text else ""
-    )
-    (desk / "block.py").write_text(block.text + after, encoding="utf-8")
+    (desk / "block.py").write_text(block.text + (ACTED if "ids = " in block.text else ""), encoding="utf-8")
     assert reader.run(["python", "block.py"], desk, home).strip()
 
 
