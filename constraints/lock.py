@@ -73,8 +73,8 @@ def main() -> None:
     main = for_every_python(replaced(everything, f"transformers=={options.transformers}"))
     write("hf.txt", "for `make demo` and `make test`", main)
     for version in options.matrix:
-        others = for_every_python(replaced(everything, f"transformers=={version}"))
-        write(f"transformers-{version}.txt", f"to test with transformers {version}", others)
+        others = resolved(replaced(everything, f"transformers=={version}"))
+        write(f"transformers-{version}.txt", f"to test with transformers {version}", main | others)
     if options.vllm:
         # vLLM says which transformers it takes; its wheels for the CPU exist for fewer Pythons than torch's.
         server = resolved(replaced([*ours(), torch, options.vllm], "transformers"))
