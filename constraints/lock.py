@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -78,7 +77,7 @@ def main() -> None:
     if options.vllm:
         # vLLM says which transformers it takes; its wheels for the CPU exist for fewer Pythons than torch's.
         server = resolved(replaced([*ours(), torch, options.vllm], "transformers"))
-        write("vllm.txt", f"beside {re.split('[=<>]', options.vllm)[0]}", server)
+        write("vllm.txt", "for the environment with vLLM", server)
 
 
 if __name__ == "__main__":
