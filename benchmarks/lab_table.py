@@ -71,14 +71,14 @@ def measure(name: str, out: Path) -> None:
     """The run folder of one checkpoint, and beside its answers what was refused."""
     model = f"lab:{name}"
     engine = open_engine("hf", model)
-    plans = read(RECIPE)["methods"]
+    plans = read(RECIPE).methods
     said = refusals(engine, plans)
     run(
         RECIPE,
         out,
         lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr),
         model=model,
-        methods=[*plans, *forced(name)],
+        methods=(*plans, *forced(name)),
         opened=engine,
     )
     (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")

@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("out/lab/tuning"), help="run folder; the same one resumes")
     args = parser.parse_args()
     recipe = read(RECIPE)
-    if recipe["split"] != "calibration":
-        raise SystemExit(f"{RECIPE.name} would tune on the split {recipe['split']}: tune on calibration")
+    if recipe.split != "calibration":
+        raise SystemExit(f"{RECIPE.name} would tune on the split {recipe.split}: tune on calibration")
     metrics = run(RECIPE, args.run, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr))
     rows = {spec: row(found) for spec, found in metrics["results"].items()}
     made, greedy = metrics["run"], metrics["results"][GREEDY]

@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     changes = {key: value for key in ("data", "limit", "shard") if (value := getattr(args, key)) is not None}
     if args.device:
-        changes["engine_options"] = {**read(args.recipe).get("engine_options", {}), "device": args.device}
+        changes["engine_options"] = {**read(args.recipe).engine_options, "device": args.device}
     metrics = run(
         args.recipe, args.out, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr), **changes
     )

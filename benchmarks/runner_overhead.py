@@ -26,7 +26,7 @@ from grounddecode.evaluate.batches import batches, units
 from grounddecode.evaluate.benchmarks import Wanted, load
 from grounddecode.evaluate.plans import plans
 from grounddecode.evaluate.provenance import provenance
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.evaluate.samples import Sample, open_picture
 from grounddecode.evaluate.store import RunFolder
 
@@ -115,11 +115,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as out, RunFolder(out) as folder:
             device = str(engine.describe()["device"])
             answering = Answering(engine, folder, plans(["greedy"]), 0, args.batch_size, device, lambda progress: None)
-            answering.answer(todo, {"greedy": set()})
+            answering.answer(groups)
 
     def whole(engine: Engine = engine) -> None:
         with tempfile.TemporaryDirectory() as out:
-            bench(args.model, out, benchmarks=names, limit=args.limit, batch_size=args.batch_size, opened=engine)
+            recipe = Recipe(model=args.model, benchmarks=tuple(names), limit=args.limit, batch_size=args.batch_size)
+            bench(recipe, out, opened=engine)
 
     parrot = Parrot(engine)
     ways = {"bare": bare, "runner": runner, "whole": whole}

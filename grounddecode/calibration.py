@@ -13,6 +13,14 @@ from typing import Any
 PAPER_TAU, PAPER_WIDTH = 20.0, 4096
 FILE = "calibration.json"  # looked for in the folder of a checkpoint
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "checkpoint": str,
+    "fingerprint": str,
+    "tau": (int, float),
+    "has_sinks": bool,
+    "provenance": dict,
+}
+
 
 def scaled_tau(width: int) -> float:
     """Sink threshold of a model of hidden size `width`: the same share of a token's energy as 20 at 4096 (ours)."""
@@ -131,7 +139,7 @@ def kept(path: Path | str) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no calibration file ({error}), make one with `grounddecode calibrate`") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} is no calibration file, make one with `grounddecode calibrate`")
@@ -140,16 +148,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _entry(path: Path | str, data: Any) -> Calibration:
     try:
-        return Calibration(
+        first, end = (int(layer) for layer in data["layers"])
+        entry = Calibration(
             **data
             | {
                 "sink_dims": tuple(int(d) for d in data["sink_dims"]),
                 "head_sensitivity": tuple(tuple(float(x) for x in row) for row in data["head_sensitivity"]),
-                "layers": tuple(data["layers"]),
+                "layers": (first, end),
             }
         )
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is no calibration file ({error}), make one with `grounddecode calibrate`") from error
+    for name, kind in _KINDS.items():
+        value: Any = getattr(entry, name)
+        if not isinstance(value, kind) or (name == "tau" and not math.isfinite(entry.tau)):
+            raise ValueError(f"{path}: {name} is {value!r}, make the file anew with `grounddecode calibrate`")
+    return entry
 
 
 def _published(checkpoint: str, *dims: int, source: str) -> Calibration:

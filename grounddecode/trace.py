@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +22,20 @@ class Event:
     layer: int | None = None
 
 
+class Recorder(Protocol):
+    """What methods' doings are told to: a `Trace`, or several."""
+
+    def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None: ...
+
+
 @dataclass
 class Trace:
     """Recorder that an engine fills when it is given one: `ground(model, AvisC(), trace=Trace())`.
 
     Tensors are detached copies on the CPU, row-aligned with the batch. Recording costs a copy a value; without a trace
-    nothing is computed for it.
+    nothing is computed for it. Methods with a second stream record the share of the image that it keeps (`kept_share`,
+    once) and how far the streams are apart (`contrast`, each step: the mean distance of the log-probabilities of the
+    tokens that pass the cut); SGRS records what it rejects.
     """
 
     events: list[Event] = field(default_factory=list)

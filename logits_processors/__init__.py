@@ -23,6 +23,9 @@ def _names(method: str) -> list[str]:
     return list(dict.fromkeys([by_class, method.upper() + _SUFFIX]))
 
 
+__all__ = [*list_processors(), "list_processors"]
+
+
 def __getattr__(name: str) -> Any:
     if name.endswith(_SUFFIX) and not name.startswith("_"):
         for method in registry.names():
@@ -34,4 +37,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*list_processors(), "list_processors"]
+    return __all__

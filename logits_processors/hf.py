@@ -9,26 +9,28 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from grounddecode import registry
-from grounddecode.engines.hf.arming import arm, disarm
+from grounddecode.engines.hf.acting import at_work
+from grounddecode.engines.hf.arming import Armed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.calibration import Calibration
     from grounddecode.method import Method
-    from grounddecode.trace import Trace
+    from grounddecode.trace import Recorder
 
 
-class MethodLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
-    """Applies a method to the `generate` calls it is passed to, and to no others.
+class MethodLogitsProcessor(Armed, LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """Applies a method to the `generate` calls it is passed to, and to no others, wherever and whenever it was made.
 
         model.generate(**inputs, logits_processor=[AvisCLogitsProcessor(model, alpha=1.0)])
 
-    Several in one list compose in list order. The model gets a wrapper on its `generate` while the processor lives;
-    `close()` removes it at once.
+    Several in one list compose in list order. One may be passed to any number of calls, of any threads; calls with
+    methods on one model wait for each other.
 
     Args:
         model: the model that will generate.  method: a `Method`, where the class does not name one.
+        calibration: what is known about the checkpoint.  trace: a recorder of all that is done in the calls.
         params: hyper-parameters of the method.
 
     Raises:
@@ -44,7 +46,7 @@ class MethodLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transform
         method: Method | None = None,
         *,
         calibration: Calibration | None = None,
-        trace: Trace | None = None,
+        trace: Recorder | None = None,
         **params: Any,
     ) -> None:
         if method is None and self.registered is None:
@@ -53,21 +55,23 @@ class MethodLogitsProcessor(LogitsProcessor):  # type: ignore[misc]  # transform
         self.method: Method = method or registry.create(str(self.registered), **params)
         self.calibration = calibration
         self.trace = trace
-        self.running = False
-        arm(model, self)
-
-    def close(self) -> None:
-        """Take the wrapper off the model's `generate`."""
-        disarm(self.model, self)
+        super().__init__(model, self.method, calibration, trace)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores as they are: the method has acted inside the model's forward pass already."""
-        if not self.running:
+        if not at_work(self):
             raise RuntimeError(
-                f"{type(self).__name__} was built for another model than the one that generates (or was closed), "
-                "build it with this model"
+                f"{type(self).__name__} was passed to a decoding loop that is not transformers' own (custom_generate), "
+                "use `with ground(model, ...)` around that call"
             )
         return scores
+
+    def __reduce__(self) -> Any:
+        return _made_again, (type(self), self.model, self.method, self.calibration, self.trace)
+
+
+def _made_again(kind: type[MethodLogitsProcessor], model: Any, method: Method, calibration: Any, trace: Any) -> Any:
+    return kind(model, method, calibration=calibration, trace=trace)
 
 
 @cache

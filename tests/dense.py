@@ -216,7 +216,8 @@ class Oracle:
             self._first_logits(inputs)
         finally:
             handle.remove()
-        return seen[0] | {"past_key_values": None, "use_cache": False}
+        no_cache = dict.fromkeys(name for name in ("cache", "past_key_values") if name in seen[0])
+        return seen[0] | no_cache | {"use_cache": False}
 
 
 def _blocks(stack: nn.Module) -> dict[nn.Module, int]:

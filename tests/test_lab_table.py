@@ -132,14 +132,14 @@ def test_ranks_are_compared_as_spearman_does():
 def test_the_committed_tuning_follows_its_rule_and_saw_no_evaluation_scene():
     tuning = json.loads(lab_tuning.RESULT.read_text())
     recipe = read(lab_tuning.RECIPE)
-    assert recipe["split"] == tuning["settings"]["split"] == "calibration"
-    assert list(tuning["grid"]) == recipe["methods"]
+    assert recipe.split == tuning["settings"]["split"] == "calibration"
+    assert tuple(tuning["grid"]) == recipe.methods
     assert lab_tuning.choose(tuning["grid"]) == tuning["chosen"]
     assert tuning["rule"] == lab_tuning.RULE
 
 
 def test_the_recipe_has_what_was_tuned_and_the_defaults():
-    tuning, plans = json.loads(lab_tuning.RESULT.read_text()), read(lab_table.RECIPE)["methods"]
+    tuning, plans = json.loads(lab_tuning.RESULT.read_text()), read(lab_table.RECIPE).methods
     tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
     assert set(tuned.values()) <= set(plans)
     assert set(registry.names()) - {"var"} <= set(plans)

@@ -117,6 +117,21 @@ def fresh(name: str) -> Any:
     return built
 
 
+FRAGILE = ("llama4",)  # families that some release cannot run at all: 5.24.0 asks Llama 4 for an output it has not
+
+
+@cache
+def broken(name: str) -> str | None:
+    """Why the installed transformers cannot run the plain model of a family, if it cannot."""
+    if name not in FRAGILE:
+        return None
+    try:
+        model(name).generate(**family(name).batch(), max_new_tokens=1)
+    except AttributeError as error:
+        return f"transformers cannot run this model without grounddecode either ({error})"
+    return None
+
+
 def make(name: str) -> tuple[Any, dict[str, Tensor]]:
     """A new tiny model and its batch."""
     return fresh(name), family(name).batch()

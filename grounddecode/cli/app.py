@@ -9,13 +9,13 @@ import typer
 
 from grounddecode import __version__
 from grounddecode.cli import bench, calibrate, data, generate, lab, methods, report, score
-from grounddecode.cli.errors import DEBUG_VARIABLE
+from grounddecode.cli.command import App
+from grounddecode.cli.errors import DEBUG_VARIABLE, QUIET_VARIABLE
 
-app = typer.Typer(
+app = App(
     help="Decoding-time methods that make vision-language models hallucinate less, and honest measurements of them.",
     epilog="Try: grounddecode bench --model lab --methods greedy,locore,avc --benchmarks pope,chair --out out/run",
     invoke_without_command=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -35,8 +35,13 @@ def everywhere(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error, and what libraries log.")
     ] = False,
+    silent: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no warnings: results and errors alone.")
+    ] = False,
 ) -> None:
     """Options that come before the command."""
+    if silent:
+        os.environ[QUIET_VARIABLE] = "1"
     if debug:
         os.environ[DEBUG_VARIABLE] = "1"
     if context.invoked_subcommand is None:

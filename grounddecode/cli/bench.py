@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, Model, Others, engine_options
-from grounddecode.cli.output import results_only, write_json, write_line
+from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, MaxPixels, Model, Others, Trust, engine_options
+from grounddecode.cli.errors import complain, resumable
+from grounddecode.cli.output import results_only, width, write_json, write_line
 from grounddecode.cli.progress import Meter
+from grounddecode.evaluate.names import listed
 
+OUT_HELP = "Run folder. The same command continues a stopped run; more methods or a larger --limit extend one."
 METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."
 DATA_HELP = "Folder of the benchmarks' data; default: the lab's drawn scenes."
-ERRORS_HELP = "Leave with 0 though samples failed."
+ERRORS_HELP = "Leave with 0 though samples failed, or the model refused a method."
 SHARD_HELP = "i/n: every n-th picture only. Put the parts together with `merge`."
 SPLIT_HELP = "Of the lab's scenes: evaluation, or calibration to choose settings on."
 FLAVOUR_HELP = "Whose rule reads captions; default: that of published tables where its data are, else pattern."
 SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
+UNFINISHED_HELP = "Score CHAIR captions that were cut without the sentence that the cut left unfinished."
 RECIPE_HELP = "YAML file that says what the other options do not."
 
 
@@ -35,22 +40,29 @@ def _read_recipe(context: typer.Context, recipe: Path | None) -> Path | None:
     """Make what a recipe says the default of the other options."""
     if recipe is None:
         return None
-    from grounddecode.evaluate.recipes import read
+    from grounddecode.evaluate.recipes import said
 
-    said = read(recipe)
-    engine = {key: str(value) for key, value in said.pop("engine_options", {}).items()}
-    for key in ("methods", "benchmarks"):
-        if isinstance(said.get(key), list):
-            said[key] = ",".join(map(str, said[key]))
-    said |= {key: engine.pop(key) for key in ("device", "dtype", "calibration") if key in engine}
-    said["others"] = [f"{key}={value}" for key, value in engine.items()]
-    context.default_map = said
+    context.default_map = _as_options(said(recipe))
     return recipe
+
+
+def _as_options(said: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe as the command line writes them."""
+    engine = {key: _as_option(value) for key, value in said.pop("engine_options", {}).items()}
+    options = {key: _as_option(value) for key, value in said.items() if value is not None}
+    options |= {key: engine.pop(key) for key in ("device", "dtype", "calibration") if key in engine}
+    return options | {"others": [f"{key}={value}" for key, value in engine.items()]}
+
+
+def _as_option(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def bench(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same command continues a stopped run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)],
     methods: Annotated[str, typer.Option("--methods", help=METHODS_HELP)] = "greedy",
     benchmarks: Annotated[
         str, typer.Option("--benchmarks", help="Comma-separated: pope, chair, amber, mme.")
@@ -72,38 +84,41 @@ def bench(
     chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help=FLAVOUR_HELP)] = None,
     amber_similarity: Annotated[str, typer.Option("--amber-similarity", help=SIMILARITY_HELP)] = "exact",
     resamples: Annotated[int, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = 1000,
+    drop_unfinished: Annotated[bool, typer.Option("--drop-unfinished", help=UNFINISHED_HELP)] = False,
     device: Device = None,
     dtype: Dtype = None,
     calibration: Calibration = None,
     others: Others = None,
+    trust: Trust = False,
+    max_pixels: MaxPixels = None,
     allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Answer benchmarks with several methods, score the answers, write a run folder."""
-    from grounddecode.evaluate import runner
+    from grounddecode.evaluate.recipe import Recipe
+    from grounddecode.evaluate.runner import bench as answer
 
-    options = engine_options(device, dtype, calibration, others)
-    with results_only(), Meter.shown("bench") as meter:
-        metrics = runner.bench(
-            model,
-            out,
-            engine=engine,
-            methods=_names(methods),
-            benchmarks=_names(benchmarks),
-            limit=limit,
-            seed=seed,
-            batch_size=batch_size,
-            data=data,
-            split=split,
-            shard=shard,
-            max_new_tokens=max_new_tokens,
-            pope_rule=pope_rule,
-            chair_flavour=chair_flavour,
-            amber_similarity=amber_similarity,
-            resamples=resamples,
-            engine_options=options,
-            progress=meter.answers,
-        )
+    asked = Recipe(
+        model=model,
+        engine=engine,
+        methods=tuple(listed(methods)),
+        benchmarks=tuple(listed(benchmarks)),
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        data=None if data is None else str(data),
+        split=split,
+        shard=shard,
+        max_new_tokens=max_new_tokens,
+        pope_rule=pope_rule,
+        chair_flavour=chair_flavour,
+        amber_similarity=amber_similarity,
+        resamples=resamples,
+        drop_unfinished=drop_unfinished,
+        engine_options=engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels),
+    )
+    with results_only(), resumable(out), Meter.shown("bench") as meter:
+        metrics = answer(asked, out, progress=meter.answers)
     _show(metrics, out, as_json, allow_errors)
 
 
@@ -131,33 +146,25 @@ def compare(
     from grounddecode.evaluate.compare import compare as side_by_side
 
     with results_only():
-        comparison = side_by_side(runs, _names(benchmarks) if benchmarks else None)
+        comparison = side_by_side(runs, listed(benchmarks) if benchmarks else None)
     if as_json or form is Form.json:
         write_json(comparison.to_dict())
     else:
-        write_line(getattr(comparison, form)().rstrip("\n"))
-
-
-def _names(listed: str) -> list[str]:
-    """The parts between commas; a comma within settings (`avc:alpha=1,beta=0.1`) does not divide."""
-    parts: list[str] = []
-    for piece in listed.split(","):
-        if parts and ":" in parts[-1] and "=" in piece and ":" not in piece:
-            parts[-1] += f",{piece.strip()}"
-        elif piece.strip():
-            parts.append(piece.strip())
-    return parts
+        shown = comparison.text(width()) if form is Form.text else getattr(comparison, form)()
+        write_line(shown.rstrip("\n"))
 
 
 def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool) -> None:
-    """The metrics or their tables; leaves with 1 when samples failed: the numbers are not of all that was asked."""
-    failed = metrics["run"]["n_failed"]
+    """The metrics or their tables; leaves with 1 when samples or methods failed: they are not of all that was asked."""
+    failed, refused = metrics["run"]["n_failed"], metrics["run"].get("refused", {})
     if as_json:
         write_json(metrics)
     else:
         from grounddecode.evaluate.compare import compare as side_by_side
 
-        write_line(side_by_side([out]).text().rstrip("\n"))
+        write_line(side_by_side([out]).text(width()).rstrip("\n"))
         write_line(f"\nrun folder: {out}" + (f" (failed samples: {failed})" if failed else ""))
-    if failed and not allow_errors:
+    for method, reason in refused.items():
+        complain(f"{method} was not measured: {reason}")
+    if (failed or refused) and not allow_errors:
         raise typer.Exit(1)

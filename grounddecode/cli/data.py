@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from grounddecode.cli.command import App
 from grounddecode.cli.output import results_only, write_json, write_line
 from grounddecode.cli.progress import Meter
 
-app = typer.Typer(help="What the benchmarks need on disk, and getting it.")
+app = App(help="What the benchmarks need on disk, and getting it.")
 
 NAME_HELP = "coco, pope, chair, amber or mme."
 

@@ -9,23 +9,43 @@ from typing import Annotated, Any
 import typer
 
 MODEL_HELP = "A folder, a hub id, or `lab`: the small model that comes with the package."
+OTHERS_HELP = (
+    "Any other option of the engine; may be given again. For openai, extra='{\"max_tokens\": null}' changes the "
+    "fields of a request, null leaves one out."
+)
 
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 Engine = Annotated[str, typer.Option("--engine", help="What runs the model: hf, openai.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, ...; default: by device.")]
 Calibration = Annotated[Path | None, typer.Option("--calibration", help="File of `grounddecode calibrate`.")]
+TRUST_HELP = "Let the model's folder run Python of its own (its `auto_map`). Read it first."
+PIXELS_HELP = "Largest picture, in pixels; a larger one is refused before it is decoded. Default: 50 million."
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help=TRUST_HELP)]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help=PIXELS_HELP)]
 Others = Annotated[
     list[str] | None,
-    typer.Option("--engine-option", metavar="KEY=VALUE", help="Any other option of the engine; may be given again."),
+    typer.Option("--engine-option", metavar="KEY=VALUE", help=OTHERS_HELP),
 ]
 
 
 def engine_options(
-    device: str | None, dtype: str | None, calibration: Path | None, others: Sequence[str] | None
+    device: str | None,
+    dtype: str | None,
+    calibration: Path | None,
+    others: Sequence[str] | None,
+    *,
+    trust: bool = False,
+    max_pixels: int | None = None,
 ) -> dict[str, Any]:
     """What was given, under the engine's own names. Raises ValueError for an option that is no `key=value`."""
-    named = {"device": device, "dtype": dtype, "calibration": None if calibration is None else str(calibration)}
+    named = {
+        "device": device,
+        "dtype": dtype,
+        "calibration": None if calibration is None else str(calibration),
+        "trust_remote_code": trust or None,
+        "max_pixels": max_pixels,
+    }
     options: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     for other in others or ():
         key, equals, value = other.partition("=")

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from grounddecode.cli.command import App
 from grounddecode.cli.output import write_json, write_line
 
-app = typer.Typer(help="Look at the embedded world.")
+app = App(help="Look at the embedded world.")
 
 
 @app.callback()

@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.cli.errors import complain, debugging
+from grounddecode.cli.errors import complain, debugging, quiet
+from grounddecode.cli.streams import encodable, for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
+
+
+def width() -> int | None:
+    """Columns of the terminal (or COLUMNS); None where results go to a file or a pipe, which take any line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
 
 
 def stdout() -> Console:
@@ -40,8 +47,10 @@ def write_json(value: Mapping[str, Any]) -> None:
 
 
 def write_line(text: str) -> None:
-    """Print one line of plain text as a result."""
-    sys.stdout.write(f"{text}\n")
+    """Print one line of plain text as a result. What a model said moves no cursor: a terminal gets it written out."""
+    text = encodable(for_terminal(text) if sys.stdout.isatty() else text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 @contextmanager
@@ -70,9 +79,11 @@ def _quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its decoders' complaints come as errors too
     warnings.filterwarnings("ignore", module=r"(torch|transformers|huggingface_hub)(\..*)?")
     warnings.showwarning = _warn
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    complain(f"warning: {' '.join(str(message).split())}")
+    if not quiet():
+        complain(f"warning: {' '.join(str(message).split())}")

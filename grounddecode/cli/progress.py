@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from grounddecode.cli.errors import quiet
 from grounddecode.cli.output import stderr
 
 if TYPE_CHECKING:
@@ -27,12 +28,13 @@ class Meter:
         self._what = what
         self._task: TaskID | None = None
         self._said = time.monotonic()
+        self._counting = False
 
     @classmethod
     @contextmanager
     def shown(cls, what: str) -> Iterator[Meter]:
         """A meter for the time of the block; the bar vanishes with it."""
-        if not sys.stderr.isatty():
+        if quiet() or not sys.stderr.isatty():
             yield cls(None, what)
             return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -42,8 +44,21 @@ class Meter:
         with Bars(*columns, console=stderr(), transient=True) as bars:
             yield cls(bars, what)
 
+    def say(self, text: str) -> None:
+        """A remark in a line of its own, which stays."""
+        if quiet():
+            return
+        if self._bars is not None:
+            self._bars.console.print(f"{self._what}: {text}", markup=False)
+        else:
+            sys.stderr.write(f"{self._what}: {text}\n")
+            sys.stderr.flush()
+
     def answers(self, progress: Progress) -> None:
         """One report of the bench."""
+        if self._task is None and not self._counting:
+            self._counting = True
+            self.say(f"{progress.total} answers, {progress.done} are there; Ctrl-C is safe, the same command continues")
         failures = f", {progress.failed} failed" if progress.failed else ""
         note = f" ({progress.note})" if progress.note else ""
         self.step(f"{progress.method} on {progress.benchmark}{failures}{note}", progress.done, progress.total)
@@ -54,6 +69,8 @@ class Meter:
 
     def step(self, label: str, done: int, total: int) -> None:
         """`done` of `total`, with what is going on just now."""
+        if quiet():
+            return
         if self._bars is not None:
             self._task = self._bars.add_task(label, total=total) if self._task is None else self._task
             self._bars.update(self._task, description=label, completed=done, total=total)

@@ -8,11 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from grounddecode.cli.command import App
 from grounddecode.cli.engines import Others, engine_options
 from grounddecode.cli.errors import complain
-from grounddecode.cli.output import results_only, write_json, write_line
+from grounddecode.cli.output import results_only, width, write_json, write_line
 
-app = typer.Typer(help="Score answer files by the rules of the official programs.")
+app = App(help="Score answer files by the rules of the official programs.")
+
+UNFINISHED_HELP = "Leave out the last sentence of a caption where it has no end: captions cut at a number of tokens."
+LABELS_HELP = "Folder of coco_pope_CATEGORY.json, for LLaVA's questions, which have a category and no label."
+POSITION_HELP = "Match by position though the ids disagree, as the public programs do."
+AnswerKey = Annotated[str | None, typer.Option("--answer-key", help="Where a record has the model's text.")]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TRUTH_HELP = "JSON file {image_id: [objects]}."
@@ -35,12 +41,18 @@ def score_pope(
     answers: Annotated[Path, typer.Option("--answers", help="Answer file, in the order of the questions.")],
     rule: Annotated[str, typer.Option("--rule", help="official, llava, opera, vcd or lmms-eval.")] = "official",
     allow_truncation: Annotated[bool, typer.Option("--allow-truncation", help="Score the shorter length.")] = False,
+    labels: Annotated[Path | None, typer.Option("--labels", help=LABELS_HELP)] = None,
+    answer_key: AnswerKey = None,
+    by_position: Annotated[bool, typer.Option("--by-position", help=POSITION_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """POPE: yes/no questions about objects."""
     from grounddecode.evaluate import score as files
 
-    show(files.score_pope(questions, answers, rule, allow_truncation), as_json)
+    numbers = files.score_pope(
+        questions, answers, rule, allow_truncation, labels=labels, answer_key=answer_key, by_position=by_position
+    )
+    show(numbers, as_json)
 
 
 @app.command("chair")
@@ -51,12 +63,26 @@ def score_chair(
     pickle: Annotated[Path | None, typer.Option("--chair-pkl", help=PICKLE_HELP)] = None,
     flavour: Annotated[str | None, typer.Option("--flavour", help=FLAVOUR_HELP)] = None,
     per_caption: Annotated[Path | None, typer.Option("--per-caption", help="Write one JSON line a caption.")] = None,
+    image_key: Annotated[str | None, typer.Option("--image-key", help="Where a record has the image's id.")] = None,
+    caption_key: Annotated[str | None, typer.Option("--caption-key", help="Where a record has the caption.")] = None,
+    drop_unfinished: Annotated[bool, typer.Option("--drop-unfinished", help=UNFINISHED_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """CHAIR: objects that captions name and their pictures do not have."""
     from grounddecode.evaluate import score as files
 
-    show(files.score_chair(captions, ground_truth, coco, pickle, flavour, per_caption), as_json)
+    numbers = files.score_chair(
+        captions,
+        ground_truth,
+        coco,
+        pickle,
+        flavour,
+        per_caption,
+        image_key=image_key,
+        caption_key=caption_key,
+        drop_unfinished=drop_unfinished,
+    )
+    show(numbers, as_json)
 
 
 @app.command("amber")
@@ -67,12 +93,13 @@ def score_amber(
     similarity: Annotated[str, typer.Option("--similarity", help="exact, table:FILE or spacy.")] = "exact",
     answers: Annotated[str, typer.Option("--answers", help="raw, or parsed: free text is read first.")] = "raw",
     tagger: Annotated[str, typer.Option("--tagger", help="nltk, rules or auto.")] = "auto",
+    answer_key: AnswerKey = None,
     as_json: AsJson = False,
 ) -> None:
     """AMBER: descriptions and questions about existence, attributes and relations."""
     from grounddecode.evaluate import score as files
 
-    show(files.score_amber(data, responses, task, similarity, answers, tagger), as_json)
+    show(files.score_amber(data, responses, task, similarity, answers, tagger, answer_key=answer_key), as_json)
 
 
 @app.command("mme")
@@ -94,6 +121,7 @@ def score_hallusionbench(
     questions: Annotated[Path, typer.Option("--questions", help="HallusionBench.json.")],
     answers: Annotated[Path, typer.Option("--answers", help="Answer file, in the order of the questions.")],
     judge: Annotated[str, typer.Option("--judge", help=JUDGE_HELP)],
+    answer_key: AnswerKey = None,
     engine: Annotated[str, typer.Option("--engine", help="What runs the judge: openai, hf.")] = "openai",
     others: Others = None,
     as_json: AsJson = False,
@@ -102,7 +130,7 @@ def score_hallusionbench(
     from grounddecode.engines.base import open_engine
     from grounddecode.evaluate import judge as judging
 
-    asked, said = judging.read_hallusionbench(questions), judging.read_answers(answers)
+    asked, said = judging.read_hallusionbench(questions), judging.read_answers(answers, answer_key)
     with results_only():
         opened = open_engine(engine, judge, **engine_options(None, None, None, others))
         try:
@@ -119,6 +147,9 @@ def score_run(
     chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help="Instead of the last one.")] = None,
     amber_similarity: Annotated[str | None, typer.Option("--amber-similarity", help="Instead of the last one.")] = None,
     resamples: Annotated[int | None, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = None,
+    drop_unfinished: Annotated[
+        bool | None, typer.Option("--drop-unfinished/--keep-unfinished", help=UNFINISHED_HELP)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """A run folder again, from its stored answers, by other rules. Needs no model."""
@@ -126,21 +157,21 @@ def score_run(
     from grounddecode.evaluate.rescoring import rescore
 
     rules = {"pope_rule": pope_rule, "chair_flavour": chair_flavour, "amber_similarity": amber_similarity}
-    metrics = rescore(run, **rules, resamples=resamples)
-    write_json(metrics) if as_json else write_line(compare([run]).text().rstrip("\n"))
+    metrics = rescore(run, **rules, resamples=resamples, drop_unfinished=drop_unfinished)
+    write_json(metrics) if as_json else write_line(compare([run]).text(width()).rstrip("\n"))
 
 
 def show(numbers: dict[str, Any], as_json: bool) -> None:
-    """Numbers as one object, or one a line; warnings go to stderr in the second case."""
+    """Numbers as one object, or one a line; warnings go to stderr in the second case, before the numbers."""
     if as_json:
         write_json(numbers)
         return
-    listed = list(_flat(numbers))
-    width = max((len(name) for name, _ in listed), default=0)
-    for name, value in listed:
-        write_line(f"{name:<{width}}  {'undefined' if value is None else value}")
     for warning in numbers.get("warnings", ()):
         complain(f"warning: {warning}")
+    listed = list(_flat(numbers))
+    longest = max((len(name) for name, _ in listed), default=0)
+    for name, value in listed:
+        write_line(f"{name:<{longest}}  {'undefined' if value is None else value}")
 
 
 def _flat(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from grounddecode.engines.model_folder import check_folder
 from grounddecode.registry import nearest
 
 if TYPE_CHECKING:
@@ -20,6 +22,12 @@ ENGINES: dict[str, str] = {
     "hf": "grounddecode.engines.hf.engine:HFEngine",
     "openai": "grounddecode.engines.openai:OpenAIEngine",
 }
+#: Options of engines that no answer depends on: a run goes on under others of them.
+INCIDENTAL = frozenset(
+    {"device", "api_key", "concurrency", "timeout", "deadline", "retries", "backoff", "max_bytes", "max_pixels"}
+)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +51,23 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One question about some pictures. `prompt` is the user's text; the engine applies the chat template."""
+    """One question about some pictures. `prompt` is the user's text; the engine applies the chat template.
+
+    Raises:
+        ValueError: a prompt with half a character, which no tokenizer and no server takes.
+    """
 
     sample_id: str
     prompt: str
     images: tuple[Path | Image.Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        half = _SURROGATE.search(self.prompt)
+        if half is not None:
+            raise ValueError(
+                f"the prompt is no Unicode text (character {half.start() + 1} is half of one: bytes that are no UTF-8, "
+                "or a cut emoji), write it anew"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +81,33 @@ class Response:
     trace: dict[str, float] = field(default_factory=dict)
 
 
+class BatchError(RuntimeError):
+    """Some requests of a batch failed, each for itself; what the others were answered is not lost.
+
+    Args:
+        responses: the answers, in the order of their requests.
+        failures: why the others have none, by sample id, in their order; at least one.
+    """
+
+    def __init__(self, responses: Sequence[Response], failures: Mapping[str, Exception]) -> None:
+        first, *others = failures.values()
+        super().__init__(f"{first} (and {len(others)} more of the batch failed)" if others else str(first))
+        self.responses = list(responses)
+        self.failures = dict(failures)
+
+
 class Engine(Protocol):
-    """Runs one model. `generate` takes one batch, answers in the same order, and raises on failure."""
+    """Runs one model. `generate` takes one batch, answers in the same order, and raises on failure.
+
+    Where one request can fail and others of its batch be answered, it raises `BatchError`. An engine whose samples are
+    drawn alike whatever stands beside them in a batch says so with an attribute `draws_alone = True`.
+    """
 
     name: str
+    max_pixels: int
+    """The largest picture that it takes."""
+    side: int | None
+    """Pixels of either side that are enough for it, see `open_image`; None for all."""
 
     def describe(self) -> dict[str, object]:
         """Model, class, dtype, device, attention implementation, versions: what a run file must say."""
@@ -77,16 +120,22 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def open_engine(name: str, model: str, **options: Any) -> Engine:
+def open_engine(name: str, model: str, /, **options: Any) -> Engine:
     """An engine by name. `model`: "lab", "lab:seed1", a folder or a hub id; for engine openai a server's address.
 
     Raises:
         ValueError: unknown engine or option of it, or a model it cannot use.
+        RuntimeError: a package that the engine needs is missing.
     """
     if name not in ENGINES:
         raise ValueError(nearest(name, ENGINES, "engine"))
+    if name == "hf":
+        check_folder(model)  # a damaged folder is told before seconds of imports
     module, _, attribute = ENGINES[name].partition(":")
-    engine = getattr(import_module(module), attribute)
+    try:
+        engine = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise RuntimeError(f"engine {name} cannot be used here: {error}") from error
     known = [option for option in signature(engine).parameters if option != "model"]
     for option in options:
         if option not in known:

@@ -6,31 +6,25 @@ import asyncio
 import logging
 import random
 import threading
+import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-try:
-    import httpx
-except ImportError as error:
-    raise ImportError("the openai engine needs httpx, install it with: pip install 'grounddecode[openai]'") from error
+import httpx
+
+from grounddecode.engines import body
+from grounddecode.engines.address import Address
+from grounddecode.engines.body import PassingError, RefusedError
+from grounddecode.engines.chat import UnconfirmedError
+from grounddecode.secrets import hidden
 
 log = logging.getLogger("grounddecode")
 T = TypeVar("T")
 
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""HTTP statuses that another attempt may cure."""
 LONGEST_WAIT = 60.0
 """Seconds; no pause before another attempt is longer, whatever the server asks for."""
-
-
-class PassingError(RuntimeError):
-    """A failure that another attempt may cure; `asked` is the wait in seconds that the server asked for."""
-
-    def __init__(self, reason: str, asked: float | None = None) -> None:
-        super().__init__(reason)
-        self.asked = asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,60 +37,70 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to wait for a server: see `OpenAIEngine` for the fields."""
+    """How much to bear of a server: see `OpenAIEngine` for the fields."""
 
     timeout: float
+    deadline: float
     retries: int
     backoff: float
+    max_bytes: int
 
     def wait(self, attempt: int, asked: float | None) -> float:
         """Seconds before the attempt after number `attempt` (0-based)."""
         # Without the random factor, requests refused together would come back together.
-        wait = asked if asked is not None else self.backoff * 2**attempt * random.uniform(0.5, 1.5)
+        wait = asked if asked is not None else self.backoff * 2 ** min(attempt, 16) * random.uniform(0.5, 1.5)
         return min(wait, LONGEST_WAIT)
 
 
 class Server:
     """Connections to one server, used from ordinary functions.
 
-    Its event loop runs in a thread of its own, so that it works inside notebooks, whose loop already runs.
+    Its event loop runs in a thread of its own, so that it works inside notebooks, whose loop already runs. No error of
+    it holds a secret.
+
+    Raises:
+        ValueError: proxies of the environment that cannot be used.
     """
 
-    def __init__(self, url: httpx.URL, api_key: str | None, concurrency: int, patience: Patience) -> None:
-        self.url = url
+    def __init__(self, address: Address, api_key: str | None, concurrency: int, patience: Patience) -> None:
+        self.address = address
         self.concurrency = concurrency
         self.patience = patience
-        self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(patience.timeout, connect=min(patience.timeout, 30.0), pool=None),
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            # A proxy of the environment cannot reach this machine's own loopback.
-            trust_env=url.host not in ("127.0.0.1", "localhost", "::1"),
-        )
+        self._client = _client(address, api_key, concurrency, patience)
         self._encoder = ThreadPoolExecutor(1, "grounddecode-requests")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="grounddecode-server")
         self._thread.start()
 
-    def post_all(self, path: str, jobs: Sequence[Job], read: Callable[[Any], T]) -> list[T]:
+    @property
+    def host(self) -> str:
+        return self.address.url.host
+
+    def post_all(
+        self, path: str, jobs: Sequence[Job], read: Callable[[Any], T], adapt: Callable[[str], bool]
+    ) -> list[T | Exception]:
         """One POST a job, `concurrency` at a time; what `read` makes of the answers, in the order of the jobs.
 
-        `read` raises `PassingError` for an answer that another attempt may better. The first failure that stays cancels
-        the other jobs.
+        A job that fails leaves its failure in its place, with the job's name and the server's own words or what
+        happened in the last attempt, and the others go on. `read` raises `PassingError` for an answer that another
+        attempt may better. `adapt` takes the words of a refusal and says whether the job's body, built again, is
+        another one now: it is sent once more then.
 
         Raises:
-            RuntimeError: the job's name and the server's own words, or what happened in the last attempt.
+            UnconfirmedError: of `read`; the other jobs are cancelled.
         """
-        return self._run(self._post_all(path, jobs, read))
+        return self._run(self._post_all(path, jobs, read, adapt))
 
     def get(self, path: str) -> Any:
-        """The JSON at `path` below the base address, or at the server's root where it starts with a slash; one attempt.
+        """The JSON at `path`, see `Address.below`; one attempt.
 
         Raises:
             RuntimeError: no answer, no good status, or no JSON.
         """
-        url = self.url.copy_with(path=path if path.startswith("/") else self.url.path + path)
-        return self._run(self._send("GET", url))
+        try:
+            return self._run(self._send("GET", self.address.below(path)))
+        except RuntimeError as failure:
+            raise RuntimeError(hidden(str(failure))) from None
 
     def close(self) -> None:
         """Close the connections and the threads behind them."""
@@ -114,10 +118,12 @@ class Server:
             future.cancel()
             raise
 
-    async def _post_all(self, path: str, jobs: Sequence[Job], read: Callable[[Any], T]) -> list[T]:
+    async def _post_all(
+        self, path: str, jobs: Sequence[Job], read: Callable[[Any], T], adapt: Callable[[str], bool]
+    ) -> list[T | Exception]:
         gate = asyncio.Semaphore(self.concurrency)
-        url = self.url.copy_with(path=self.url.path + path)
-        tasks = [asyncio.ensure_future(self._post(gate, url, job, read)) for job in jobs]
+        url = self.address.below(path)
+        tasks = [asyncio.ensure_future(self._post(gate, url, job, read, adapt)) for job in jobs]
         try:
             return await asyncio.gather(*tasks)
         except BaseException:
@@ -126,68 +132,71 @@ class Server:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
-    async def _post(self, gate: asyncio.Semaphore, url: httpx.URL, job: Job, read: Callable[[Any], T]) -> T:
+    async def _post(
+        self,
+        gate: asyncio.Semaphore,
+        url: httpx.URL,
+        job: Job,
+        read: Callable[[Any], T],
+        adapt: Callable[[str], bool],
+    ) -> T | Exception:
         # A job keeps its place while it waits for another attempt: an overloaded server gets fewer, not others.
         async with gate:
-            content = await asyncio.get_running_loop().run_in_executor(self._encoder, job.body)
             try:
-                for attempt in range(self.patience.retries):
-                    try:
-                        return read(await self._send("POST", url, content))
-                    except PassingError as failure:
-                        wait = self.patience.wait(attempt, failure.asked)
-                        log.info("%s: %s; again in %.1f s", job.name, failure, wait)
-                        await asyncio.sleep(wait)
-                return read(await self._send("POST", url, content))
+                return await self._ask(url, job, read, adapt)
+            except UnconfirmedError:
+                raise
             except RuntimeError as failure:
-                raise RuntimeError(f"{job.name}: {self.url.host} failed: {failure}") from failure
+                return RuntimeError(hidden(f"{job.name}: {self.host} failed: {failure}"))
+            except Exception as failure:  # of the job's body, such as a picture that cannot be read
+                return failure
+
+    async def _ask(self, url: httpx.URL, job: Job, read: Callable[[Any], T], adapt: Callable[[str], bool]) -> T:
+        content = await self._built(job)
+        attempt, adapted = 0, False
+        while True:
+            try:
+                return read(await self._send("POST", url, content))
+            except RefusedError as refusal:
+                if adapted or not adapt(str(refusal)):
+                    raise
+                content, adapted = await self._built(job), True
+            except PassingError as failure:
+                if attempt == self.patience.retries:
+                    raise
+                wait = self.patience.wait(attempt, failure.asked)
+                attempt += 1
+                log.info("%s: %s; again in %.1f s", job.name, hidden(str(failure)), wait)
+                await asyncio.sleep(wait)
+
+    async def _built(self, job: Job) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._encoder, job.body)
 
     async def _send(self, verb: str, url: httpx.URL, content: bytes | None = None) -> Any:
         headers = {"Content-Type": "application/json"} if content is not None else {}
         try:
-            return _json(await self._client.request(verb, url, content=content, headers=headers))
-        except httpx.RequestError as error:
-            raise PassingError(f"{type(error).__name__} {error}".strip()) from error
+            async with asyncio.timeout(self.patience.deadline):
+                async with self._client.stream(verb, url, content=content, headers=headers) as response:
+                    return body.parsed(response, await body.read(response, self.patience.max_bytes))
+        except TimeoutError:
+            raise PassingError(f"no whole answer within the deadline of {self.patience.deadline:g} s") from None
+        except (httpx.RequestError, zlib.error) as error:
+            raise PassingError(f"{type(error).__name__} {body.words(error)}".strip()) from None
 
 
-def address(given: str) -> tuple[httpx.URL, str]:
-    """A server's base address, with a slash at its end, and the name behind `#` or "". Raises ValueError."""
+def _client(address: Address, api_key: str | None, concurrency: int, patience: Patience) -> httpx.AsyncClient:
+    # An answer is small: packed, it would only have to be unpacked.
+    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     try:
-        url = httpx.URL(given)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"{given!r} is no address of a server: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError(f"{given!r} is no address of a server, give one such as http://127.0.0.1:8000/v1")
-    path = url.path.rstrip("/") or "/v1"
-    return url.copy_with(path=path + "/", query=None, fragment=None), url.fragment
-
-
-def _json(response: httpx.Response) -> Any:
-    """The body of a good answer. Raises `PassingError` or RuntimeError with the server's own words otherwise."""
-    if response.status_code in PASSING:
-        raise PassingError(_complaint(response), _asked(response))
-    if not response.is_success:
-        hint = ", set OPENAI_API_KEY" if response.status_code == 401 else ""
-        raise RuntimeError(_complaint(response) + hint)
-    try:
-        return response.json()
-    except ValueError as error:
-        raise PassingError(f"an answer that is no JSON: {response.text[:100]!r}") from error
-
-
-def _complaint(response: httpx.Response) -> str:
-    try:
-        told = response.json()
-        told = told.get("error", told)
-        words = told["message"] if isinstance(told, dict) else told
-    except (ValueError, KeyError, AttributeError):
-        words = response.text
-    return f"status {response.status_code} {str(words)[:300]}".strip()
-
-
-def _asked(response: httpx.Response) -> float | None:
-    """Seconds of `Retry-After`; None without it, or where it is a date."""
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
+        return httpx.AsyncClient(
+            headers=headers,
+            auth=httpx.BasicAuth(*address.login) if address.login else None,
+            timeout=httpx.Timeout(patience.timeout, connect=min(patience.timeout, 30.0), pool=None),
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            # A proxy of the environment cannot reach this machine's own loopback.
+            trust_env=address.url.host not in ("127.0.0.1", "localhost", "::1"),
+        )
+    except (httpx.InvalidURL, ValueError, ImportError) as error:
+        raise ValueError(
+            f"the proxies of the environment (HTTPS_PROXY, ALL_PROXY, ...) cannot be used: {hidden(body.words(error))}"
+        ) from None

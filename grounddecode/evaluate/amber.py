@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grounddecode.evaluate import ids, records
 from grounddecode.evaluate.amber_answers import PARSING_RULE, parse_answer
 from grounddecode.evaluate.amber_data import AmberData, counters, load
 from grounddecode.evaluate.amber_nouns import NounReader
@@ -56,7 +57,7 @@ def score(
     """
     if task not in TASKS or answers not in ANSWERS:
         raise ValueError(f"AMBER has no task {task!r} with answers {answers!r}: choose from {TASKS} and {ANSWERS}.")
-    pairs = [(_annotation(data, record), _response(record)) for record in responses]
+    pairs = [(annotation(data, record), _response(record)) for record in responses]
     warnings = _duplicates(responses)
     result: dict[str, Any] = {"task": task, "n_responses": len(pairs), "warnings": warnings}
     if task in ("a", "g"):
@@ -74,14 +75,24 @@ def score(
         asked = [(truth, text) for truth, text in pairs if truth["type"] != "generative"]
         result |= {"answers": answers, "answers_rule": PARSING_RULE if answers == "parsed" else "exactly Yes or No"}
         result["discriminative"] = _discriminative(data, asked, answers, task)
+        warnings += _near_answers([text for _, text in asked], answers)
         warnings += [] if asked else ["no question has a response, and AMBER's program then prints 0.0 everywhere."]
     if task == "a" and result["generative"]["n"] and result["discriminative"]["total"]["n"]:
         result["amber_score"] = (100 - result["generative"]["chair"] + result["discriminative"]["total"]["f1"]) / 2
     return result
 
 
-def _annotation(data: AmberData, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    number = record.get("id")
+def annotation(data: AmberData, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What AMBER knows of the picture or question with a record's `id`.
+
+    Raises:
+        ValueError: the record has no id, or one that AMBER has not.
+    """
+    if "id" not in record:
+        raise ValueError(
+            f"a record has no field 'id', it has {records.fields(record)}: give AMBER's id of each response."
+        )
+    number = ids.normal(record["id"])
     if not isinstance(number, int) or not 1 <= number <= len(data.annotations):
         raise ValueError(f"the response id {number!r} is not one of 1 to {len(data.annotations)}: give AMBER's ids.")
     return data.annotations[number - 1]
@@ -94,8 +105,19 @@ def _response(record: Mapping[str, Any]) -> str:
 
 
 def _duplicates(responses: Sequence[Mapping[str, Any]]) -> list[str]:
-    more = len(responses) - len({record["id"] for record in responses})
+    more = len(responses) - len({ids.normal(record["id"]) for record in responses})
     return [f"{more} responses repeat an id and count again, as in AMBER's program."] if more else []
+
+
+def _near_answers(texts: Sequence[str], answers: str) -> list[str]:
+    """What AMBER's program makes of answers that are not its two words."""
+    odd = [text for text in texts if (parse_answer(text) if answers == "parsed" else text) not in ("Yes", "No")]
+    if not odd:
+        return []
+    cure = "" if answers == "parsed" else ": --answers parsed reads free text"
+    return [
+        f"{len(odd)} of {len(texts)} answers are neither Yes nor No and count as wrong, such as {odd[0][:60]!r}{cure}."
+    ]
 
 
 def _generative_warnings(same: Similarity, reader: NounReader, n: int) -> list[str]:
@@ -133,7 +155,7 @@ def _generative(
         n, nouns = n + 1, nouns + len(found)
 
     def share(name: str) -> float:
-        return counters[f"{name}_score"] / counters[f"{name}_num"] * 100
+        return _percent(counters[f"{name}_score"], counters[f"{name}_num"])
 
     return {
         "chair": round(share("chair"), 1),
@@ -148,6 +170,14 @@ def _generative(
 _GENERATIVE_COUNTERS = [
     f"{name}_{part}" for name in ("chair", "safe_cover", "hallu_cover", "non_hallu") for part in ("score", "num")
 ]
+
+
+def _percent(part: float, whole: float) -> float:
+    if not whole:
+        raise ValueError(
+            "metrics.txt lets a counter start from 0, and nothing was counted: start each _num from 0.001."
+        )
+    return part / whole * 100
 
 
 def _default(counter: str) -> float:
@@ -245,9 +275,9 @@ class _Group:
 
 def _rates(groups: Sequence[_Group], epsilon: float = 0.0001) -> dict[str, Any]:
     """Percentages with one decimal; F1 is taken from the rounded precision and recall, as in AMBER's program."""
-    accuracy = round(sum(g.correct for g in groups) / sum(g.asked for g in groups) * 100, 1)
-    precision = round(sum(g.said_right for g in groups) / sum(g.said for g in groups) * 100, 1)
-    recall = round(sum(g.no_right for g in groups) / sum(g.no_true for g in groups) * 100, 1)
+    accuracy = round(_percent(sum(g.correct for g in groups), sum(g.asked for g in groups)), 1)
+    precision = round(_percent(sum(g.said_right for g in groups), sum(g.said for g in groups)), 1)
+    recall = round(_percent(sum(g.no_right for g in groups), sum(g.no_true for g in groups)), 1)
     p, r = precision / 100, recall / 100
     f1 = round(2 * p * r / (p + r + epsilon) * 100, 1)
     return {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1, "n": sum(g.n for g in groups)}

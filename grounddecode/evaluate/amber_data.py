@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,35 @@ class AmberData:
 def load(folder: str | Path) -> AmberData:
     """Read AMBER's `data` folder: annotations.json, relation.json, safe_words.txt and, if it is there, metrics.txt."""
     folder = Path(folder)
-    annotations = records.read_json(folder / "annotations.json")
-    relation = records.read_json(folder / "relation.json")
-    if not isinstance(annotations, list) or not all(map(_is_annotation, annotations)):
-        raise ValueError(f"{folder / 'annotations.json'} is not AMBER's: give the files of one AMBER release.")
-    if not isinstance(relation, dict) or not all(map(_are_words, relation.values())):
-        raise ValueError(f"{folder / 'relation.json'} is not AMBER's: give the files of one AMBER release.")
-    try:
-        safe_words = frozenset((folder / "safe_words.txt").read_text("utf-8").split("\n"))
-    except OSError as error:
-        raise ValueError(f"{folder / 'safe_words.txt'} cannot be read ({error.strerror}): give AMBER's data.") from None
+    annotations = read_annotations(folder / "annotations.json")
+    relation = read_relation(folder / "relation.json")
+    safe_words = frozenset(records.read_text(folder / "safe_words.txt").split("\n"))
     metrics = folder / "metrics.txt"
     return AmberData(annotations, relation, safe_words, counters(metrics) if metrics.is_file() else {})
+
+
+def read_annotations(path: Path) -> list[Mapping[str, Any]]:
+    """AMBER's annotations.json; id - 1 is the position.
+
+    Raises:
+        ValueError: it is not AMBER's.
+    """
+    found = records.read_json(path)
+    if not isinstance(found, list) or not all(map(_is_annotation, found)):
+        raise ValueError(f"{path} is not AMBER's: give the files of one AMBER release.")
+    return found
+
+
+def read_relation(path: Path) -> dict[str, list[str]]:
+    """AMBER's relation.json: a word to its associated words.
+
+    Raises:
+        ValueError: it is not AMBER's.
+    """
+    found = records.read_json(path)
+    if not isinstance(found, dict) or not all(map(_are_words, found.values())):
+        raise ValueError(f"{path} is not AMBER's: give the files of one AMBER release.")
+    return found
 
 
 def _is_annotation(found: Any) -> bool:
@@ -57,11 +75,18 @@ def _are_words(found: Any) -> bool:
 def counters(path: Path) -> dict[str, float]:
     """The start values `name=number`; the program evaluates them as code, ours are numbers only."""
     found: dict[str, float] = {}
-    for line in path.read_text("utf-8").splitlines():
+    for line in records.read_text(path).splitlines():
         parts = line.strip().split("=")
         if len(parts) == 2:
-            try:
-                found[parts[0].strip()] = float(parts[1])
-            except ValueError:
-                raise ValueError(f"{path} has the line {line.strip()!r}, which is no number: give a number.") from None
+            found[parts[0].strip()] = _start(parts[1], f"{path} has the line {line.strip()!r}")
     return found
+
+
+def _start(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{where}, which is no number: give a number.") from None
+    if not isfinite(value) or value < 0:
+        raise ValueError(f"{where}, which no counter can start from: give a number of at least 0.")
+    return value

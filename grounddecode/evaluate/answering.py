@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from grounddecode.engines.base import Decoding, Engine, Request, Response
-from grounddecode.evaluate.batches import Opened, Unit, batches, opened
+from grounddecode.engines.base import BatchError, Decoding, Engine, Request, Response
+from grounddecode.evaluate.batches import Opened, Unit, opened
 from grounddecode.evaluate.memory import out_of_memory, peak_memory, release
 from grounddecode.evaluate.plans import Plan
 from grounddecode.evaluate.samples import Pictures
 from grounddecode.evaluate.store import Record, RunFolder
+from grounddecode.secrets import hidden
 
 log = logging.getLogger(__name__)
 PATIENCE = 3  # samples that fail before anything has succeeded, until a plan is given up
+PROBE = 2  # tokens of the answer that shows whether a model takes a method
 LONGEST = 300  # characters of an error that are stored
 
 
@@ -41,7 +43,11 @@ class Answering:
 
     Every method answers a batch before the next batch begins, so that their times suffer alike from a busy machine.
     A batch that does not fit into memory is halved, for this method from then on. Where a batch fails otherwise, its
-    samples are asked one by one, and those that fail are recorded as failed.
+    samples are asked one by one, and those that fail are recorded as failed. An engine that can tell which requests of
+    a batch failed (`BatchError`) is believed: what it answered is stored, and nothing is asked twice.
+
+    A plan that the model refuses, or that fails on all of its first samples, ends: `refused` says why, by plan.
+    `known` holds the answered sample ids of each plan; answers are added to it.
     """
 
     engine: Engine
@@ -54,28 +60,65 @@ class Answering:
     done: int = 0
     failed: int = 0
     total: int = 0
+    known: dict[str, set[str]] = field(default_factory=dict)
     room: dict[str, int] = field(default_factory=dict)
-    succeeded: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    last_error: str = ""
+    last_errors: dict[str, str] = field(default_factory=dict)
     _first: bool = True
     _vain: dict[str, int] = field(default_factory=dict)
 
-    def answer(self, units: Sequence[Unit], known: Mapping[str, set[str]]) -> None:
-        """Ask what has no answer yet; `known` holds the answered sample ids of each plan.
-
-        Raises:
-            RuntimeError: a plan whose first samples, or all samples, failed.
-        """
-        groups = batches(units, self.batch_size)
-        pending = [group for group in groups if any(_unknown(group, known[plan.name]) for plan in self.plans)]
-        for group in opened(pending, Pictures()):
-            for plan in self.plans:
-                self._answer_all(plan, [one for one in group if _unknown([one.unit], known[plan.name])])
+    def answer(self, groups: Sequence[Sequence[Unit]]) -> None:
+        """Ask the batches for what has no answer yet."""
+        pending = [group for group in groups if any(self._unknown(plan, group) for plan in self.plans)]
+        self._probe(pending)
+        for group in opened(pending, self._pictures()):
+            for plan in self._going_on():
+                self._answer_all(plan, self._wanted(plan, group))
             self._first = False
-        for plan in self.plans:
-            if plan.name not in self.succeeded:
-                raise RuntimeError(f"{plan.name} could answer no sample: {self.last_error}")
+        for plan in self._going_on():
+            if not self.known.get(plan.name):
+                self._end(plan, f"{plan.name} could answer no sample: {self.last_errors.get(plan.name, 'no reason')}")
+
+    def _pictures(self) -> Pictures:
+        return Pictures(max_pixels=self.engine.max_pixels, side=self.engine.side)
+
+    def refuse_silence(self) -> None:
+        """Raises RuntimeError where no plan could answer anything: that is no result."""
+        if self.refused and not any(self.known.get(plan.name) for plan in self.plans):
+            raise RuntimeError(next(iter(self.refused.values())))
+
+    def _going_on(self) -> Iterator[Plan]:
+        return (plan for plan in self.plans if plan.name not in self.refused)
+
+    def _unknown(self, plan: Plan, units: Iterable[Unit]) -> bool:
+        """Whether a sample of the units has no answer."""
+        known: Container[str] = self.known.get(plan.name, ())
+        return any(sample.sample_id not in known for unit in units for sample in unit.samples)
+
+    def _wanted(self, plan: Plan, group: Sequence[Opened]) -> list[Opened]:
+        """What of a batch is asked. All of it where the draws of a sample depend on those beside it in the batch, so
+        that a resumed run draws what an uninterrupted one draws."""
+        whole = plan.decoding.get("do_sample") and not getattr(self.engine, "draws_alone", False)
+        if whole and self._unknown(plan, [one.unit for one in group]):
+            return list(group)
+        return [one for one in group if self._unknown(plan, [one.unit])]
+
+    def _probe(self, groups: Sequence[Sequence[Unit]]) -> None:
+        """Before the first sample: which methods the model refuses. Others may still fail, but on samples."""
+        untried = [plan for plan in self.plans if plan.methods and not self.known.get(plan.name)]
+        if not untried or not groups:
+            return
+        (group,) = opened([groups[0]], self._pictures())
+        requests = [_request(one) for one in group if one.picture is not None][:1]
+        for plan in untried if requests else ():
+            decoding = Decoding(max_new_tokens=PROBE, seed=self.seed, **plan.decoding)
+            try:
+                self.engine.generate(requests, decoding, plan.methods)
+            except (ValueError, NotImplementedError) as error:
+                self._end(plan, " ".join(str(error).split()) or type(error).__name__)
+            except Exception:
+                log.debug("the probe of %s failed", plan.name, exc_info=True)  # it may pass; the samples will tell
 
     def _answer_all(self, plan: Plan, group: Sequence[Opened]) -> None:
         for one in group:
@@ -88,18 +131,17 @@ class Answering:
             # Asked anew each time: a piece that did not fit has made the room smaller.
             taken = min(size, self.room.get(plan.name, size))
             self._answer(plan, group[:taken])
-            group = group[taken:]
+            group = [] if plan.name in self.refused else group[taken:]
 
     def _answer(self, plan: Plan, group: Sequence[Opened]) -> None:
         try:
-            records = self._generate(plan, group)
+            records, failures = self._generate(plan, group)
         except Exception as error:
             # Nothing of the error may live on: its traceback holds the tensors of the failed batch.
             full, text = out_of_memory(error), _sentence(error)
             log.debug("a batch of %s failed", plan.name, exc_info=True)
         else:
-            self.succeeded.add(plan.name)
-            self._store(plan, group, records)
+            self._keep(plan, group, records, failures)
             return
         if full:
             release()
@@ -112,41 +154,61 @@ class Answering:
         else:
             self._in_pieces(plan, group, 1)
 
-    def _generate(self, plan: Plan, group: Sequence[Opened]) -> list[Record]:
-        requests = [
-            Request(sample_id=one.unit.first.sample_id, prompt=one.unit.first.prompt, images=(one.picture,))
-            for one in group
-            if one.picture is not None
-        ]
+    def _keep(
+        self, plan: Plan, group: Sequence[Opened], records: Sequence[Record], failures: Mapping[str, str]
+    ) -> None:
+        if records:
+            self._store(plan, group, records)
+        for one in group:
+            if one.unit.first.sample_id in failures:
+                self._fail(plan, one, failures[one.unit.first.sample_id])
+
+    def _generate(self, plan: Plan, group: Sequence[Opened]) -> tuple[list[Record], dict[str, str]]:
+        """Records of the samples that were answered, and why others were not, by sample id."""
+        requests = [_request(one) for one in group]
         length = group[0].unit.first.max_new_tokens
         decoding = Decoding(max_new_tokens=length, seed=self.seed, **plan.decoding)
+        failures: dict[str, str] = {}
         with peak_memory(self.device) as peak:
-            responses = self.engine.generate(requests, decoding, plan.methods)
-        if [response.sample_id for response in responses] != [request.sample_id for request in requests]:
+            try:
+                responses = self.engine.generate(requests, decoding, plan.methods)
+            except BatchError as partial:
+                responses = partial.responses
+                failures = {sample_id: _sentence(error) for sample_id, error in partial.failures.items()}
+        answered = [one for one in group if one.unit.first.sample_id not in failures]
+        if [response.sample_id for response in responses] != [one.unit.first.sample_id for one in answered]:
             raise RuntimeError(f"the engine {self.engine.name} answered other samples than it was asked")
         facts = {"batch": len(group), "peak_memory_mib": peak.mib, **({"warming_up": True} if self._first else {})}
-        return [
+        records = [
             record
-            for one, response in zip(group, responses, strict=True)
+            for one, response in zip(answered, responses, strict=True)
             for record in _answers(plan, one.unit, response, facts)
         ]
+        return records, failures
 
     def _fail(self, plan: Plan, one: Opened, text: str) -> None:
         self._record_failure(plan, one, text)
-        if plan.name not in self.succeeded:
+        if not self.known.get(plan.name):
             self._vain[plan.name] = self._vain.get(plan.name, 0) + 1
             if self._vain[plan.name] >= PATIENCE:
-                raise RuntimeError(f"{plan.name} could answer none of the first {PATIENCE} samples: {text}")
+                self._end(plan, f"{plan.name} could answer none of the first {PATIENCE} samples: {text[:LONGEST]}")
+
+    def _end(self, plan: Plan, reason: str) -> None:
+        self.refused[plan.name] = hidden(reason)[: 2 * LONGEST]
 
     def _record_failure(self, plan: Plan, one: Opened, text: str) -> None:
-        self.last_error = text[:LONGEST]
-        failure = {"method": plan.name, "response": None, "status": "failed", "error": self.last_error}
-        self.failed += len(one.unit.samples)
+        error = self.last_errors[plan.name] = text[:LONGEST]
+        failure = {"method": plan.name, "response": None, "status": "failed", "error": error}
         self._store(plan, [one], [{**sample.to_dict(), **failure} for sample in one.unit.samples])
 
     def _store(self, plan: Plan, group: Sequence[Opened], records: Sequence[Record]) -> None:
-        self.folder.append(records)
-        self.done += len(records)
+        """Add what is new: a sample that has its answer keeps it."""
+        known = self.known.setdefault(plan.name, set())
+        new = [record for record in records if record["sample_id"] not in known]
+        self.folder.append(new)
+        known |= {record["sample_id"] for record in new if record["status"] == "ok"}
+        self.failed += sum(record["status"] != "ok" for record in new)
+        self.done += len(new)
         self._tell(plan, group[0])
 
     def _note(self, plan: Plan, one: Opened, note: str) -> None:
@@ -159,9 +221,9 @@ class Answering:
             self.tell(Progress(self.done, self.total, self.failed, plan.name, benchmark, note))
 
 
-def _unknown(units: Iterable[Unit], known: Container[str]) -> bool:
-    """Whether a sample of the units has no answer."""
-    return any(sample.sample_id not in known for unit in units for sample in unit.samples)
+def _request(one: Opened) -> Request:
+    images = () if one.picture is None else (one.picture,)
+    return Request(sample_id=one.unit.first.sample_id, prompt=one.unit.first.prompt, images=images)
 
 
 def _answers(plan: Plan, unit: Unit, response: Response, facts: Mapping[str, Any]) -> list[Record]:
@@ -182,5 +244,5 @@ def _answers(plan: Plan, unit: Unit, response: Response, facts: Mapping[str, Any
 
 
 def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = hidden(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

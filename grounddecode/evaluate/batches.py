@@ -103,5 +103,5 @@ def opened(groups: Sequence[Sequence[Unit]], pictures: Pictures) -> Iterator[lis
 def _open(unit: Unit, pictures: Pictures) -> Opened:
     try:
         return Opened(unit, pictures.open(unit.first.image))
-    except (ValueError, OSError) as error:
+    except Exception as error:  # a broken picture makes its reader raise whatever it likes
         return Opened(unit, None, str(error) or type(error).__name__)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -65,12 +65,21 @@ def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
         )
     samples: list[Sample] = []
     for name in dict.fromkeys(benchmarks):
-        foreign = records.shaped(f"something of {name} in {wanted.root}", "as the benchmark has it")
-        with foreign if wanted.root is not None else nullcontext():
+        with nullcontext() if wanted.root is None else _foreign(name, wanted.root):
             samples += _load(name, wanted)
+    if wanted.root is not None:
+        samples = [replace(sample, root=str(wanted.root)) for sample in samples]
     if not samples:
-        raise ValueError(f"{', '.join(benchmarks)} hold no sample: give a folder with their data")
+        where = "the lab" if wanted.root is None else wanted.root
+        raise ValueError(f"{where} holds no sample of {', '.join(benchmarks)}: give a folder with their data")
     return samples
+
+
+@contextmanager
+def _foreign(name: str, root: Path) -> Iterator[None]:
+    """For reading a user's files: whatever is wrong with them is one sentence that says where they are."""
+    with records.named(root), records.shaped(f"something of {name} in {root}", "as the benchmark has it"):
+        yield
 
 
 def _load(name: str, wanted: Wanted) -> Iterator[Sample]:

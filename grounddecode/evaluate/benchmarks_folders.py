@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from grounddecode.evaluate import amber as amber_scorer
 from grounddecode.evaluate import chair as chair_scorer
-from grounddecode.evaluate import records
+from grounddecode.evaluate import ids, records
+from grounddecode.evaluate.amber_data import AmberData, read_annotations
 from grounddecode.evaluate.benchmarks import QUESTION_SEED, Wanted
 from grounddecode.evaluate.data_items import (
     AMBER_ANNOTATIONS,
@@ -42,10 +44,10 @@ def chair(wanted: Wanted) -> Iterator[Sample]:
     chosen = _chosen(root / "chair" / "images.txt", sorted(files))[: wanted.limit]
     _all_there(folder, [files[image] for image in chosen], "chair")
     tokens = wanted.max_new_tokens or CAPTION_TOKENS
-    for image in chosen:
+    for name, image in zip(ids.unique(f"chair/{image}" for image in chosen), chosen, strict=True):
         path = str(folder / files[image])
         facts = {"truth": truth[image]}
-        yield Sample(f"chair/{image}", "chair", "", image, path, CAPTION_PROMPT, tokens, facts)
+        yield Sample(name, "chair", "", image, path, CAPTION_PROMPT, tokens, facts)
 
 
 def pope(wanted: Wanted) -> Iterator[Sample]:
@@ -57,9 +59,11 @@ def pope(wanted: Wanted) -> Iterator[Sample]:
         questions = _built(root, split) if path is None else records.read(path)
         chosen = questions[: wanted.limit]
         _all_there(folder, [question["image"] for question in chosen], "pope")
-        for question in chosen:
+        # POPE matches by position, its ids mean nothing: questions that share one are all asked, and all counted.
+        names = ids.unique(f"pope-{split}/{question.get('question_id', at)}" for at, question in enumerate(chosen, 1))
+        for name, question in zip(names, chosen, strict=True):
             yield Sample(
-                f"pope-{split}/{question['question_id']}",
+                name,
                 "pope",
                 split,
                 _image_id(question["image"]),
@@ -74,15 +78,16 @@ def amber(wanted: Wanted) -> Iterator[Sample]:
     """Descriptions and yes/no questions."""
     root = _root(wanted)
     folder = _item(AMBER_IMAGES, root, "amber")
-    annotations = records.read_json(_item(AMBER_ANNOTATIONS, root, "amber"))
+    known = AmberData(read_annotations(_item(AMBER_ANNOTATIONS, root, "amber")), {}, frozenset(), {})
     for split, item in AMBER_QUERIES.items():
         chosen = records.read(_item(item, root, "amber"))[: wanted.limit]
         _all_there(folder, [query["image"] for query in chosen], "amber")
         tokens = (wanted.max_new_tokens or CAPTION_TOKENS) if split == "generative" else ANSWER_TOKENS
-        for query in chosen:
-            truth = annotations[query["id"] - 1]
+        # A query that occurs twice counts twice, as in AMBER's program.
+        names = ids.unique(f"amber-{split}/{query['id']}" for query in chosen)
+        for name, query in zip(names, chosen, strict=True):
+            truth = amber_scorer.annotation(known, query)
             facts = {key: truth[key] for key in ("type", "truth", "hallu") if key in truth}
-            name = f"amber-{split}/{query['id']}"
             path = str(folder / query["image"])
             yield Sample(name, "amber", split, query["image"], path, query["query"], tokens, facts)
 
@@ -105,10 +110,7 @@ def _mme_questions(folder: Path) -> Iterator[tuple[Path, str, str]]:
     texts = folder / "questions_answers_YN" if (folder / "questions_answers_YN").is_dir() else folder
     for picture in sorted(path for path in pictures.iterdir() if path.suffix.lower() in _PICTURES):
         text = texts / f"{picture.stem}.txt"
-        try:
-            lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except OSError as error:
-            raise ValueError(f"{text} cannot be read ({error.strerror}): each picture needs its questions") from None
+        lines = [line for line in records.read_text(text).splitlines() if line.strip()]
         if len(lines) != 2 or any(line.count("\t") != 1 for line in lines):
             raise ValueError(f"{text} is not two lines of question, tab, answer: give the file of MME's release")
         for line in lines:
@@ -152,12 +154,12 @@ def _chosen(listed: Path, images: Sequence[int]) -> list[int]:
     """Ids from a file, one a line; else 500 drawn with a fixed seed, or all where there are fewer."""
     if not listed.is_file():
         return random.Random(QUESTION_SEED).sample(images, min(CHAIR_IMAGES, len(images)))
-    known: Mapping[str, int] = {str(image): image for image in images}
-    ids = listed.read_text(encoding="utf-8").split()
-    unknown = next((image for image in ids if image not in known), None)
+    known = {ids.normal(image): image for image in images}
+    wanted = [ids.normal(image) for image in records.read_text(listed).split()]
+    unknown = next((image for image in wanted if image not in known), None)
     if unknown is not None:
         raise ValueError(f"{listed} names the image {unknown}, which the annotations do not have: give val2014's ids")
-    return [known[image] for image in ids]
+    return [known[image] for image in wanted]
 
 
 def _image_id(file_name: str) -> int | str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from grounddecode.evaluate import chair_words, lemmas, tagger
+from grounddecode.evaluate import chair_words, ids, lemmas, records, tagger
 from grounddecode.evaluate.chair_words import Mention, Reading
 from grounddecode.evaluate.ratios import harmonic, ratio
 
@@ -18,6 +17,12 @@ FLAVOURS = (PATTERN, WORDNET, PUBLISHED, FIXED)
 def default_flavour() -> str:
     """The flavour of published tables where its tagger is on this machine, else `pattern`."""
     return PUBLISHED if tagger.available() else PATTERN
+
+
+def check_flavour(flavour: str) -> None:
+    """Raise ValueError for a flavour that there is not."""
+    if flavour not in FLAVOURS:
+        raise ValueError(f"CHAIR has no flavour {flavour!r}: choose one of {', '.join(FLAVOURS)}.")
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ def score(
 
     Args:
         captions: records with `image_id` and `caption`.
-        ground_truth: COCO categories of each image, see `ground_truth`; number keys may be strings.
+        ground_truth: COCO categories of each image, see `ground_truth`. Ids may be spelt in any way that
+            `grounddecode.evaluate.ids` knows, here and in the captions.
         flavour: one of `FLAVOURS`.
 
     Returns:
@@ -59,14 +65,15 @@ def score(
         ValueError: unknown flavour, a record without the two keys, an unknown image (`fixed` only).
         RuntimeError: a `wordnet` flavour without its data.
     """
-    truth = {_image_key(image): frozenset(objects) for image, objects in ground_truth.items()}
-    unknown = sorted({str(record.get("image_id")) for record in captions if _image_key(_id(record)) not in truth})
+    truth = _by_image(ground_truth)
+    images = [ids.normal(_id(record)) for record in captions]
+    unknown = sorted({str(image) for image in images if image not in truth})
     if unknown and flavour == FIXED:
         raise ValueError(f"image {unknown[0]} is not in the ground truth: give the objects of every image.")
-    readings = read_all([_text(record) for record in captions], flavour)
+    readings = read_all([caption_of(record) for record in captions], flavour)
     results = [
-        _score_one(_id(record), reading, truth.get(_image_key(_id(record)), frozenset()))
-        for record, reading in zip(captions, readings, strict=True)
+        _score_one(_id(record), reading, truth.get(image, frozenset()))
+        for record, image, reading in zip(captions, images, readings, strict=True)
     ]
     summary = _summary(results, flavour)
     if unknown:
@@ -77,6 +84,16 @@ def score(
     return ChairResult(summary, results)
 
 
+def _by_image(ground_truth: Mapping[Any, Iterable[str]]) -> dict[int | str, frozenset[str]]:
+    """The objects under the normal form of each image's id."""
+    truth: dict[int | str, frozenset[str]] = {}
+    for image, objects in ground_truth.items():
+        key, found = ids.normal(image), frozenset(objects)
+        if truth.setdefault(key, found) != found:
+            raise ValueError(f"the ground truth has image {key} twice, with other objects: give each image once.")
+    return truth
+
+
 def mentions(caption: str, flavour: str = PATTERN) -> list[Mention]:
     """The objects a caption names: (surface, object, position of the token before merging)."""
     return list(read_all([caption], flavour)[0].mentions)
@@ -84,13 +101,12 @@ def mentions(caption: str, flavour: str = PATTERN) -> list[Mention]:
 
 def read_all(captions: Sequence[str], flavour: str) -> list[Reading]:
     """Read captions with one flavour's words."""
+    check_flavour(flavour)
     if flavour == PATTERN:
         return [chair_words.read(caption, chair_words.pattern_forms) for caption in captions]
     if flavour in (WORDNET, PUBLISHED):
         return [chair_words.read(caption, lemmas.wordnet_forms) for caption in captions]
-    if flavour == FIXED:
-        return [chair_words.read_fixed(caption) for caption in captions]
-    raise ValueError(f"CHAIR has no flavour {flavour!r}: choose one of {', '.join(FLAVOURS)}.")
+    return [chair_words.read_fixed(caption) for caption in captions]
 
 
 def ground_truth(
@@ -127,19 +143,23 @@ def ground_truth(
     return {image: list(objects) for image, objects in found.items()}
 
 
-def _id(record: Mapping[str, Any]) -> Any:
-    if not isinstance(record.get("image_id"), int | float | str) or not isinstance(record.get("caption"), str):
-        raise ValueError(f"the record {dict(record)!r} lacks image_id or a caption text: give both in each record.")
-    return record["image_id"]
+def caption_of(record: Mapping[str, Any]) -> str:
+    """The caption of a record.
 
-
-def _text(record: Mapping[str, Any]) -> str:
+    Raises:
+        ValueError: it lacks `image_id` or `caption`.
+    """
+    _id(record)
     return str(record["caption"])
 
 
-@lru_cache(maxsize=65536)
-def _image_key(image: Any) -> Any:
-    return int(image) if isinstance(image, str) and image.isdecimal() else image
+def _id(record: Mapping[str, Any]) -> Any:
+    if not isinstance(record.get("image_id"), int | float | str) or not isinstance(record.get("caption"), str):
+        raise ValueError(
+            f"a record with {records.fields(record)} lacks image_id or a caption text: give both in each record, or "
+            "say under which keys they are."
+        )
+    return record["image_id"]
 
 
 def _score_one(image: Any, reading: Reading, truth: frozenset[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ COST = (
 
 @dataclass(frozen=True)
 class Layout:
-    """A title, columns, and the numbers that have to be better for a verdict of better, the first one above all."""
+    """A title, columns, and the numbers that have to be better than the control's for a plain verdict of better."""
 
     title: str
     columns: tuple[Column, ...]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from grounddecode.evaluate import records
 from grounddecode.evaluate.ratios import ratio
+from grounddecode.secrets import hidden
 
 if TYPE_CHECKING:
     from grounddecode.engines.base import Engine
@@ -85,18 +86,21 @@ def judge_hallusionbench(questions: Sequence[Mapping[str, Any]], answers: Sequen
     return [verdict(reply) for reply in replies]
 
 
-def read_answers(path: str | Path) -> list[str]:
+def read_answers(path: str | Path, key: str | None = None) -> list[str]:
     """Answers in the order of the questions: records with `model_prediction`, `answer`, `text` or `ans`.
+
+    Args:
+        key: the field that holds the text; None: the first of these four.
 
     Raises:
         ValueError: a record that holds no text under any of these.
     """
-    fields = ("model_prediction", "answer", "text", "ans")
+    fields = ("model_prediction", "answer", "text", "ans") if key is None else (key,)
     found: list[str] = []
     for place, record in enumerate(records.read(path), 1):
         text = next((record[field] for field in fields if isinstance(record.get(field), str)), None)
         if text is None:
-            raise ValueError(f"answer {place} of {path} holds no text: give it under one of {', '.join(fields)}.")
+            raise ValueError(f"answer {place} of {path} holds no text: give it under {' or '.join(fields)}.")
         found.append(text)
     return found
 
@@ -107,7 +111,7 @@ def score_hallusionbench(questions: Sequence[Mapping[str, Any]], verdicts: Seque
     A question without a picture of the category VS may also be left open. Figures leave such questions out.
 
     Args:
-        judge: the name of the judging model, which the result carries.
+        judge: the name of the judging model, which the result carries, without secrets.
 
     Returns:
         `a_acc f_acc q_acc` as fractions, their denominators, `judge`, `official` (always False) and `warnings`.
@@ -133,7 +137,7 @@ def score_hallusionbench(questions: Sequence[Mapping[str, Any]], verdicts: Seque
         "n_figures": len(figures),
         "n_pairs": len(pairs),
         "n_unclear": list(verdicts).count(UNCLEAR),
-        "judge": judge,
+        "judge": hidden(judge),
         "official": False,
         "warnings": warnings,
     }

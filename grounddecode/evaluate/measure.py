@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from grounddecode.evaluate import chair, pope
+from grounddecode.evaluate import chair, pope, similarity
 from grounddecode.evaluate.benchmarks import LAB_DATA
-from grounddecode.evaluate.stats import Floats
+from grounddecode.evaluate.stats import MOST_RESAMPLES, Floats
 
 Record = Mapping[str, Any]
 Row = dict[str, float]
@@ -23,20 +23,21 @@ class Scoring:
     amber_similarity: str = "exact"
     resamples: int = 1000
     data: str = LAB_DATA  #: where the word lists of AMBER are
+    drop_unfinished: bool = False  #: of CHAIR captions that were cut, see `grounddecode.evaluate.unfinished`
 
     def __post_init__(self) -> None:
-        if self.pope_rule not in pope.RULES:
-            raise ValueError(f"POPE has no rule {self.pope_rule!r}: choose one of {', '.join(pope.RULES)}")
-        if self.chair_flavour not in chair.FLAVOURS:
-            raise ValueError(f"CHAIR has no flavour {self.chair_flavour!r}: choose one of {', '.join(chair.FLAVOURS)}")
-        if self.resamples < 1:
-            raise ValueError(f"resamples is {self.resamples}: give at least 1")
+        pope.check_rule(self.pope_rule)
+        chair.check_flavour(self.chair_flavour)
+        similarity.check(self.amber_similarity)
+        if not 1 <= self.resamples <= MOST_RESAMPLES:
+            raise ValueError(f"resamples is {self.resamples}: give a number from 1 to {MOST_RESAMPLES}")
 
 
 def scoring_of(run: Mapping[str, Any]) -> Scoring:
     """The rules that a run was scored by last; for one that was stopped before, those of the data it holds."""
     held = {"chair_flavour": run.get("chair_flavour", chair.PATTERN), "data": run.get("data", LAB_DATA)}
-    return Scoring(**{**held, **run.get("scoring", {})})
+    known = {field.name for field in fields(Scoring)}
+    return Scoring(**{**held, **{key: value for key, value in run.get("scoring", {}).items() if key in known}})
 
 
 def ground_truth_of(flavour: str) -> str:

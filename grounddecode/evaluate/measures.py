@@ -70,6 +70,9 @@ class Chair:
         result = chair.score(captions, truth, scoring.chair_flavour)
         rows = [self._row(found, record) for found, record in zip(result.captions, records, strict=True)]
         words = sum(row["words"] for row in rows)
+        if scoring.drop_unfinished:
+            shortened = sum(bool(record.get("shortened")) for record in records)
+            result.summary.update({"drop_unfinished": True, "n_shortened": shortened})
         return {**result.summary, "words": words / len(rows) if rows else None}, rows
 
     def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from grounddecode.evaluate import amber, records
 from grounddecode.evaluate.amber_answers import parse_answer
+from grounddecode.evaluate.amber_data import read_relation
 from grounddecode.evaluate.amber_nouns import NounReader
 from grounddecode.evaluate.benchmarks import LAB_DATA
 from grounddecode.evaluate.data_items import AMBER_METRICS, AMBER_RELATION, AMBER_SAFE, Item
@@ -125,8 +126,8 @@ def _words(data: str) -> amber.AmberData:
 
         return amber_data()
     root = Path(data)
-    relation = records.read_json(_place(AMBER_RELATION, root))
-    safe = frozenset(_place(AMBER_SAFE, root).read_text(encoding="utf-8").split("\n"))
+    relation = read_relation(_place(AMBER_RELATION, root))
+    safe = frozenset(records.read_text(_place(AMBER_SAFE, root)).split("\n"))
     metrics = AMBER_METRICS.find(root)
     return amber.AmberData([], relation, safe, amber.counters(metrics) if metrics is not None else {})
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate.batches import parse_shard
 from grounddecode.evaluate.measure import scoring_of
+from grounddecode.evaluate.places import data_folder
+from grounddecode.evaluate.recipe import lasting
 from grounddecode.evaluate.rescoring import finish
+from grounddecode.evaluate.run_file import RunFile
 from grounddecode.evaluate.settings import digest, engine_facts, refuse_others
 from grounddecode.evaluate.store import RunFolder
 
@@ -40,23 +44,31 @@ def merge(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
     with RunFolder(out) as merged:
         if merged.run() is not None or merged.records():
             raise ValueError(f"{str(out)!r} holds a run already: give another --out")
+        merged.write_run(_merged([stored[at] for at in order], data_folder(runs[0], stored[0]), Path(out)))
         merged.append([record for at in order for record in folders[at].records()])
-        merged.write_run(_merged([stored[at] for at in order]))
         return finish(merged, scoring_of(stored[0]), {})
 
 
-def _refuse_unfinished(folder: RunFolder, run: Mapping[str, Any]) -> None:
-    there, wanted = len(folder.records()), run["n_samples"] * len(run["methods"])
+def _refuse_unfinished(folder: RunFolder, run: RunFile) -> None:
+    ended = run.get("refused", {})
+    there = sum(record["method"] not in ended for record in folder.records())
+    wanted = run["n_samples"] * sum(method not in ended for method in run["methods"])
     if there < wanted:
         raise ValueError(f"{str(folder.path)!r} holds {there} of {wanted} answers: run its command again to finish it")
 
 
-def _common(run: Mapping[str, Any]) -> dict[str, Any]:
+def _common(run: RunFile) -> dict[str, Any]:
     shared = {key: value for key, value in run["settings"].items() if key not in _OWN}
-    return {**shared, **engine_facts(run["engine"]), "chair_flavour": run["chair_flavour"]}
+    shared["engine_options"] = lasting(run["settings"]["engine_options"])
+    return {
+        **shared,
+        "refused": sorted(run.get("refused", {})),
+        **engine_facts(run["engine"]),
+        "chair_flavour": run["chair_flavour"],
+    }
 
 
-def _order(paths: Sequence[str], stored: Sequence[Mapping[str, Any]]) -> list[int]:
+def _order(paths: Sequence[str], stored: Sequence[RunFile]) -> list[int]:
     """Places of the runs by shard number."""
     places: dict[int, int] = {}
     count = 0
@@ -76,14 +88,16 @@ def _order(paths: Sequence[str], stored: Sequence[Mapping[str, Any]]) -> list[in
     return [places[index] for index in range(1, count + 1)]
 
 
-def _merged(stored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merged(stored: Sequence[RunFile], data: Path | None, out: Path) -> dict[str, Any]:
     first = stored[0]
-    settings = {**first["settings"], "shard": None, "questions": [run["settings"]["questions"] for run in stored]}
+    questions = [run["settings"]["questions"] for run in stored]
+    settings: dict[str, Any] = {**first["settings"], "shard": None, "questions": questions}
     return {
-        **first,
+        **{key: value for key, value in first.items() if key != "stages"},
         "hash": digest(settings),
         "settings": settings,
         "parts": list(dict.fromkeys(part for run in stored for part in run["parts"])),
         "n_samples": sum(run["n_samples"] for run in stored),
         "sessions": [session for run in stored for session in run["sessions"]],
+        **({} if data is None else {"data_beside": os.path.relpath(data, out)}),
     }

@@ -10,12 +10,30 @@ from grounddecode.evaluate.controls import length_matched
 from grounddecode.evaluate.measure import Measure, Record, Row, Scoring
 from grounddecode.evaluate.measures import measure_of
 from grounddecode.evaluate.plans import GREEDY
-from grounddecode.evaluate.stats import Counts, count, differences, intervals, number, verdict
+from grounddecode.evaluate.samples import Sample
+from grounddecode.evaluate.stats import (
+    FEW,
+    LEAST,
+    RESAMPLES,
+    Counts,
+    Floats,
+    Interval,
+    count,
+    differences,
+    divide,
+    intervals,
+    number,
+    quotients,
+    verdict,
+)
+from grounddecode.evaluate.unfinished import drop_unfinished
 
 SAMPLED = "sample+cut"
 #: Plans that the others are compared with, and under which key.
 BASELINES = {GREEDY: "vs_greedy", SAMPLED: "vs_sample_cut"}
 Part = tuple[str, str]
+#: An answer that makes every scorer open what it reads answers with: "seated" has to be tagged.
+_REHEARSED = "Yes, he is seated."
 
 
 @dataclass(frozen=True)
@@ -44,9 +62,10 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
     Beside the scorer's numbers stand `n_failed` (samples without an answer: no number counts them), `ci` (95 %
     intervals), `vs_greedy` and `vs_sample_cut` (differences on the samples that both answered, with interval and
     verdict, where the run has those methods), and for captions `control` (the greedy captions cut to as many words in
-    all as the method's) and `vs_control`.
+    all as the method's), `vs_control` (the method's differences from it) and `control_vs_greedy` (its from greedy).
+    Intervals are None where pictures cannot give one, and `warnings` say so where there are few.
     """
-    grouped = group(records)
+    grouped = group(as_scored(records, scoring))
     scored = {
         method: {part: score(measure_of(*part), found, scoring) for part, found in parts.items()}
         for method, parts in grouped.items()
@@ -59,8 +78,26 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
             others = {name: scored[name][part] for name in names}
             _place(shown[method], part, block(measure_of(*part), ours, others, scoring))
         _place_totals(shown[method])
-        shown[method]["cost"] = cost(_flat(grouped[method]), _flat(grouped.get(GREEDY, {})))
+        shown[method]["cost"] = cost(_flat(grouped[method]), _flat(grouped.get(GREEDY, {})), scoring.resamples)
     return shown
+
+
+def as_scored(records: Iterable[Record], scoring: Scoring) -> Iterable[Record]:
+    """The records with the answers that are scored."""
+    return drop_unfinished(records) if scoring.drop_unfinished else records
+
+
+def rehearse(samples: Sequence[Sample], scoring: Scoring) -> None:
+    """Score made-up answers to samples, so that what cannot be scored is refused before anything is answered.
+
+    Raises:
+        ValueError: labels or data that the rules do not take.
+        RuntimeError: a tagger or a similarity whose data are not there.
+    """
+    made_up = {"method": GREEDY, "status": "ok", "response": _REHEARSED}
+    for parts in group(sample.to_dict() | made_up for sample in samples).values():
+        for part, found in parts.items():
+            score(measure_of(*part), found, scoring)
 
 
 def baselines(method: str) -> list[str]:
@@ -108,9 +145,15 @@ def compared(measure: Measure, ours: Scored, theirs: Scored, resamples: int) -> 
     mine, yours = paired(ours, theirs)
     if not mine.records:
         return {}
-    found = differences(mine.counts(), yours.counts(), measure.ratios, resamples)
+    counts = mine.counts()
+    found = differences(counts, yours.counts(), measure.ratios, resamples)
+    decidable = len(counts.clusters) >= LEAST
     return {
-        name: {"difference": number(value), "ci": interval, "verdict": verdict(interval, measure.directions[name])}
+        name: {
+            "difference": number(value),
+            "ci": interval,
+            "verdict": verdict(interval, measure.directions[name]) if decidable else "",
+        }
         for name, (value, interval) in found.items()
     }
 
@@ -120,7 +163,10 @@ def block(measure: Measure, ours: Scored, others: Mapping[str, Scored], scoring:
     numbers = {**ours.numbers, "n": len(ours.records), "n_failed": ours.n_failed}
     if not ours.records:
         return numbers
-    numbers["ci"] = intervals(ours.counts(), measure.ratios, scoring.resamples)
+    counts = ours.counts()
+    numbers["n_pictures"] = len(counts.clusters)
+    numbers["warnings"] = [*numbers.get("warnings", ()), *few(len(counts.clusters))]
+    numbers["ci"] = intervals(counts, measure.ratios, scoring.resamples)
     for name, theirs in others.items():
         differing = compared(measure, ours, theirs, scoring.resamples)
         if differing:
@@ -129,28 +175,59 @@ def block(measure: Measure, ours: Scored, others: Mapping[str, Scored], scoring:
         matched = control(measure, ours, others[GREEDY], scoring)
         numbers["control"] = matched.numbers
         numbers["vs_control"] = compared(measure, ours, matched, scoring.resamples)
+        numbers["control_vs_greedy"] = compared(measure, matched, others[GREEDY], scoring.resamples)
     return numbers
 
 
-def cost(records: Iterable[Record], greedy: Iterable[Record]) -> dict[str, float | None]:
+def few(pictures: int) -> list[str]:
+    """What a number of pictures is too small for."""
+    if pictures >= FEW:
+        return []
+    told = f"the intervals rest on {pictures} pictures and are too narrow"
+    if pictures == 1:
+        told = "all samples are of one picture, which gives no interval"
+    return [told + (": no difference is told apart from chance." if pictures < LEAST else ".")]
+
+
+def cost(records: Iterable[Record], greedy: Iterable[Record], resamples: int = RESAMPLES) -> dict[str, Any]:
     """Seconds, tokens and peak memory of the answers that were generated, and the speed as a ratio to greedy's.
 
     The ratio rests on the samples that both answered, less the first batch of each start where there are others: what
-    an engine does once falls on the plan that is asked first.
+    an engine does once falls on the plan that is asked first. Its interval, resampled by picture, knows nothing of a
+    machine that was busy with other things for a while.
     """
     own, base = ([r for r in answered(found) if "same_as" not in r] for found in (records, greedy))
     seconds, tokens = sum(r["seconds"] for r in own), sum(r["n_tokens"] for r in own)
     peaks = [r["peak_memory_mib"] for r in own if r.get("peak_memory_mib") is not None]
-    shared = {r["sample_id"] for r in own} & {r["sample_id"] for r in base}
-    shared = shared - {r["sample_id"] for r in (*own, *base) if r.get("warming_up")} or shared
-    speed, usual = (_speed([r for r in found if r["sample_id"] in shared]) for found in (own, base))
+    ratio, interval = _speed_ratio(own, base, resamples)
     return {
         "seconds": seconds,
         "n_tokens": tokens,
         "tokens_per_second": tokens / seconds if seconds else None,
-        "tokens_per_second_ratio": speed / usual if speed and usual else None,
+        "tokens_per_second_ratio": ratio,
+        "tokens_per_second_ratio_ci": interval,
         "peak_memory_mib": max(peaks) if peaks else None,
     }
+
+
+def _speed_ratio(own: Sequence[Record], base: Sequence[Record], resamples: int) -> tuple[float | None, Interval]:
+    shared = {r["sample_id"] for r in own} & {r["sample_id"] for r in base}
+    shared = shared - {r["sample_id"] for r in (*own, *base) if r.get("warming_up")} or shared
+    if not shared:
+        return None, [None, None]
+    ours, theirs = (_paid([r for r in found if r["sample_id"] in shared]) for found in (own, base))
+    value, interval = quotients(ours, theirs, _speed, resamples)["speed"]
+    return number(value) or None, interval
+
+
+def _paid(records: Sequence[Record]) -> Counts:
+    return count(
+        [r["image_id"] for r in records], [{"n_tokens": r["n_tokens"], "seconds": r["seconds"]} for r in records]
+    )
+
+
+def _speed(sums: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {"speed": divide(sums["n_tokens"], sums["seconds"])}
 
 
 def _place(shown: dict[str, Any], part: Part, block: dict[str, Any]) -> None:
@@ -173,8 +250,3 @@ def _place_totals(shown: dict[str, Any]) -> None:
 
 def _flat(parts: Mapping[Any, Sequence[Record]]) -> list[Record]:
     return [record for found in parts.values() for record in found]
-
-
-def _speed(records: Sequence[Record]) -> float | None:
-    seconds = sum(r["seconds"] for r in records)
-    return sum(r["n_tokens"] for r in records) / seconds if seconds else None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from grounddecode.evaluate import records
 
 TASKS = ("existence", "count", "position", "color")
 
@@ -23,20 +26,27 @@ def read(folder: str | Path, tasks: Sequence[str] = TASKS) -> dict[str, list[Pai
     found: dict[str, list[Pair]] = {}
     for task in tasks:
         path = Path(folder) / f"{task}.txt"
-        try:
-            with open(path, encoding="utf-8") as file:
-                lines = [line for line in file if line.strip()]
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}): give one file a task.") from None
-        found[task] = [_pair(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)]
+        lines = [line for line in io.StringIO(records.read_text(path)) if line.strip()]
+        found[task] = _pairs([_fields(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)], path)
     return found
 
 
-def _pair(line: str, where: str) -> Pair:
+def _fields(line: str, where: str) -> list[str]:
     fields = line.split("\t")
     if len(fields) != 4:
         raise ValueError(f"{where} has {len(fields)} fields: give image, question, truth and answer with tabs between.")
-    return fields[2], fields[3]
+    return fields
+
+
+def _pairs(lines: Sequence[Sequence[str]], path: Path) -> list[Pair]:
+    """Truths and answers; two lines after each other have to be of one image, which MME's program takes for granted."""
+    for number, (one, other) in enumerate(zip(lines[::2], lines[1::2], strict=False)):
+        if one[0] != other[0]:
+            raise ValueError(
+                f"{path}, lines {2 * number + 1} and {2 * number + 2}, are of the images {one[0]!r} and {other[0]!r}: "
+                "give the two questions of an image after each other."
+            )
+    return [(fields[2], fields[3]) for fields in lines]
 
 
 def read_answer(text: str) -> str:
@@ -62,11 +72,22 @@ def score(answers: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
         ValueError: an odd number of answers, or a truth that is neither yes nor no.
     """
     warnings = [f"the task {task} has no answers." for task, pairs in answers.items() if not pairs]
+    warnings += [told for task, pairs in answers.items() for told in _near_answers(task, pairs)]
     tasks = {task: _score_task(task, pairs) for task, pairs in answers.items()}
     total: float = 0
     for result in tasks.values():
         total += result["score"] or 0
     return {"total": total, "tasks": tasks, "warnings": warnings}
+
+
+def _near_answers(task: str, pairs: Sequence[Pair]) -> list[str]:
+    odd = [text for _, text in pairs if read_answer(text) == "other"]
+    if not odd:
+        return []
+    return [
+        f"{len(odd)} of {len(pairs)} answers of {task} begin with neither yes nor no and count as wrong, "
+        f"such as {odd[0].strip()[:60]!r}."
+    ]
 
 
 def _score_task(task: str, pairs: Sequence[Pair]) -> dict[str, Any]:

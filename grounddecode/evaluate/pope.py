@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grounddecode.evaluate import records
+from grounddecode.evaluate.pope_order import in_order, other_objects
 from grounddecode.evaluate.pope_questions import build, question_text
 from grounddecode.evaluate.ratios import harmonic, ratio
 
@@ -74,44 +77,52 @@ def answer_text(answer: Answer, rule: str = "official") -> str:
         if field in answer:
             if isinstance(answer[field], str):
                 return str(answer[field])
-            raise ValueError(f"the answer {dict(answer)!r} holds no text in {field!r}: give a string there.")
-    raise ValueError(f"the answer {dict(answer)!r} has none of the fields answer, text, ans: rename the one you mean.")
+            raise ValueError(f"an answer holds no text in {field!r}: give a string there.")
+    raise ValueError(
+        f"an answer with {records.fields(answer)} has none of the fields answer, text, ans: name the one you mean."
+    )
 
 
 def score(
-    questions: Sequence[Question], answers: Sequence[Answer], rule: str = "official", allow_truncation: bool = False
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    rule: str = "official",
+    allow_truncation: bool = False,
+    by_position: bool = False,
 ) -> dict[str, Any]:
     """Score answers, matched to questions by position.
 
+    Where both have a `question_id` and these disagree, the answers are put in order by them (with a warning), or
+    refused; the rule `vcd` always refuses, as its program does.
+
     Args:
-        questions: records with `label` ("yes" or "no"); `question_id` is compared by the rule `vcd`, and `category`
-            splits the result of the rule `llava`, as in their programs.
+        questions: records with `label` ("yes" or "no"); `category` splits the result of the rule `llava`, as in its
+            program.
         answers: texts, or records with `answer`, `text` or `ans`.
         rule: one of `RULES`: RUCAIBox/POPE `evaluate.py` (default), LLaVA `eval_pope.py`, OPERA `pope_eval.py`,
             VCD `eval_pope.py`, lmms-eval `pope`.
         allow_truncation: score the common part when the lengths differ (the public programs do so silently).
+        by_position: match by position whatever the ids say, as the public programs do.
 
     Returns:
         `tp fp tn fn accuracy precision recall f1 yes_ratio n rule`, beside them `balanced_accuracy`, `other` (pairs the
         rule counts in none of the four) and `warnings`. Fractions, not rounded; an undefined one is None.
 
     Raises:
-        ValueError: unknown rule, different lengths, no label, ids that differ (`vcd`).
+        ValueError: unknown rule, different lengths, no label, ids that disagree and give no order.
     """
-    if rule not in FIELDS:
-        raise ValueError(f"POPE has no rule {rule!r}: choose one of {', '.join(RULES)}.")
+    check_rule(rule)
     if len(questions) != len(answers) and not allow_truncation:
         raise ValueError(
             f"there are {len(questions)} questions and {len(answers)} answers: give files that belong together, "
             "or allow truncation to score the common part."
         )
+    answers, notes = in_order(questions, answers, by_position, may_sort=rule != "vcd")
     texts = [answer_text(answer, rule) for answer in answers]
     labels = [_label(question) for question in questions]
-    warnings = _label_warnings(labels, rule)
+    warnings = _label_warnings(labels, rule) + notes + other_objects(questions, answers) + _near_answers(texts, rule)
     if len(labels) != len(texts):
         warnings.append(f"{len(labels)} questions and {len(texts)} answers: only the common part is scored.")
-    if rule == "vcd":
-        _compare_ids(questions, answers)
     counts = _COUNTERS[rule](labels, texts)
     result = _summary(counts, labels, texts, rule, warnings)
     if rule == "llava" and questions and all("category" in question for question in questions):
@@ -119,26 +130,49 @@ def score(
     return result
 
 
+def check_rule(rule: str) -> None:
+    """Raise ValueError for a rule that there is not."""
+    if rule not in FIELDS:
+        raise ValueError(f"POPE has no rule {rule!r}: choose one of {', '.join(RULES)}.")
+
+
+#: A yes or a no that a reader would see, whether the rule does or not.
+_YES, _NO = re.compile(r"\byes\b", re.IGNORECASE), re.compile(r"\b(?:no|not)\b|n['’]t\b", re.IGNORECASE)
+
+
+def _near_answers(texts: Sequence[str], rule: str) -> list[str]:
+    """What the rule makes of answers that are no plain yes or no."""
+    if rule == "lmms-eval":
+        odd = [text for text in texts if text.lower().strip() not in ("yes", "no")]
+        return _told(odd, "are not exactly yes or no and count as wrong")
+    neither = [text for text in texts if not _YES.search(text) and not _NO.search(text)]
+    if rule == "vcd":
+        return _told(
+            [text for text in neither if "yes" not in text.lower() and "no" not in text.lower()],
+            "hold neither yes nor no and count as wrong",
+        )
+    unseen = [text for text in texts if _NO.search(text) and not _YES.search(text) and _READERS[rule](text)]
+    return _told(neither, "hold neither yes nor no and count as yes") + _told(
+        unseen, f"hold a no that the rule {rule} does not see, and count as yes"
+    )
+
+
+def _told(odd: Sequence[str], what: str) -> list[str]:
+    return [f"{len(odd)} answers {what}, such as {odd[0][:60]!r}."] if odd else []
+
+
 def _label(question: Question) -> Any:
     if "label" not in question:
-        raise ValueError(f"the question {dict(question)!r} has no label: give a question file with yes/no labels.")
+        raise ValueError(
+            f"a question with {records.fields(question)} has no label: give a question file with yes/no labels, or the "
+            "folder of the labels."
+        )
     return question["label"]
 
 
 def _label_warnings(labels: Sequence[Any], rule: str) -> list[str]:
     odd = sorted({repr(label) for label in labels} - {"'yes'", "'no'"})
     return [f"labels other than yes and no, read as the rule {rule} reads them: {', '.join(odd[:5])}."] if odd else []
-
-
-def _compare_ids(questions: Sequence[Question], answers: Sequence[Answer]) -> None:
-    for place, (question, answer) in enumerate(zip(questions, answers, strict=False), 1):
-        if isinstance(answer, Mapping) and "question_id" in answer and "question_id" in question:
-            asked, answered = question["question_id"], answer["question_id"]
-            if asked != answered:
-                raise ValueError(
-                    f"pair {place} has question_id {asked!r} and {answered!r}, which the rule vcd forbids: "
-                    "sort the answers as the questions."
-                )
 
 
 def _count_words(reads_yes: Callable[[str], bool]) -> Callable[[Sequence[Any], Sequence[str]], _Counts]:
@@ -181,10 +215,9 @@ def _count_lmms(labels: Sequence[Any], texts: Sequence[str]) -> _Counts:
     return counts
 
 
+_READERS = {"official": says_yes, "llava": says_yes, "opera": _says_yes_opera}
 _COUNTERS: dict[str, Callable[[Sequence[Any], Sequence[str]], _Counts]] = {
-    "official": _count_words(says_yes),
-    "llava": _count_words(says_yes),
-    "opera": _count_words(_says_yes_opera),
+    **{rule: _count_words(reads_yes) for rule, reads_yes in _READERS.items()},
     "vcd": _count_vcd,
     "lmms-eval": _count_lmms,
 }
@@ -194,7 +227,7 @@ def _summary(
     counts: _Counts, labels: Sequence[Any], texts: Sequence[str], rule: str, warnings: list[str]
 ) -> dict[str, Any]:
     tp, fp, tn, fn = counts.tp, counts.fp, counts.tn, counts.fn
-    answered = len(texts) if rule in ("official", "llava", "opera") else counts.n
+    answered = len(texts) if rule in _READERS else counts.n
     undefined: list[str] = []
     accuracy = ratio(tp + tn, counts.n, "accuracy", undefined, "there is no answer")
     precision = ratio(tp, tp + fp, "precision", undefined, "no answer is yes")
@@ -229,4 +262,7 @@ def _by_category(questions: Sequence[Question], answers: Sequence[Answer]) -> di
     for question, answer in zip(questions, answers, strict=False):
         plain = {key: value for key, value in question.items() if key != "category"}
         pairs.setdefault(str(question["category"]), []).append((plain, answer))
-    return {name: score([q for q, _ in group], [a for _, a in group], "llava") for name, group in pairs.items()}
+    return {
+        name: score([q for q, _ in group], [a for _, a in group], "llava", by_position=True)
+        for name, group in pairs.items()
+    }

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from grounddecode.secrets import hidden
+
 PACKAGES = ("grounddecode", "torch", "transformers", "vllm", "numpy", "pillow")
 
 
@@ -57,8 +59,8 @@ def hardware() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line, without the folder of the program."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line, without the folder of the program and without secrets."""
+    return hidden(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def weights(model: str) -> str | None:

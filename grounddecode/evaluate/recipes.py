@@ -1,38 +1,48 @@
-"""Recipes: the arguments of a bench in a YAML file, so that a committed result can be made again."""
+"""Recipes in YAML files, so that a committed result can be made again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from inspect import signature
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from grounddecode.evaluate.recipe import Recipe
 from grounddecode.evaluate.runner import Progress, bench
 from grounddecode.registry import nearest
 
 _OURS = ("about",)
-_NEVER = ("out", "progress", "opened")  # what a file cannot say
 
 
-def read(path: Path | str) -> dict[str, Any]:
-    """The arguments of `bench` that a recipe holds. `about` says what it is for, and is left out.
+def read(path: Path | str) -> Recipe:
+    """The recipe of a file. `about` says what it is for, and is left out.
 
     Raises:
-        ValueError: no readable YAML mapping, an argument that `bench` does not have, or no model.
+        ValueError: no readable YAML mapping, a field that a recipe does not have or of another type, or no model.
     """
-    import yaml
-
+    found = said(path)
+    if "model" not in found:
+        raise ValueError(f"the recipe {str(path)!r} names no model: write `model: ...` and other fields of a recipe")
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"the recipe {str(path)!r} cannot be read: {error}") from None
-    if not isinstance(found, dict) or "model" not in found:
-        raise ValueError(f"the recipe {str(path)!r} names no model: write `model: ...` and other arguments of bench")
-    known = [name for name in signature(bench).parameters if name not in _NEVER]
+        return Recipe(**found)
+    except ValueError as error:
+        raise ValueError(f"in the recipe {str(path)!r} {error}") from None
+
+
+def said(path: Path | str) -> dict[str, Any]:
+    """The fields that a file names, checked by name alone.
+
+    Raises:
+        ValueError: no readable YAML mapping, or a field that a recipe does not have.
+    """
+    found = _load(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"the recipe {str(path)!r} names no model: write `model: ...` and other fields of a recipe")
+    known = [field.name for field in fields(Recipe)]
     for key in found:
         if key not in known and key not in _OURS:
-            raise ValueError(nearest(str(key), known, f"argument of bench, in the recipe {str(path)!r}"))
-    if not isinstance(found.get("engine_options", {}), dict):
+            raise ValueError(nearest(str(key)[:40], known, f"argument of bench, in the recipe {str(path)!r}"))
+    if not isinstance(found.get("engine_options", {}), Mapping):
         raise ValueError(f"engine_options of the recipe {str(path)!r} are no mapping: write `key: value` lines")
     return {key: value for key, value in found.items() if key not in _OURS}
 
@@ -40,5 +50,24 @@ def read(path: Path | str) -> dict[str, Any]:
 def run(
     recipe: Path | str, out: Path | str, progress: Callable[[Progress], None] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """Run a recipe into a run folder, with some arguments changed; see `bench` for what comes back."""
-    return bench(out=out, progress=progress, **{**read(recipe), **changes})
+    """Run a recipe into a run folder, with some fields changed; `opened` as in `bench`, which says what comes back."""
+    opened = changes.pop("opened", None)
+    return bench(replace(read(recipe), **changes), out, progress=progress, opened=opened)
+
+
+def _load(path: Path | str) -> Any:
+    """The YAML of a file. Anchors are refused: a few lines of them can stand for more than fits into memory."""
+    import yaml
+
+    class Plain(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it has an alias (*name): write the value out")
+            return super().compose_node(parent, index)
+
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return yaml.load(file.read(), Plain)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"the recipe {str(path)!r} cannot be read: {reason}") from None

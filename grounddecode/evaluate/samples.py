@@ -33,6 +33,7 @@ class Sample:
         prompt: the user's text.
         max_new_tokens: longest answer, in tokens.
         facts: what scoring needs beside the answer (`label`, `truth`, ...); stored with every answer.
+        root: the folder of the data; stored pictures are named as seen from it, so that both can be moved.
     """
 
     sample_id: str
@@ -43,6 +44,7 @@ class Sample:
     prompt: str
     max_new_tokens: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    root: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a line of samples.jsonl that do not depend on the method."""
@@ -51,10 +53,15 @@ class Sample:
             "benchmark": self.benchmark,
             "split": self.split,
             "image_id": self.image_id,
-            "image": self.image,
+            "image": self._stored_image(),
             "prompt": self.prompt,
+            "max_new_tokens": self.max_new_tokens,
             **self.facts,
         }
+
+    def _stored_image(self) -> str:
+        path = Path(self.image)
+        return path.relative_to(self.root).as_posix() if self.root and path.is_relative_to(self.root) else self.image
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
@@ -64,23 +71,23 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     """
     digest = sha256()
     for sample in samples:
-        told = sample.to_dict() | {"image": Path(sample.image).name, "max_new_tokens": sample.max_new_tokens}
+        told = sample.to_dict() | {"image": Path(sample.image).name}
         told.pop("truth", None)
-        digest.update(dumps(told, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        digest.update(dumps(told, sort_keys=True, ensure_ascii=False).encode(errors="replace") + b"\n")
     return digest.hexdigest()
 
 
-def open_picture(image: str) -> Image:
-    """An RGB picture, upright. `lab:SEED` is drawn.
+def open_picture(image: str, max_pixels: int | None = None, side: int | None = None) -> Image:
+    """An RGB picture, upright, as `open_image` reads it. `lab:SEED` is drawn.
 
     Raises:
-        ValueError: a missing or broken file.
+        ValueError: a missing or broken file, or one of more than `max_pixels` (None: 50 million).
     """
     if image.startswith(LAB):
         return drawn(int(image.removeprefix(LAB))).image
     from grounddecode.engines.images import open_image
 
-    return open_image(Path(image))
+    return open_image(Path(image), max_pixels=max_pixels, side=side)
 
 
 @lru_cache(maxsize=1024)
@@ -94,8 +101,8 @@ def drawn(seed: int) -> Scene:
 class Pictures:
     """Opened pictures, the last used ones kept up to `capacity` bytes; safe to use from several threads."""
 
-    def __init__(self, capacity: int = 128 * 2**20) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int = 128 * 2**20, max_pixels: int | None = None, side: int | None = None) -> None:
+        self.capacity, self.max_pixels, self.side = capacity, max_pixels, side
         self._held: OrderedDict[str, Image] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -106,7 +113,7 @@ class Pictures:
             if image in self._held:
                 self._held.move_to_end(image)
                 return self._held[image]
-        picture = open_picture(image)
+        picture = open_picture(image, self.max_pixels, self.side)
         with self._lock:
             if image not in self._held:
                 self._held[image] = picture

@@ -16,7 +16,7 @@ _MOST = 3  # differences named in a sentence
 
 def digest(settings: Mapping[str, Any]) -> str:
     """SHA-256 of settings."""
-    return sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode(errors="replace")).hexdigest()
 
 
 def refuse_others(folder: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -40,6 +40,13 @@ class _Close:
         return self._word == other or self._closeness(self._word, str(other)) > OFFICIAL_THRESHOLD
 
 
+def check(name: str) -> None:
+    """Raise ValueError for what is no name of a similarity; whether its data are there shows when it is opened."""
+    kind, _, rest = name.partition(":")
+    if not (name == "exact" or kind == "spacy" or (kind == "table" and rest)):
+        raise ValueError(f"there is no similarity {name!r}: choose exact, table:FILE or spacy.")
+
+
 def similarity(name: str) -> Similarity:
     """`exact` (equal words only), `table:FILE` (pairs written by `write_table`), `spacy` or `spacy:MODEL`.
 
@@ -47,16 +54,15 @@ def similarity(name: str) -> Similarity:
         ValueError: another name, or a file that is no table.
         RuntimeError: spaCy or its model is not installed.
     """
+    check(name)
     kind, _, rest = name.partition(":")
-    if name == "exact":
+    if kind == "exact":
         return Similarity(name, lambda word: (word,))
-    if kind == "table" and rest:
+    if kind == "table":
         return _table(name, rest)
-    if kind == "spacy":
-        model = rest or OFFICIAL_MODEL
-        closeness = _closeness(model)
-        return Similarity(name, lambda word: _Close(word, closeness), model == OFFICIAL_MODEL)
-    raise ValueError(f"there is no similarity {name!r}: choose exact, table:FILE or spacy.")
+    model = rest or OFFICIAL_MODEL
+    closeness = _closeness(model)
+    return Similarity(name, lambda word: _Close(word, closeness), model == OFFICIAL_MODEL)
 
 
 def _table(name: str, path: str) -> Similarity:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
-Record = dict[str, Any]
-_HELD = {"settings": dict, "methods": list, "parts": list}  # what every run.json has
+from grounddecode.evaluate.lines import Record, Tail, checked, lines_of, parse, tail_of, to_line
+from grounddecode.evaluate.run_file import RunFile, check_run
+from grounddecode.evaluate.whole_files import PRIVATE, drop_stale, write_whole
+from grounddecode.secrets import masked
+
+__all__ = ["METRICS", "RUN", "SAMPLES", "Record", "RunFolder"]
 RUN, SAMPLES, METRICS = "run.json", "samples.jsonl", "metrics.json"
 
 
@@ -26,6 +31,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._file: int | None = None
+        self._mended = False
         self._syncing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fsync")
         self._synced: Future[None] | None = None
 
@@ -37,75 +43,94 @@ class RunFolder:
         self.close()
 
     # -- reading -------------------------------------------------------------------------------------------------
-    def run(self) -> dict[str, Any] | None:
-        """What run.json says, or None where there is no run yet."""
-        found = self._json(RUN)
-        if found is not None and not all(isinstance(found.get(key), kind) for key, kind in _HELD.items()):
-            raise ValueError(f"{self.path / RUN} is not of a run of this version: restore it or choose another folder")
-        return found
+    def run(self) -> RunFile | None:
+        """What run.json says, or None where there is no run yet.
 
-    def stored_run(self) -> dict[str, Any]:
+        Raises:
+            ValueError: something else than a run of this version; the sentence names the field.
+        """
+        path = self.path / RUN
+        try:
+            found = masked(parse(path.read_bytes()))  # older versions stored keys
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): restore it or choose another folder") from None
+        check_run(found, path)
+        return cast(RunFile, found)
+
+    def stored_run(self) -> RunFile:
         """What run.json says. Raises ValueError where there is none."""
         found = self.run()
         if found is None:
             raise ValueError(f"{str(self.path)!r} holds no {RUN}: give the folder of a run")
         return found
 
-    def metrics(self) -> dict[str, Any] | None:
-        """What metrics.json says, or None where nothing was scored yet."""
-        return self._json(METRICS)
-
-    def records(self) -> list[Record]:
+    def records(self, sample_ids: Collection[str] | None = None) -> list[Record]:
         """The latest line of each (method, sample), in the order of their first lines; a torn last line is left out.
 
-        Raises:
-            ValueError: a broken line that is not the last one.
-        """
-        latest: dict[tuple[str, str], Record] = {}
-        for record in _lines(self.path / SAMPLES):
-            latest[record["method"], record["sample_id"]] = record
-        return list(latest.values())
+        Args:
+            sample_ids: of the run, where they are known; else no more of them may be there than run.json counts.
 
-    def _json(self, name: str) -> dict[str, Any] | None:
-        path = self.path / name
+        Raises:
+            ValueError: a line that is no answer of this run; the sentence names the line and the field.
+        """
+        data = self._data()
+        tail = tail_of(data, self.path / SAMPLES)
+        whole = data if tail is Tail.WHOLE else data[: data.rfind(b"\n") + 1]
+        lines = lines_of(whole, self.path / SAMPLES)
+        return checked(lines, self.run(), sample_ids, self.path / SAMPLES)
+
+    def _data(self) -> bytes:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): restore it or choose another folder") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} holds no JSON object: restore it or choose another folder")
-        return found
+            return (self.path / SAMPLES).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        except OSError as error:
+            raise ValueError(f"{self.path / SAMPLES} cannot be read ({error.strerror}): restore it") from None
 
     # -- writing -------------------------------------------------------------------------------------------------
     def open(self) -> None:
-        """Make the folder, take it for this process, and drop a torn last line.
+        """Make the folder, or make sure that it holds a run, and take it for this process.
 
         Raises:
-            ValueError: the folder cannot be written, or another process writes to it.
+            ValueError: the folder cannot be written, another process writes to it, or it holds files of these names
+                that are not of a run: those stay as they are.
         """
+        self._refuse_foreign()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path / SAMPLES, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            self._file = os.open(self.path / SAMPLES, flags, PRIVATE)
         except OSError as error:
             raise ValueError(
                 f"the run folder {str(self.path)!r} cannot be written ({error.strerror}): choose another --out"
             ) from None
         try:
             _lock(self._file, self.path)
-            _drop_torn_line(self._file)
+            for name in (RUN, METRICS):
+                drop_stale(self.path / name)
         except BaseException:
             self.close()
             raise
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Add lines: they outlive this process when this returns, and a loss of power when the next call does."""
+        """Add lines, all or none: they outlive this process when this returns, a loss of power when the next call does.
+
+        Raises:
+            OSError: the disk is full or broken; it names the file.
+        """
         if self._file is None:
             raise RuntimeError(f"the run folder {str(self.path)!r} is not open for writing: call open() first")
-        data = b"".join(map(_line, records))
-        while data:
-            data = data[os.write(self._file, data) :]
+        if not self._mended:
+            self._mend(self._file)
+        data, start = b"".join(map(to_line, records)), os.fstat(self._file).st_size
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except BaseException as error:
+            os.ftruncate(self._file, start)
+            raise _named(error, self.path / SAMPLES) from None
         self._wait()
         self._synced = self._syncing.submit(os.fsync, self._file)
 
@@ -124,46 +149,49 @@ class RunFolder:
             finally:
                 os.close(file)
 
+    def _refuse_foreign(self) -> None:
+        """Nothing where the folder is new or holds a run, read without changing anything."""
+        for name in (RUN, SAMPLES, METRICS):
+            path = self.path / name
+            if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+                raise ValueError(f"{path} is a link or no plain file: choose another --out")
+        if self.run() is None:
+            for name in (SAMPLES, METRICS):
+                if (self.path / name).is_file() and (self.path / name).stat().st_size:
+                    raise ValueError(f"{str(self.path)!r} holds a {name} but no {RUN}: give an empty folder")
+        self.records()
+
+    def _mend(self, file: int) -> None:
+        """Before the first line is added: end a last line without its line end, take a torn one away."""
+        data = self._data()
+        tail = tail_of(data, self.path / SAMPLES)
+        if tail is Tail.WHOLE and data and not data.endswith(b"\n"):
+            os.write(file, b"\n")
+        elif tail is Tail.TORN:
+            os.ftruncate(file, data.rfind(b"\n") + 1)
+        self._mended = True
+
     def _wait(self) -> None:
         synced, self._synced = self._synced, None
         if synced is not None:
-            synced.result()
+            try:
+                synced.result()
+            except OSError as error:
+                raise _named(error, self.path / SAMPLES) from None
 
-    def _replace(self, name: str, content: Mapping[str, Any]) -> None:
-        """A whole file or none: written beside the old one, then renamed over it."""
+    def _replace(self, name: str, given: Mapping[str, Any]) -> None:
+        content = masked(given)
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
-        beside = self.path / f".{name}.{os.getpid()}"
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self.path / name)
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    text = json.dumps(record, ensure_ascii=False) + "\n"
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half of a pair, which a server may send and UTF-8 does not have
-        return (json.dumps(record) + "\n").encode()
-
-
-def _lines(path: Path) -> Iterable[Record]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    lines = data.split(b"\n")
-    whole = lines[:-1]  # what follows the last line end is empty, or torn
-    for number, line in enumerate(whole, 1):
         try:
-            record = json.loads(line)
-            _ = record["method"], record["sample_id"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{path}, line {number}, is no record of a run: restore the file or delete the line"
-            ) from None
-        yield record
+            data = text.encode()
+        except UnicodeEncodeError:  # half of a pair, which UTF-8 does not have
+            data = (json.dumps(content, allow_nan=False, indent=2) + "\n").encode()
+        write_whole(self.path / name, data, PRIVATE)
+
+
+def _named(error: BaseException, path: Path) -> BaseException:
+    """An error of the disk with the file that it is about."""
+    return OSError(error.errno, error.strerror, str(path)) if isinstance(error, OSError) else error
 
 
 def _lock(file: int, path: Path) -> None:
@@ -176,19 +204,3 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise ValueError(f"another process is writing to {str(path)!r}: wait for it, or choose another --out") from None
-
-
-def _drop_torn_line(file: int, block: int = 65536) -> None:
-    """Cut the file behind its last line end."""
-    end = os.fstat(file).st_size
-    keep = end
-    while keep > 0:
-        start = max(0, keep - block)
-        at = os.pread(file, keep - start, start).rfind(b"\n")
-        if at >= 0:
-            keep = start + at + 1
-            break
-        keep = start
-    if keep != end:
-        os.ftruncate(file, keep)
-        os.fsync(file)

@@ -24,10 +24,10 @@ def checkpoint(name: str = "seed0") -> Path:
     return folder
 
 
-def load(name: str = "seed0", dtype: Any = None) -> tuple[Any, Any]:
+def load(name: str = "seed0", dtype: Any = None, attn_implementation: str = "sdpa") -> tuple[Any, Any]:
     """`LlavaForConditionalGeneration` in evaluation mode and its `LlavaProcessor`; float32 unless `dtype` is given."""
     import torch
 
     from grounddecode.lab.model import load_checkpoint
 
-    return load_checkpoint(checkpoint(name), dtype or torch.float32)
+    return load_checkpoint(checkpoint(name), dtype or torch.float32, attn_implementation)

@@ -97,9 +97,11 @@ def _hub_key(key: str) -> str:
     return key
 
 
-def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+def load_checkpoint(
+    folder: Path, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa"
+) -> tuple[Any, Any]:
     """Model in evaluation mode and processor of a checkpoint folder."""
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
-    return model, LlavaProcessor.from_pretrained(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation=attn_implementation)
+    return model.eval(), LlavaProcessor.from_pretrained(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,9 @@ from grounddecode.report.overlay import Box
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Find = Callable[[str], "Path | None"]
+_HALF_PAIRS = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,11 @@ class Said:
 class Case:
     """A picture, what counts as present in it, and the captions of all methods, greedy first.
 
-    `boxes` are empty where the run does not know them.
+    `image` is None where its file is not there any more, `boxes` are empty where the run does not know them.
     """
 
     label: str
-    image: Image.Image
+    image: Image.Image | None
     boxes: tuple[Box, ...]
     objects: tuple[str, ...]
     said: tuple[Said, ...]
@@ -61,6 +66,13 @@ def captions(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
     return found
 
 
+def only(
+    captions: Mapping[str, Sequence[Mapping[str, Any]]], methods: Sequence[str]
+) -> dict[str, list[Mapping[str, Any]]]:
+    """The captions of these methods."""
+    return {image: [one for one in found if one["method"] in methods] for image, found in captions.items()}
+
+
 def choose(images: Sequence[str], count: int) -> list[str]:
     """`count` of the images, evenly spread over the run: nobody picked them."""
     if count >= len(images):
@@ -68,13 +80,37 @@ def choose(images: Sequence[str], count: int) -> list[str]:
     return [images[(2 * at + 1) * len(images) // (2 * count)] for at in range(count)]
 
 
-def case(records: Sequence[Mapping[str, Any]], flavour: str = PATTERN) -> Case:
-    """One case from the caption records of one picture."""
+def differing(captions: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
+    """The images that not all methods describe word for word alike, with how many captions they have between them."""
+    said = {image: len({record["response"] for record in records}) for image, records in captions.items()}
+    return {image: count for image, count in said.items() if count > 1}
+
+
+def choose_differing(images: Mapping[str, int], count: int) -> list[str]:
+    """`count` of the images of `differing`, those with the most captions first; evenly spread among their like."""
+    chosen: list[str] = []
+    ranked = sorted(images, key=lambda image: -images[image])  # stable: in the order of the run
+    for _, alike in groupby(ranked, key=lambda image: images[image]):
+        chosen += choose(list(alike), count - len(chosen))
+    return chosen
+
+
+def case(records: Sequence[Mapping[str, Any]], flavour: str = PATTERN, find: Find = Path) -> Case:
+    """One case from the caption records of one picture.
+
+    Args:
+        find: the file of a stored picture, or None where it is gone.
+    """
     first = records[0]
-    image, boxes, label = look(first["image"])
-    objects = tuple(first["truth"])
-    captions = {record["method"]: record["response"] for record in records}
-    return Case(label, image, boxes, objects, said(captions, objects, flavour))
+    image, boxes, label = look(first["image"], find)
+    objects = tuple(whole(name) for name in first["truth"])
+    captions = {whole(record["method"]): whole(record["response"]) for record in records}
+    return Case(whole(label), image, boxes, objects, said(captions, objects, flavour))
+
+
+def whole(text: str) -> str:
+    """The text without halves of pairs, which servers send and no file or picture can hold."""
+    return _HALF_PAIRS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def said(captions: Mapping[str, str], objects: Sequence[str], flavour: str = PATTERN) -> tuple[Said, ...]:
@@ -91,12 +127,23 @@ def said(captions: Mapping[str, str], objects: Sequence[str], flavour: str = PAT
     return tuple(shown)
 
 
-def look(image: str) -> tuple[Image.Image, tuple[Box, ...], str]:
+def look(image: str, find: Find = Path) -> tuple[Image.Image | None, tuple[Box, ...], str]:
     """A picture of a run, the boxes that are known, and a label: `lab:SEED` is drawn, anything else is a file."""
-    if not image.startswith(LAB):
-        return open_picture(image), (), Path(image).name
+    if image.startswith(LAB):
+        return _scene(image)
+    path = find(image)
+    try:
+        return None if path is None else open_picture(str(path)), (), Path(image).name
+    except (OSError, ValueError):
+        return None, (), Path(image).name
+
+
+def _scene(image: str) -> tuple[Image.Image | None, tuple[Box, ...], str]:
     from grounddecode.lab.world import draw
 
-    scene = draw(int(image.removeprefix(LAB)))
+    try:
+        scene = draw(int(image.removeprefix(LAB)))
+    except (ValueError, OverflowError):
+        return None, (), image
     boxes = tuple(Box(thing.category, thing.bbox) for thing in scene.objects)
     return scene.image, boxes, f"scene {scene.seed} of the lab ({scene.scene})"

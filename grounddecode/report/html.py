@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from io import BytesIO
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from grounddecode.report.cases import Case, Said
     from grounddecode.report.marks import Mark
     from grounddecode.report.overlay import Box, Rectangle
+    from grounddecode.report.provenance import Facts
 
 # Pointing at a marked word shows its box alone.
 SCRIPT = """
@@ -33,19 +35,21 @@ for (const article of document.querySelectorAll("article")) {
 """
 
 
-def page(
-    title: str,
-    lede: str,
-    tables: Sequence[Table],
-    cases: Sequence[Case],
-    chosen: str,
-    facts: Sequence[tuple[str, str]],
-) -> str:
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures under one heading; `chosen` says how they were chosen."""
+
+    heading: str
+    chosen: str
+    cases: Sequence[Case]
+
+
+def page(title: str, lede: str, tables: Sequence[Table], galleries: Sequence[Gallery], facts: Sequence[Facts]) -> str:
     """The whole page as text.
 
     Args:
-        lede: one or two sentences under the title.  chosen: how the pictures were chosen.
-        facts: names and values of the provenance, in order.
+        lede: one or two sentences under the title.
+        facts: the provenance, what matters most first; the rest is folded away.
     """
     style = files("grounddecode.report").joinpath("page.css").read_text(encoding="utf-8")
     body = "\n".join(
@@ -53,7 +57,7 @@ def page(
             f"<header><h1>{escape(title)}</h1><p>{escape(lede)}</p></header>",
             "<main>",
             _results(tables),
-            _pictures(cases, chosen),
+            _pictures([gallery for gallery in galleries if gallery.cases]),
             "</main>",
             _footer(facts),
         )
@@ -77,6 +81,8 @@ def _results(tables: Sequence[Table]) -> str:
     if not tables:
         return ""
     shown = "\n".join(_table(table) for table in tables)
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    shown += "".join(f'\n<p class="soft">{escape(note)}</p>' for note in notes)
     return f'<section id="results"><h2>Results</h2>\n{shown}</section>'
 
 
@@ -84,13 +90,20 @@ def _table(table: Table) -> str:
     names = ["method", *(column.heading for column in table.columns), "verdict"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     return (
-        f'<div class="scroll"><table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead>'
+        f'<p class="caption">{escape(table.caption)}</p><p class="hint">More columns to the right: swipe.</p>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.caption)}"><table>'
+        f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(_row(row, table.columns) for row in table.rows)}</tbody></table></div>"
     )
 
 
 def _row(row: Row, columns: Sequence[Column]) -> str:
-    """One row; a control's stands back, and its small print, which is about its method, carries the colour alone."""
+    """One row; a control's stands back, and its small print carries the colour alone."""
+    if not row.cells:  # a method that the model has refused
+        return (
+            f'<tr class="control"><th scope="row">{escape(row.label)}</th>'
+            f'<td class="said-why" colspan="{len(columns) + 1}">{escape(row.sign)}</td></tr>'
+        )
     kind = ' class="control"' if row.of else ""
     cells = "".join(_cell(row.cells.get(column.key), column) for column in columns)
     return f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}<td>{escape(row.sign)}</td></tr>'
@@ -122,19 +135,24 @@ def _shown(value: float, column: Column, sign: str = "") -> str:
     return f"{value * column.scale:{sign}z.{column.digits}f}"
 
 
-def _pictures(cases: Sequence[Case], chosen: str) -> str:
-    if not cases:
+def _pictures(galleries: Sequence[Gallery]) -> str:
+    if not galleries:
         return ""
     legend = (
         '<ul class="legend"><li><mark class="real">word</mark> names an object that is in the picture</li>'
         '<li><mark class="invented">word</mark> names an object that is not there (hallucinated)</li>'
         '<li><span class="missed">word</span> is in the picture and was not named</li></ul>'
     )
-    shown = "\n".join(_case(case) for case in cases)
+    shown = "\n".join(map(_gallery, galleries))
     return (
-        f'<section id="pictures"><h2>Pictures</h2><p class="soft">{escape(chosen)} '
-        f"Point at a marked word to see its box alone.</p>{legend}\n{shown}</section>"
+        '<section id="pictures"><h2>Pictures</h2><p class="soft">Point at a marked word to see its box alone.</p>'
+        f"{legend}\n{shown}</section>"
     )
+
+
+def _gallery(gallery: Gallery) -> str:
+    shown = "\n".join(_case(case) for case in gallery.cases)
+    return f'<h3>{escape(gallery.heading)}</h3><p class="soft">{escape(gallery.chosen)}</p>\n{shown}'
 
 
 def _case(case: Case) -> str:
@@ -148,6 +166,8 @@ def _case(case: Case) -> str:
 
 def _figure(case: Case) -> str:
     """The picture once, its boxes over it as shapes, so that both stay sharp at any size."""
+    if case.image is None:
+        return '<p class="gone">The picture is not where it was.</p>'
     wide, high = case.image.size
     letter = wide / 27
     sizes = [(0.56 * letter * len(box.label) + 0.6 * letter, 1.25 * letter) for box in case.boxes]
@@ -207,11 +227,21 @@ def _marked(text: str, marks: Iterable[Mark]) -> str:
     return "".join(pieces) + escape(text[at:])
 
 
-def _footer(facts: Sequence[tuple[str, str]]) -> str:
-    listed = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in facts)
+def _footer(facts: Sequence[Facts]) -> str:
+    first = "".join(_listed(group) for group in facts if not group.heading)
+    rest = "".join(
+        f"<details><summary>{escape(group.heading)}</summary>{_listed(group)}</details>"
+        for group in facts
+        if group.heading
+    )
     return (
         "<footer><h2>Where this comes from</h2>"
         "<p>A mark says what the CHAIR rule counts, which knows a fixed list of objects; it is no proof of what the "
         "model saw. Intervals are 95 % paired bootstrap intervals, resampled by picture.</p>"
-        f"<dl>{listed}</dl></footer>"
+        f"{first}{rest}</footer>"
     )
+
+
+def _listed(group: Facts) -> str:
+    rows = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in group.values)
+    return f"<dl>{rows}</dl>"

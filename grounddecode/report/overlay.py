@@ -65,7 +65,10 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], width: int | None = Non
 def place_tags(
     boxes: Sequence[Box], sizes: Sequence[tuple[float, float]], picture: tuple[float, float]
 ) -> list[Rectangle]:
-    """Where the label of each box goes: above it, at its top, at its foot or below, the first place that is free.
+    """Where the label of each box goes: above it, at its top, at its foot or below, from its left edge or to its right.
+
+    The first place that covers no other label, and of those one that hides least of the other boxes: a label within
+    the box of another thing reads as that thing's.
 
     Args:
         sizes: width and height of each label.  picture: width and height; labels stay inside.
@@ -75,11 +78,12 @@ def place_tags(
     """
     placed: list[Rectangle] = []
     for box, (wide, tall) in zip(boxes, sizes, strict=True):
-        x, y, _, h = box.bbox
-        left = max(0.0, min(x, picture[0] - wide))
-        tops = [top for top in (y - tall, y, y + h - tall, y + h) if 0 <= top <= picture[1] - tall]
-        free = [top for top in tops if not any(_overlap((left, top, wide, tall), other) for other in placed)]
-        placed.append((left, (free or tops or [0.0])[0], wide, tall))
+        x, y, w, h = box.bbox
+        lefts = dict.fromkeys(max(0.0, min(left, picture[0] - wide)) for left in (x, x + w - wide))
+        tops = [top for top in (y - tall, y, y + h - tall, y + h) if 0 <= top <= picture[1] - tall] or [0.0]
+        places = [(left, top, wide, tall) for left in lefts for top in tops]
+        others = [other.bbox for other in boxes if other is not box]
+        placed.append(min(places, key=lambda place: (_covered(place, placed), _covered(place, others))))
     return placed
 
 
@@ -88,8 +92,14 @@ def _scaled(bbox: Rectangle, scale: float) -> Rectangle:
     return x * scale, y * scale, w * scale, h * scale
 
 
-def _overlap(one: Rectangle, other: Rectangle) -> bool:
-    return all(one[at] < other[at] + other[at + 2] and other[at] < one[at] + one[at + 2] for at in (0, 1))
+def _covered(place: Rectangle, others: Sequence[Rectangle]) -> float:
+    """How much of the others lies under a place, in square pixels."""
+    return sum(_shared(place, other, 0) * _shared(place, other, 1) for other in others)
+
+
+def _shared(one: Rectangle, other: Rectangle, axis: int) -> float:
+    ends = min(one[axis] + one[axis + 2], other[axis] + other[axis + 2])
+    return max(0.0, ends - max(one[axis], other[axis]))
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: str, size: tuple[int, int]) -> None:

@@ -18,7 +18,7 @@ TEXT = 660
 MARGIN = 28
 LINE = 25
 SIZE = 17
-INK, SOFT, PAPER, RULE = "#1d1f23", "#5d626b", "#ffffff", "#e3e3de"
+INK, SOFT, PAPER, RULE, GONE = "#1d1f23", "#5d626b", "#ffffff", "#e3e3de", "#f3f3ef"
 STYLES = {True: ("#0b6b3a", "#dff3e6"), False: ("#a3130f", "#fde3e0")}
 
 
@@ -46,7 +46,11 @@ def picture(cases: Sequence[Case], title: str) -> Image.Image:
     _write(pen, list(_legend()), MARGIN, MARGIN + 36, sheet.width - 2 * MARGIN)
     for case, height in zip(cases, heights, strict=True):
         pen.line((MARGIN, top, sheet.width - MARGIN, top), fill=RULE, width=1)
-        sheet.paste(draw_boxes(case.image, case.boxes, SIDE), (MARGIN, top + MARGIN))
+        if case.image is None:
+            pen.rectangle((MARGIN, top + MARGIN, MARGIN + SIDE, top + MARGIN + SIDE // 3), fill=GONE)
+            pen.text((MARGIN + 14, top + MARGIN + 14), "the picture is not where it was", fill=SOFT, font=font(SIZE))
+        else:
+            sheet.paste(draw_boxes(case.image, case.boxes, SIDE), (MARGIN, top + MARGIN))
         _captions(pen, case, 2 * MARGIN + SIDE, top + MARGIN - 4)
         top += height + 2 * MARGIN
     return sheet
@@ -59,7 +63,7 @@ def _legend() -> Iterator[_Piece]:
 
 
 def _high(case: Case) -> int:
-    return max(1, round(case.image.height * SIDE / case.image.width))
+    return SIDE // 3 if case.image is None else max(1, round(case.image.height * SIDE / case.image.width))
 
 
 def _text_height(case: Case) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 
 import pytest
 
 from grounddecode.cli import main
-from grounddecode.cli.bench import _names
+from grounddecode.evaluate.names import listed
+from grounddecode.evaluate.recipe import Recipe
 from grounddecode.lab import dataset
 from tests.cli.conftest import Run, assert_sentence
 
@@ -55,7 +57,7 @@ def test_the_same_command_again_answers_nothing_anew(run: Path, capfd: pytest.Ca
 
 
 def test_other_settings_are_refused(grounddecode: Run, run: Path) -> None:
-    assert_sentence(grounddecode("bench", *SMALL, "--methods", "greedy", "--out", run), "methods", "--out")
+    assert_sentence(grounddecode("bench", *SMALL, "--seed", "7", "--out", run), "seed", "--out")
 
 
 @pytest.mark.parametrize(
@@ -193,9 +195,8 @@ def test_a_recipe_says_what_the_options_do_not(run: Path, tmp_path: Path, capfd:
 
 def test_every_argument_of_the_bench_is_an_option() -> None:
     from grounddecode.cli.bench import bench
-    from grounddecode.evaluate import runner
 
-    wanted = set(signature(runner.bench).parameters) - {"engine_options", "progress", "opened"}
+    wanted = {field.name for field in fields(Recipe)} - {"engine_options"}
     assert wanted <= set(signature(bench).parameters)  # so that a recipe may say each
 
 
@@ -232,7 +233,7 @@ def test_another_content_of_the_calibration_is_refused(tmp_path: Path, capfd: py
 
 
 def test_commas_divide_methods_but_not_their_settings() -> None:
-    assert _names("greedy, avc:alpha=1,beta=0.2 ,locore:beta=0.3+avc:alpha=2,gamma=0.4,sample+cut") == [
+    assert listed("greedy, avc:alpha=1,beta=0.2 ,locore:beta=0.3+avc:alpha=2,gamma=0.4,sample+cut") == [
         "greedy",
         "avc:alpha=1,beta=0.2",
         "locore:beta=0.3+avc:alpha=2,gamma=0.4",
@@ -247,3 +248,31 @@ def test_data_that_are_missing_are_named(grounddecode: Run, tmp_path: Path) -> N
     as_json = grounddecode("data", "check", "pope", "--root", tmp_path, "--json")
     assert json.loads(as_json.stdout)["ok"] is False
     assert_sentence(grounddecode("data", "check", "popee", "--root", tmp_path), "'popee'", "'pope'")
+
+
+def test_a_refused_method_ends_its_row_not_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", *SMALL, "--benchmarks", "chair", "--out", str(tmp_path / "run"), "--resamples", "5"]
+    assert main([*command, "--methods", "greedy,var,locore"]) == 1
+    out, err = capfd.readouterr()
+    assert "refused: " in next(line for line in out.splitlines() if line.startswith("var"))
+    assert "grounddecode: var was not measured: " in err
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert list(found["results"]) == ["greedy", "locore"]
+    assert main([*command, "--methods", "greedy", "--allow-errors"]) == 0
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "refused: " in (tmp_path / "run" / "index.html").read_text()
+
+
+def test_foreign_files_are_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "samples.jsonl").write_text("my data")
+    for command in (
+        ["bench", *SMALL, "--benchmarks", "pope", "--out", str(tmp_path)],
+        ["score", "run", str(tmp_path)],
+        ["merge", str(tmp_path), "--out", str(tmp_path)],
+    ):
+        assert main(command) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
+    assert (tmp_path / "samples.jsonl").read_text() == "my data"

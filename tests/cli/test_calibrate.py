@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,10 @@ def test_a_calibration_is_written_and_read(grounddecode: Run, images: Path, tmp_
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--images", "no/such/folder"], "no/such/folder"),
+        (["--images", "no/such/folder"], "'no/such/folder' does not exist"),
+        (["--images", "README.md"], "'README.md' is no folder"),
+        (["--engine-option", "attn_implementation=zz"], "'zz' is no attn_implementation"),
+        (["--dtype", "float8_e4m3fn"], "give float32"),
         (["--images", "grounddecode/methods"], "grounddecode/methods"),  # no pictures in it
         (["--model", "lab:seed9"], "seed9"),
         (["--n-images", "0"], "--n-images"),
@@ -74,3 +78,38 @@ def test_options_of_an_engine_go_by_their_own_names() -> None:
     }
     with pytest.raises(ValueError, match="key=value"):
         engine_options(None, None, None, ["eager"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("sink_dims", ["x"], "invalid literal"),
+        ("sink_dims", None, "not iterable"),
+        ("head_sensitivity", [["a"]], "could not convert"),
+        ("layers", [1], "not enough values"),
+        ("layers", 3, "not iterable"),
+        ("tau", "high", "tau is 'high'"),
+        ("tau", float("nan"), "tau is nan"),
+        ("has_sinks", "no", "has_sinks is 'no'"),
+        ("checkpoint", 5, "checkpoint is 5"),
+        ("provenance", [], "provenance is []"),
+        ("more", 1, "more"),
+    ],
+)
+def test_a_file_that_was_edited_is_one_sentence(field: str, value: object, word: str, tmp_path: Path) -> None:
+    whole = Calibration(checkpoint="a", sink_dims=(1,), layers=(1, 2), head_sensitivity=((0.1, 0.2),))
+    whole.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == whole
+    data = json.loads((tmp_path / "c.json").read_text())
+    data["a@"][field] = value
+    (tmp_path / "c.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=re.escape(word)) as caught:
+        Calibration.load(tmp_path / "c.json")
+    assert "c.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1]", '{"a": 1}', '{"a": null}', '{"a": "b"}', "[" * 100_000])
+def test_a_file_of_another_kind_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ValueError, match=r"c\.json is no calibration file"):
+        Calibration.load(tmp_path / "c.json")

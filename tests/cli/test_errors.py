@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import typer
 
-from grounddecode.cli.errors import BAD_INPUT, INTERRUPTED, LONGEST, guarded, sentence
+from grounddecode.cli import main
+from grounddecode.cli.errors import BAD_INPUT, INTERRUPTED, LONGEST, TERMINATED, guarded, sentence
+from tests.cli.conftest import ROOT
 
 
 def run(error: BaseException | None, code: int | None = None) -> int:
@@ -53,6 +61,33 @@ def test_exit_codes() -> None:
     assert run(None) == 0
     assert run(None, code=1) == 1
     assert run(KeyboardInterrupt()) == INTERRUPTED
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
+@pytest.mark.parametrize("when", ["answering", "starting"])
+def test_a_stopped_bench_says_that_the_same_command_continues(
+    tmp_path: Path, number: signal.Signals, code: int, when: str
+) -> None:
+    command = [sys.executable, "-m", "grounddecode", "bench", "--model", "lab", "--benchmarks", "chair"]
+    command += ["--max-new-tokens", "8", "--batch-size", "2", "--limit", "40", "--resamples", "5"]
+    command += ["--out", str(tmp_path / "run")]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    awaited = tmp_path / "run" / ("samples.jsonl" if when == "answering" else "run.json")
+    deadline = time.monotonic() + 300
+    while child.poll() is None and time.monotonic() < deadline:
+        if awaited.exists() and awaited.stat().st_size:
+            break
+        time.sleep(0.01)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=300)
+    assert (child.returncode, out) == (code, ""), err
+    told = f"grounddecode: stopped: what was answered is in {tmp_path / 'run'}, and the same command continues"
+    assert [line for line in err.splitlines() if line.startswith("grounddecode")] == [told]
+    if when == "answering":
+        held = (tmp_path / "run" / "samples.jsonl").read_bytes()
+        assert held.endswith(b"\n")
+        assert main(command[3:]) == 0
+        assert (tmp_path / "run" / "samples.jsonl").read_bytes().startswith(held)
 
 
 def test_essays_are_cut() -> None:

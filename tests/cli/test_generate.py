@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from grounddecode.cli import main
+from grounddecode.engines.base import Decoding, Request
+from grounddecode.engines.hf.engine import HFEngine
 from grounddecode.lab import model as lab_model
 from grounddecode.lab import world
 from tests.cli.conftest import Run, assert_sentence
@@ -83,13 +87,41 @@ def test_sampling_follows_the_seed(checkpoint: Path, image: Path, capfd: pytest.
     assert len(set(spoken)) > 1
 
 
-def test_a_method_without_a_picture_is_refused(grounddecode: Run, checkpoint: Path) -> None:
-    done = grounddecode("generate", "--model", checkpoint, "--prompt", PROMPT, "--method", "avc")
-    assert_sentence(done, "avc", "image")
+def test_words_of_bench(checkpoint: Path, image: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for method, wanted in (("sample+cut", {"do_sample": True, "min_p": 0.1}), ("beam:n=2", {"num_beams": 2})):
+        assert main(arguments(checkpoint, image, "--method", method, "--json")) == 0
+        decoding = json.loads(capfd.readouterr().out)["decoding"]
+        assert decoding | wanted == decoding
+
+
+def test_a_sixteen_bit_picture_is_seen(image: Path, tmp_path: Path) -> None:
+    """The same scene in 8 and in 16 bits is the same answer; once it was all white."""
+    gray = np.asarray(Image.open(image).convert("L"))
+    Image.fromarray(gray).save(tmp_path / "8.png")
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.new("L", (96, 96), 255).save(tmp_path / "white.png")
+    engine = HFEngine("lab", device="cpu")
+    said = {}
+    for name in ("8", "16", "white"):
+        request = Request(sample_id="0", prompt=PROMPT, images=(tmp_path / f"{name}.png",))
+        said[name] = engine.generate([request], Decoding(max_new_tokens=12))[0].text
+    assert said["8"] == said["16"] != said["white"]
+
+
+def test_a_prompt_without_a_picture_is_answered_as_by_the_plain_model(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["generate", "--model", str(checkpoint), "--prompt", PROMPT, "--max-new-tokens", "6"]
+    said = []
+    for method in ("greedy", "avc"):
+        assert main([*ask, "--method", method]) == 0
+        said.append(capfd.readouterr().out)
+    assert said[0] == said[1] != "\n"
 
 
 def test_a_text_model_is_refused(grounddecode: Run, tmp_path: Path, image: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 32}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
     done = grounddecode(*arguments(tmp_path, image))
     assert_sentence(done, "no vision-language model")
 

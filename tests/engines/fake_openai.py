@@ -11,25 +11,29 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from grounddecode.engines.base import Request
+from grounddecode.engines.base import Decoding, Request
+
+GREEDY = Decoding(max_new_tokens=7)
 
 
 @dataclass
 class Reply:
     """What the fake does with one request: wait, then this status, these headers and this body, or hang up."""
 
-    text: str | None = "fine"
+    text: Any = "fine"
+    finish: str | None = "stop"
     status: int = 200
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     hang_up: bool = False
+    more: dict[str, Any] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
         if self.body is not None:
             return self.body
-        choice = {"message": {"role": "assistant", "content": self.text}, "finish_reason": "stop"}
-        return json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
+        choice = {"message": {"role": "assistant", "content": self.text}, "finish_reason": self.finish}
+        return json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}} | self.more).encode()
 
 
 class Fake:
@@ -93,7 +97,7 @@ class Fake:
 
             def do_GET(self) -> None:
                 fake.paths.append(self.path)
-                if self.path == "/v1/models":
+                if self.path.partition("?")[0] == "/v1/models":
                     self.send(Reply(body=json.dumps({"data": [{"id": name} for name in fake.models]}).encode()))
                 else:
                     self.send(Reply(status=404, body=b"no such page"))

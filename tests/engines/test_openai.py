@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
-import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from grounddecode.engines.base import Decoding, Request, open_engine
+from grounddecode.engines.base import BatchError, Request
 from grounddecode.engines.openai import OpenAIEngine
 from grounddecode.engines.server import LONGEST_WAIT, Patience
-from grounddecode.registry import parse
-from tests.engines.fake_openai import Fake, Reply, ask, words
-
-GREEDY = Decoding(max_new_tokens=7)
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    server = Fake()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def engine(fake: Fake) -> Iterator[OpenAIEngine]:
-    opened = OpenAIEngine(fake.url + "#m", backoff=0.01, retries=3)
-    yield opened
-    opened.close()
+from tests.engines.fake_openai import GREEDY, Fake, Reply, ask, words
 
 
 def test_answers_come_in_the_order_of_the_requests(fake: Fake, engine: OpenAIEngine) -> None:
@@ -126,15 +105,29 @@ def test_a_refusal_is_told_at_once(fake: Fake, engine: OpenAIEngine, status: int
     assert fake.asked["a"] == 1
 
 
-def test_a_failure_cancels_what_waits_in_line(fake: Fake) -> None:
-    fake.script = lambda body, nth: Reply(status=400) if words(body) == "0" else Reply(delay=0.05)
-    engine = OpenAIEngine(fake.url + "#m", concurrency=1)
+def test_a_failure_takes_nothing_from_the_others(fake: Fake) -> None:
+    failing, refused = Reply(status=500, body=b""), Reply(status=400, body=b'{"error": {"message": "too long"}}')
+    fake.script = lambda body, nth: {"3": failing, "9": refused}.get(words(body), Reply(text=words(body), delay=0.05))
+    engine = OpenAIEngine(fake.url + "#m", concurrency=8, retries=2, backoff=0.05)
     try:
-        with pytest.raises(RuntimeError, match="id-0"):
+        with pytest.raises(BatchError, match=r"^sample id-3: .* 500 \(and 1 more of the batch failed\)$") as caught:
             engine.generate(ask(*map(str, range(20))), GREEDY)
     finally:
         engine.close()
-    assert len(fake.bodies) <= 2
+    assert [one.text for one in caught.value.responses] == [str(at) for at in range(20) if at not in (3, 9)]
+    assert [*caught.value.failures] == ["id-3", "id-9"]
+    assert str(caught.value.failures["id-9"]) == "sample id-9: 127.0.0.1 failed: status 400 too long"
+    assert fake.asked["3"] == 3
+    assert sum(fake.asked.values()) == 22, "nothing that was answered is asked again"
+    assert fake.most_in_flight > 4, "and they do not wait for each other"
+
+
+def test_an_unreadable_picture_takes_nothing_from_the_others(engine: OpenAIEngine, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    broken = Request(sample_id="s", prompt="p", images=(tmp_path / "a.png",))
+    with pytest.raises(BatchError, match=r"a\.png is no readable image") as caught:
+        engine.generate([broken, *ask("a")], GREEDY)
+    assert [one.text for one in caught.value.responses] == ["fine"]
 
 
 def test_the_wait_that_the_server_asks_for_is_obeyed(fake: Fake, engine: OpenAIEngine) -> None:
@@ -145,202 +138,14 @@ def test_the_wait_that_the_server_asks_for_is_obeyed(fake: Fake, engine: OpenAIE
 
 
 def test_waits_double_and_are_spread() -> None:
-    patience = Patience(timeout=1, retries=9, backoff=2)
+    patience = Patience(timeout=1, deadline=2, retries=9, backoff=2, max_bytes=1)
     for attempt, middle in enumerate([2, 4, 8, 16]):
         waits = [patience.wait(attempt, None) for _ in range(200)]
         assert 0.5 * middle <= min(waits) < 0.6 * middle
         assert 1.4 * middle < max(waits) <= 1.5 * middle
-    assert patience.wait(9, None) == LONGEST_WAIT
+    assert patience.wait(9, None) == patience.wait(5000, None) == LONGEST_WAIT
     assert patience.wait(0, 0.0) == 0.0
     assert patience.wait(0, 3600.0) == LONGEST_WAIT
-
-
-def test_no_answer_is_no_empty_answer(fake: Fake, engine: OpenAIEngine) -> None:
-    fake.script = lambda body, nth: Reply(text=None)
-    with pytest.raises(RuntimeError, match="an answer without text, finished by 'stop'"):
-        engine.generate(ask("a"), GREEDY)
-    fake.script = lambda body, nth: Reply(text="")
-    assert engine.generate(ask("b"), GREEDY)[0].text == ""
-
-
-def test_greedy_request(fake: Fake, engine: OpenAIEngine, tmp_path: Path) -> None:
-    picture = Image.effect_noise((5, 4), 80).convert("RGB")
-    picture.save(tmp_path / "a.png")
-    request = Request(sample_id="s", prompt="What?", images=(tmp_path / "a.png", picture.rotate(180)))
-    engine.generate([request], GREEDY)
-    (body,) = fake.bodies
-    (message,) = body.pop("messages")
-    first, second, text = message["content"]
-    assert message["role"] == "user"
-    assert text == {"type": "text", "text": "What?"}
-    assert decoded(first).tobytes() == picture.tobytes()
-    assert decoded(second).tobytes() == picture.rotate(180).tobytes() != picture.tobytes()
-    assert isinstance(body.pop("seed"), int)
-    assert body == {"model": "m", "max_tokens": 7, "temperature": 0.0}
-    assert fake.paths[-1] == "/v1/chat/completions"
-
-
-def decoded(part: dict[str, Any]) -> Image.Image:
-    head, _, data = part["image_url"]["url"].partition(",")
-    assert part["type"] == "image_url"
-    assert head == "data:image/png;base64"
-    return Image.open(io.BytesIO(base64.b64decode(data)))
-
-
-def test_pictures_are_sent_upright_and_in_rgb(fake: Fake, engine: OpenAIEngine, tmp_path: Path) -> None:
-    lying = Image.frombytes("L", (2, 1), bytes([10, 200]))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
-    lying.save(tmp_path / "lying.png", exif=exif)
-    engine.generate([Request(sample_id="s", prompt="p", images=(tmp_path / "lying.png",))], GREEDY)
-    sent = decoded(fake.bodies[0]["messages"][0]["content"][0])
-    assert (sent.mode, sent.size) == ("RGB", (1, 2))
-    assert sent.tobytes() == bytes([10, 10, 10, 200, 200, 200])
-
-
-def test_an_unreadable_picture_is_named(engine: OpenAIEngine, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"a\.png is no readable image"):
-        engine.generate([Request(sample_id="s", prompt="p", images=(tmp_path / "a.png",))], GREEDY)
-
-
-def test_sampling_request(fake: Fake, engine: OpenAIEngine) -> None:
-    engine.generate(ask("a"), Decoding(do_sample=True, temperature=0.7, top_p=0.9, min_p=0.1, seed=4))
-    engine.generate(ask("a"), Decoding(do_sample=True, temperature=1.0))
-    with_cut, plain = fake.bodies
-    assert [with_cut[key] for key in ("temperature", "top_p", "min_p", "max_tokens")] == [0.7, 0.9, 0.1, 64]
-    assert [plain[key] for key in ("temperature", "top_p")] == [1.0, 1.0]
-    assert "min_p" not in plain  # a field that OpenAI's own servers refuse
-
-
-def test_seeds_depend_on_the_sample_and_not_on_its_batch(fake: Fake, engine: OpenAIEngine) -> None:
-    engine.generate(ask("a", "b", "c"), GREEDY)
-    engine.generate(ask("c", "a"), GREEDY)
-    engine.generate(ask("a"), Decoding(max_new_tokens=7, seed=1))
-    seeds: dict[str, list[int]] = {}
-    for body in sorted(fake.bodies[:5], key=words):
-        seeds.setdefault(words(body), []).append(body["seed"])
-    assert len(set(seeds["a"])) == len(set(seeds["c"])) == 1
-    assert len({seeds["a"][0], seeds["b"][0], seeds["c"][0], fake.bodies[5]["seed"]}) == 4
-
-
-def test_methods_are_refused_unless_the_server_is_said_to_know_them(fake: Fake, engine: OpenAIEngine) -> None:
-    with pytest.raises(ValueError, match=r"^avc needs more than chat completions: use engine hf, or send_methods=true"):
-        engine.generate(ask("a"), GREEDY, parse("avc"))
-    assert fake.bodies == []
-    knowing = OpenAIEngine(fake.url + "#m", send_methods="true")
-    try:
-        knowing.generate(ask("a"), GREEDY, parse("locore:beta=0.5+avc"))
-        knowing.generate(ask("b"), GREEDY)
-    finally:
-        knowing.close()
-    sent = json.loads(fake.bodies[0]["vllm_xargs"]["grounddecode"])
-    assert [(method["name"], method.get("beta")) for method in sent] == [("locore", 0.5), ("avc", sent[1]["beta"])]
-    assert "vllm_xargs" not in fake.bodies[1]
-
-
-def test_beams_are_refused(engine: OpenAIEngine) -> None:
-    with pytest.raises(ValueError, match="num_beams is 2, but servers offer no beam search"):
-        engine.generate(ask("a"), Decoding(num_beams=2))
-
-
-def test_extra_fields_win(fake: Fake) -> None:
-    engine = OpenAIEngine(fake.url + "#m", extra='{"top_k": 5, "max_tokens": 9}', retries="0", concurrency="2")
-    try:
-        engine.generate(ask("a"), GREEDY)
-        assert (fake.bodies[0]["top_k"], fake.bodies[0]["max_tokens"]) == (5, 9)
-        assert (engine.server.concurrency, engine.server.patience.retries) == (2, 0)
-        assert engine.describe()["extra"] == {"top_k": 5, "max_tokens": 9}
-    finally:
-        engine.close()
-
-
-def test_the_only_model_is_found(fake: Fake) -> None:
-    fake.models = ["org/the-one"]
-    engine = open_engine("openai", fake.url)
-    try:
-        engine.generate(ask("a"), GREEDY)
-        assert engine.describe() == {
-            "engine": "openai", "model": "org/the-one", "class": "OpenAI-compatible server", "url": fake.url + "/",
-            "version": "unknown", "concurrency": 8, "send_methods": False, "extra": {},
-        }  # fmt: skip
-    finally:
-        engine.close()
-    assert fake.bodies[0]["model"] == "org/the-one"
-
-
-@pytest.mark.parametrize(
-    ("models", "says"), [(["a", "b"], r"2 models \(a, b\), say which"), ([], r"0 models \(none\)")]
-)
-def test_several_models_need_a_name(fake: Fake, models: list[str], says: str) -> None:
-    fake.models = models
-    with pytest.raises(RuntimeError, match=says):
-        OpenAIEngine(fake.url)
-    engine = OpenAIEngine(fake.url + "#b/c")
-    engine.close()
-    assert engine.model_name == "b/c"
-
-
-def test_nobody_listens() -> None:
-    unused = Fake()
-    unused.close()
-    with pytest.raises(RuntimeError, match="lists no models: ConnectError"):
-        OpenAIEngine(unused.url)
-
-
-@pytest.mark.parametrize(
-    ("address", "url", "name"),
-    [
-        ("http://h:1/v1#org/name", "http://h:1/v1/", "org/name"),
-        ("https://h", "https://h/v1/", ""),
-        ("http://h:1/", "http://h:1/v1/", ""),
-        ("http://h/a/v2/", "http://h/a/v2/", ""),
-    ],
-)
-def test_addresses(address: str, url: str, name: str) -> None:
-    from grounddecode.engines.server import address as read
-
-    base, model = read(address)
-    assert (str(base), model) == (url, name)
-
-
-@pytest.mark.parametrize("wrong", ["lab", "org/model", "ftp://h/v1", "http://", "http://h:x/v1"])
-def test_a_model_that_is_no_address_is_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match="is no address of a server"):
-        OpenAIEngine(wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"retries": -1}, {"backoff": "soon"}, {"timeout": 0}, {"extra": "{"}, {"extra": "[]"}]
-)
-def test_options_out_of_range_are_refused(fake: Fake, wrong: dict[str, Any]) -> None:
-    (key,) = wrong
-    with pytest.raises(ValueError, match=f"^{key} is "):
-        OpenAIEngine(fake.url + "#m", **wrong)
-
-
-def test_an_unknown_option_is_named(fake: Fake) -> None:
-    with pytest.raises(ValueError, match="'retrys' is no option of engine openai, did you mean 'retries'"):
-        open_engine("openai", fake.url, retrys=1)
-
-
-def test_the_key_is_sent_and_never_told(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "from-environment")
-    for options, key in (({}, "from-environment"), ({"api_key": "given"}, "given")):
-        engine = OpenAIEngine(fake.url + "#m", **options)
-        try:
-            engine.generate(ask("a"), GREEDY)
-            assert key not in json.dumps(engine.describe())
-        finally:
-            engine.close()
-        assert fake.headers[-1]["Authorization"] == f"Bearer {key}"
-    monkeypatch.delenv("OPENAI_API_KEY")
-    engine = OpenAIEngine(fake.url + "#m")
-    try:
-        engine.generate(ask("a"), GREEDY)
-    finally:
-        engine.close()
-    assert "Authorization" not in fake.headers[-1]
 
 
 def test_it_works_where_an_event_loop_already_runs(engine: OpenAIEngine) -> None:

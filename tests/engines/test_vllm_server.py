@@ -12,7 +12,7 @@ import torch
 
 from grounddecode import lab
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.lab import world
 from tests.support import vllm_server
 
@@ -135,8 +135,9 @@ def test_an_unknown_model_is_told(url: str) -> None:
 
 def test_a_bench_of_the_server_gives_the_metrics_of_engine_hf(url: str, tmp_path: Path) -> None:
     scale = {"limit": 8, "batch_size": 8, "resamples": 10}
-    served = bench(f"{url}/v1", tmp_path / "served", engine="openai", engine_options={"concurrency": "8"}, **scale)
-    local = bench("lab", tmp_path / "local", engine_options={"device": "cpu", "dtype": "float32"}, **scale)
+    there = Recipe(model=f"{url}/v1", engine="openai", engine_options={"concurrency": "8"}, **scale)
+    here = Recipe(model="lab", engine_options={"device": "cpu", "dtype": "float32"}, **scale)
+    served, local = bench(there, tmp_path / "served"), bench(here, tmp_path / "local")
     assert scores(served) == scores(local)
     assert served["results"]["greedy"]["chair"]["n_captions"] == 8
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.method import Method
 
 THINGS = ("dog", "cat", "car", "chair", "cup", "bowl")
@@ -54,6 +56,17 @@ def present(number: int) -> list[int]:
     return [(number + step) % 6 for step in (0, 1, 3)]
 
 
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: writes are cut short and then fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 class FakeEngine:
     """Sees the number of an image in its red channel; right about every object but the bowl, which it always sees.
 
@@ -61,6 +74,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    max_pixels, side = 1_000_000, None
 
     def __init__(self, seconds: float = 0.0, device: str = "none") -> None:
         self.seconds = seconds
@@ -96,18 +110,12 @@ def answer(request: Request) -> str:
 
 def run(data: Path, out: Path, engine: Any = None, **more: Any) -> dict[str, Any]:
     """A bench of two plans on a folder, the fake engine answering unless another is given."""
-    options = {"methods": ["greedy", "sample"], "resamples": 20, **more}
-    return bench("fake", out, data=data, opened=engine or FakeEngine(), **options)
+    progress = more.pop("progress", None)
+    options = {"model": "fake", "data": str(data), "methods": ["greedy", "sample"], "resamples": 20, **more}
+    return bench(Recipe(**options), out, opened=engine or FakeEngine(), progress=progress)
 
 
 if __name__ == "__main__":  # a run of its own, to be killed: ROOT OUT SECONDS BATCH
     root, out, seconds, batch = sys.argv[1:]
-    bench(
-        "fake",
-        out,
-        data=root,
-        methods=["greedy", "sample"],
-        batch_size=int(batch),
-        resamples=10,
-        opened=FakeEngine(float(seconds)),
-    )
+    recipe = Recipe(model="fake", data=root, methods=("greedy", "sample"), batch_size=int(batch), resamples=10)
+    bench(recipe, out, opened=FakeEngine(float(seconds)))

@@ -66,7 +66,7 @@ def test_pictures_come_in_order_and_broken_ones_say_why(tmp_path: Path) -> None:
 def test_pictures_are_opened_in_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
 
-    def note(image: str) -> Image.Image:
+    def note(image: str, *_: object) -> Image.Image:
         seen.add(threading.current_thread().name.partition("_")[0])
         return Image.new("RGB", (1, 1))
 
@@ -79,7 +79,7 @@ def test_pictures_are_opened_in_other_threads(monkeypatch: pytest.MonkeyPatch) -
 def test_the_last_used_pictures_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def note(image: str) -> Image.Image:
+    def note(image: str, *_: object) -> Image.Image:
         read.append(image)
         return Image.new("RGB", (10, 10))  # 300 bytes
 

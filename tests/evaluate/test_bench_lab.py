@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from grounddecode import lab
 from grounddecode.engines.base import Decoding, Request, open_engine
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.evaluate.store import RunFolder
 from grounddecode.lab import dataset
 from grounddecode.lab.world import SPLITS, draw
@@ -28,9 +29,10 @@ pytestmark = pytest.mark.skipif(not installed(), reason="the lab checkpoint is n
 def test_a_coco_folder_of_the_lab_is_answered_as_the_drawn_scenes_are(tmp_path: Path) -> None:
     dataset.write(tmp_path / "data" / "coco", "evaluation", 4)
     engine = open_engine("hf", "lab", dtype="float32", device="cpu")
-    options = {"methods": ["greedy", "locore:beta=0.0"], "benchmarks": ["chair"], "resamples": 20, "opened": engine}
-    read = bench("lab", tmp_path / "read", data=tmp_path / "data", max_new_tokens=24, batch_size=2, **options)
-    drawn = bench("lab", tmp_path / "drawn", limit=4, max_new_tokens=24, batch_size=2, **options)
+    options = {"methods": ["greedy", "locore:beta=0.0"], "benchmarks": ["chair"], "resamples": 20}
+    recipe = Recipe(model="lab", max_new_tokens=24, batch_size=2, **options)
+    read = bench(replace(recipe, data=str(tmp_path / "data")), tmp_path / "read", opened=engine)
+    drawn = bench(replace(recipe, limit=4), tmp_path / "drawn", opened=engine)
     answers = {
         run: {(r["method"], r["image_id"]): r["response"] for r in RunFolder(tmp_path / run).records()}
         for run in ("read", "drawn")
@@ -52,10 +54,10 @@ def test_a_coco_folder_of_the_lab_is_answered_as_the_drawn_scenes_are(tmp_path: 
 
 
 def test_a_run_says_which_scenes_it_is_of(tmp_path: Path) -> None:
-    options = {"benchmarks": ["chair"], "limit": 2, "max_new_tokens": 4, "resamples": 10}
-    options["opened"] = open_engine("hf", "lab", dtype="float32", device="cpu")
-    tuned = bench("lab", tmp_path, split="calibration", **options)
+    recipe = Recipe(model="lab", benchmarks=("chair",), limit=2, max_new_tokens=4, resamples=10)
+    engine = open_engine("hf", "lab", dtype="float32", device="cpu")
+    tuned = bench(replace(recipe, split="calibration"), tmp_path, opened=engine)
     assert tuned["run"]["settings"]["split"] == "calibration"
     assert {r["image_id"] for r in RunFolder(tmp_path).records()} == set(SPLITS["calibration"][:2])
     with pytest.raises(ValueError, match="holds a run with split calibration, not unset"):
-        bench("lab", tmp_path, **options)
+        bench(recipe, tmp_path, opened=engine)

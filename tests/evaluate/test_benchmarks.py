@@ -13,7 +13,7 @@ from grounddecode.evaluate.benchmarks import Wanted, load, names
 from grounddecode.evaluate.samples import fingerprint, open_picture
 from grounddecode.lab import dataset
 from grounddecode.lab.world import SPLITS, draw
-from tests.evaluate.fake import write_folder
+from tests.evaluate.fake import run, write_folder
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 
@@ -149,7 +149,7 @@ def test_listed_images_are_taken_in_their_order(tmp_path: Path) -> None:
         ("chair", "annotations/instances.json", '{"images": [{"id": 1}], "annotations": [], "categories": []}'),
         ("chair", "annotations/captions.json", '{"annotations": [5]}'),
         ("pope", "pope/coco_pope_random.json", '[{"image": "x"}]'),
-        ("amber", "amber/annotations.json", "{}"),
+        ("amber", "amber/query/query_generative.json", '[{"id": 1}]'),
     ],
 )
 def test_data_of_another_shape_are_one_sentence(name: str, file: str, text: str, tmp_path: Path) -> None:
@@ -158,13 +158,56 @@ def test_data_of_another_shape_are_one_sentence(name: str, file: str, text: str,
     (tmp_path / "amber" / "query").mkdir(parents=True)
     (tmp_path / "amber" / "image").mkdir()
     (tmp_path / "amber" / "image" / picture).write_bytes((tmp_path / "images" / picture).read_bytes())
-    (tmp_path / "amber" / "query" / "query_generative.json").write_text(
-        json.dumps([{"id": 1, "image": picture, "query": "?"}])
-    )
+    (tmp_path / "amber" / "annotations.json").write_text("[]")
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(text.replace('"x"', json.dumps(picture)))
     with pytest.raises(ValueError, match=f"something of {name} in .* is not as the benchmark has it"):
         load([name], Wanted(root=tmp_path))
+
+
+def questions(root: Path, *numbers: object) -> None:
+    """Questions about pictures 1, 2, ... with these ids, the same for every split."""
+    (root / "pope").mkdir(exist_ok=True)
+    rows = [
+        {"image": f"X_{at:03}.png", "text": "Is there a dog in the image?", "label": "yes", "question_id": number}
+        for at, number in enumerate(numbers, 1)
+    ]
+    for split in ("random", "popular", "adversarial"):
+        (root / "pope" / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_questions_that_share_an_id_are_all_asked_and_all_counted(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    questions(root, 1, 2, 1, 4, 1)
+    names = [sample.sample_id for sample in load(["pope"], Wanted(root=root))][:5]
+    assert names == ["pope-random/1", "pope-random/2", "pope-random/1~2", "pope-random/4", "pope-random/1~3"]
+    assert [sample.sample_id for sample in load(["pope"], Wanted(root=root, limit=3))][:3] == names[:3]
+    metrics = run(root, tmp_path / "run", benchmarks=["pope"], methods=["greedy"])
+    # Pictures 1 to 5 hold things 1, 2, 4 / 2, 3, 5 / 3, 4, 0 / 4, 5, 1 / 5, 0, 2: the dog (0) is in two.
+    assert metrics["results"]["greedy"]["pope"]["random"]["n"] == 5
+    assert metrics["results"]["greedy"]["pope"]["random"]["accuracy"] == 0.4
+
+
+def test_images_and_queries_that_are_listed_twice_count_twice(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    (root / "chair").mkdir()
+    (root / "chair" / "images.txt").write_text("4\n000000000000\n4\n")
+    assert [sample.sample_id for sample in load(["chair"], Wanted(root=root))] == ["chair/4", "chair/0", "chair/4~2"]
+    found = run(root, tmp_path / "run", benchmarks=["chair"], methods=["greedy"])["results"]["greedy"]["chair"]
+    assert (found["n"], found["n_captions"], found["n_pictures"]) == (3, 3, 2)
+    (root / "amber" / "image").mkdir(parents=True)
+    (root / "amber" / "image" / "a.jpg").touch()
+    known = [{"type": "generative", "truth": [], "hallu": []}]
+    (root / "amber" / "annotations.json").write_text(json.dumps(known))
+    asked = [{"id": number, "image": "a.jpg", "query": "?"} for number in (1, "1")]
+    for kind in ("generative", "discriminative"):
+        (root / "amber" / f"query_{kind}.json").write_text(json.dumps(asked))
+    names = [sample.sample_id for sample in load(["amber"], Wanted(root=root))]
+    assert names[:2] == ["amber-generative/1", "amber-generative/1~2"]
+    asked[1]["id"] = 0  # not the last of the annotations
+    (root / "amber" / "query_generative.json").write_text(json.dumps(asked))
+    with pytest.raises(ValueError, match="the response id 0 is not one of 1 to 1"):
+        load(["amber"], Wanted(root=root))
 
 
 def test_missing_pictures_are_named_before_anything_is_asked(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from grounddecode.evaluate.measure import Scoring, scoring_of
 from grounddecode.evaluate.measures import measure_of
 from grounddecode.evaluate.metrics import cost, results
 from grounddecode.evaluate.metrics import score as scored
-from grounddecode.evaluate.runner import bench
+from grounddecode.evaluate.runner import Recipe, bench
 from grounddecode.evaluate.stats import point
 from tests.evaluate.fake import FakeEngine, write_folder
 
@@ -71,6 +71,8 @@ def caption(image: int, text: str, truth: Sequence[str], method: str = "greedy",
         "benchmark": "chair",
         "split": "",
         "image_id": image,
+        "image": f"{image}.png",
+        "prompt": "Describe.",
         "method": method,
         "response": text,
         "status": "ok",
@@ -87,6 +89,8 @@ def question(number: int, said: str, label: str, method: str = "greedy", **more:
         "benchmark": "pope",
         "split": "random",
         "image_id": number // 6,
+        "image": f"{number // 6}.png",
+        "prompt": "Is there?",
         "response": said,
         "status": "ok",
         "label": label,
@@ -172,7 +176,29 @@ SHORT = "A dog on a bench"
 def write_run(folder: Path, records: list[dict[str, Any]], methods: list[str], model: str = "m") -> Path:
     folder.mkdir()
     run = {
-        "settings": {"model": model, "benchmarks": ["chair"]},
+        "format": 1,
+        "hash": "",
+        "settings": {
+            "model": model,
+            "engine": "hf",
+            "engine_options": {},
+            "methods": sorted(methods),
+            "benchmarks": ["chair", "pope"],
+            "seed": 0,
+            "batch_size": 8,
+            "shard": None,
+            "limit": None,
+            "max_new_tokens": None,
+            "data": "lab",
+            "plans": {name: {"decoding": {}, "methods": []} for name in methods},
+            "weights": None,
+            "questions": "",
+        },
+        "data": "lab",
+        "chair_flavour": "pattern",
+        "engine": {},
+        "n_samples": 1000,
+        "sessions": [],
         "methods": methods,
         "parts": ["pope-random", "chair"],
         "scoring": {"pope_rule": "official", "chair_flavour": "pattern", "resamples": 200},
@@ -199,7 +225,7 @@ def test_saying_less_is_no_gain(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", captions(LONG, "greedy") + captions(SHORT, "short"), ["greedy", "short"])
     (table,) = compare([run]).tables
     assert [row.label for row in table.rows] == ["greedy", "short", "greedy cut to short"]
-    assert table.caption.endswith("Not measured, though a comparison needs it: sample+cut.")
+    assert table.notes[-1] == "Not measured, though a comparison needs it: sample+cut."
     greedy, short, cut = table.rows
     assert greedy.cells["chair_i"].value == 0.5
     assert short.cells["chair_i"].value == cut.cells["chair_i"].value == 0.0
@@ -207,8 +233,11 @@ def test_saying_less_is_no_gain(tmp_path: Path) -> None:
     assert short.cells["chair_i"].difference == -0.5
     assert short.cells["chair_i"].verdict == "better"
     assert short.sign == "better than greedy only"
+    # The control's differences are its own, from greedy; how the method differs from it is said in words.
     assert cut.of == "short"
-    assert cut.cells["chair_i"].difference == 0.0
+    assert cut.cells["chair_i"].difference == -0.5
+    assert cut.cells["chair_i"].verdict == "better"
+    assert cut.sign == "short minus this: CHAIR_i +0.0 [+0.0, +0.0]"
 
 
 def test_a_gain_at_the_same_length_is_one(tmp_path: Path) -> None:
@@ -257,7 +286,7 @@ def test_pope_has_sampling_with_the_cut_for_control(tmp_path: Path) -> None:
     ]
     both = write_run(tmp_path / "b", records, ["greedy", "sample+cut", "avc"])
     (table,) = compare([both]).tables
-    assert "Not measured" not in table.caption
+    assert not any("Not measured" in note for note in table.notes)
     rows = {row.label: row for row in table.rows}
     assert rows["avc"].sign == "better than greedy only"
     # The same as greedy is no gain, however bad the control is.
@@ -278,9 +307,53 @@ def test_pope_has_sampling_with_the_cut_for_control(tmp_path: Path) -> None:
     assert rows["greedy"].cells["yes_ratio"].value == 1.0
 
 
+def mixed(method: str, said: Sequence[str]) -> list[dict[str, Any]]:
+    """Captions of thirty pictures, the given ones in turn."""
+    return [caption(image, said[image % len(said)], TRUTH, method) for image in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("said", "sign"),
+    [
+        # Greedy names dog, bench, cat and car on every other picture, and dog and bench on the rest.
+        (("A dog on a bench and a cat.", "A dog on a bench and a cat."), "- worse than greedy in CHAIR_s"),
+        (("A dog.", "A dog."), "± better than greedy only, but worse in recall, F1"),
+        (("A dog on a bench and a cat and a car.", "A dog on a bench"), "= not told apart from greedy"),
+    ],
+)
+def test_the_verdict_says_what_the_cells_say(said: Sequence[str], sign: str, tmp_path: Path) -> None:
+    records = mixed("greedy", (LONG, SHORT)) + mixed("other", said)
+    row = compare([write_run(tmp_path / "run", records, ["greedy", "other"])]).tables[0].rows[1]
+    told = {key: cell.verdict for key, cell in row.cells.items() if cell.verdict}
+    assert row.sign == sign, told
+    headings = {"chair_s": "CHAIR_s", "recall": "recall", "f1": "F1"}
+    for key, heading in headings.items():
+        if told.get(key) == "worse":
+            assert heading in row.sign
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_tables_fit_the_terminal_and_say_things_once(width: int, tmp_path: Path) -> None:
+    long = "locore:beta=0.35,layers=1;2;3+avc:alpha=1.0"
+    questions = [question(at, "Yes.", "yes", method) for method in ("greedy", long) for at in range(60)]
+    records = captions(LONG, "greedy") + captions(SHORT, long) + questions
+    comparison = compare([write_run(tmp_path / "run", records, ["greedy", long])])
+    text = comparison.text(width)
+    assert max(map(len, text.splitlines())) <= width
+    assert " ".join(text.split()).count("paired, resampled by picture") == 1
+    assert " ".join(text.split()).count("Not measured, though a comparison needs it") == 1
+    for heading in ("CHAIR_s", "repetition", "tokens/s ratio", "balanced accuracy"):
+        assert heading in text
+    assert " ".join(text.split()).count("better than greedy only") == 1
+    wide = comparison.text()
+    numbers = ("50.0", "-50.0", "[+0.0, +0.0]", "40.0")
+    assert all((number in text) == (number in wide) for number in numbers)
+
+
 def test_all_forms_say_the_same(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data")
-    bench("fake", tmp_path / "run", data=data, methods=["greedy", "sample"], opened=FakeEngine(), resamples=20)
+    recipe = Recipe(model="fake", data=str(data), methods=("greedy", "sample"), resamples=20)
+    bench(recipe, tmp_path / "run", opened=FakeEngine())
     found = compare([tmp_path / "run"], ["chair"])
     text, markdown = found.text(), found.markdown()
     assert "CHAIR, 6 samples, rule pattern" in text

@@ -15,7 +15,7 @@ from grounddecode.evaluate.compare import compare
 from grounddecode.evaluate.measure import Scoring
 from grounddecode.evaluate.measures import measure_of
 from grounddecode.evaluate.metrics import results, score
-from grounddecode.evaluate.runner import bench, rescore
+from grounddecode.evaluate.runner import Recipe, bench, rescore
 from grounddecode.evaluate.stats import point
 from grounddecode.method import Method
 from tests.evaluate.fake import FakeEngine
@@ -140,7 +140,9 @@ class Yes(FakeEngine):
 
 def test_mme_runs_end_to_end(tmp_path: Path) -> None:
     root = write_mme(tmp_path / "data")
-    shown = bench("fake", tmp_path / "run", data=root, benchmarks=["mme"], opened=Yes(), resamples=20)
+    shown = bench(
+        Recipe(model="fake", data=str(root), benchmarks=("mme",), resamples=20), tmp_path / "run", opened=Yes()
+    )
     tasks = shown["results"]["greedy"]["mme"]
     assert list(tasks) == ["existence", "count", "position", "color", "total"]
     assert (tasks["count"]["score"], tasks["total"]) == (50.0, 200.0)
@@ -157,7 +159,8 @@ def test_the_labs_amber_runs_end_to_end(tmp_path: Path) -> None:
             assert sample.facts["truth"] == "no"
         if sample.split == "generative":
             assert not set(sample.facts["truth"]) & set(sample.facts["hallu"])
-    shown = bench("fake", tmp_path / "run", benchmarks=["amber"], limit=40, opened=Yes(), resamples=20)
+    recipe = Recipe(model="fake", benchmarks=("amber",), limit=40, resamples=20)
+    shown = bench(recipe, tmp_path / "run", opened=Yes())
     amber = shown["results"]["greedy"]["amber"]
     truths = [sample.facts["truth"] for sample in samples[40:]]
     assert amber["discriminative"]["accuracy"] == round(100 * truths.count("yes") / 40, 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grounddecode.evaluate import lemmas, tagger
-from grounddecode.evaluate.runner import Progress, bench
+from grounddecode.evaluate.runner import Progress, Recipe, bench
 from grounddecode.evaluate.store import RunFolder
 from tests.evaluate.fake import FakeEngine, run
 
@@ -136,9 +136,8 @@ def test_a_finished_run_needs_no_engine(data: Path, tmp_path: Path) -> None:
         ({"limit": 3}, "limit unset, not 3"),
         ({"seed": 1}, "seed 0, not 1"),
         ({"batch_size": 4}, "batch_size 8, not 4"),
-        ({"methods": ["greedy"]}, "methods greedy,sample, not greedy"),
         ({"max_new_tokens": 20}, "max_new_tokens unset, not 20"),
-        ({"benchmarks": ["chair"]}, "benchmarks chair,pope, not chair"),
+        ({"shard": "1/2"}, "shard unset, not 1/2"),
         ({"engine_options": {"dtype": "float16"}}, "engine_options"),
     ],
 )
@@ -197,7 +196,7 @@ def test_settings_of_scoring_may_change(data: Path, tmp_path: Path) -> None:
 
 def test_answers_without_a_run_are_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").write_text('{"sample_id": "a", "method": "greedy"}\n')
-    with pytest.raises(ValueError, match=r"holds answers but no run\.json"):
+    with pytest.raises(ValueError, match=r"holds a samples\.jsonl but no run\.json"):
         run(data, tmp_path)
 
 
@@ -229,4 +228,4 @@ def test_bad_data_folders_are_one_sentence(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is missing: see `grounddecode data check pope"):
         run(tmp_path, tmp_path / "run")
     with pytest.raises(ValueError, match="did you mean 'hf'"):
-        bench("lab", tmp_path / "run", engine="fh")
+        bench(Recipe(model="lab", engine="fh"), tmp_path / "run")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, Response
 from grounddecode.evaluate.answering import PATIENCE
+from grounddecode.evaluate.compare import compare
 from grounddecode.evaluate.runner import Progress
 from grounddecode.evaluate.store import RunFolder
 from grounddecode.method import Method
@@ -46,7 +47,10 @@ def test_a_failed_sample_is_no_empty_answer_and_is_asked_again(data: Path, tmp_p
     assert failed[0]["error"] == "RuntimeError: no luck with image 2"
     engine = FakeEngine()
     mended = run(data, tmp_path, engine)
-    assert engine.calls == [["chair/2"], ["chair/2"]]
+    # Greedy alone; where draws depend on what stands beside a sample, its whole batch, of which the rest is kept.
+    assert engine.calls[0] == ["chair/2"]
+    assert sorted(engine.calls[1]) == [f"chair/{image}" for image in range(6)]
+    assert len(RunFolder(tmp_path).records()) == len(set(map(str, RunFolder(tmp_path).records()))) == 2 * 114
     assert mended["run"]["n_failed"] == 0
     assert mended["results"]["greedy"]["chair"]["n"] == 6
     assert mended["results"]["greedy"]["chair"]["chair_s"] == 0.5
@@ -81,7 +85,7 @@ def test_a_broken_picture_fails_alone(data: Path, tmp_path: Path) -> None:
     assert "X_003.png is no readable image" in failed[0]["error"]
 
 
-def test_a_method_that_can_answer_nothing_stops_the_run(data: Path, tmp_path: Path) -> None:
+def test_a_method_that_can_answer_nothing_ends_its_row_not_the_run(data: Path, tmp_path: Path) -> None:
     class Refuses(FakeEngine):
         def generate(
             self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
@@ -92,13 +96,49 @@ def test_a_method_that_can_answer_nothing_stops_the_run(data: Path, tmp_path: Pa
             return super().generate(requests, decoding, methods)
 
     engine = Refuses()
-    with pytest.raises(
-        RuntimeError, match=rf"sample could answer none of the first {PATIENCE} samples: .*cannot sample"
-    ):
-        run(data, tmp_path, engine)
+    metrics = run(data, tmp_path, engine)
+    said = metrics["run"]["refused"]["sample"]
+    assert said.startswith(f"sample could answer none of the first {PATIENCE} samples: ")
+    assert said.endswith("this model cannot sample")
     assert len([call for call in engine.calls if len(call) == 1]) == PATIENCE
-    # Whatever stopped it: the run goes on when it is mended.
-    assert run(data, tmp_path)["run"]["n_failed"] == 0
+    assert list(metrics["results"]) == ["greedy"]
+    assert (metrics["run"]["n_answers"], metrics["run"]["n_failed"]) == (114, 0)
+    rows = {row.label: row for row in compare([tmp_path], ["chair"]).tables[0].rows}
+    assert rows["sample"].sign == f"refused: {said}"
+    assert rows["sample"].cells == {}
+    # Whatever stopped it: the row goes on when it is mended.
+    mended = run(data, tmp_path)
+    assert list(mended["results"]) == ["greedy", "sample"]
+    assert "refused" not in mended["run"]
+
+
+class Refusing(FakeEngine):
+    """Takes no methods, as a model without what they need."""
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        if methods:
+            self.calls.append([one.sample_id for one in requests])
+            raise ValueError(f"{methods[0].name} cannot be used with this model, use another")
+        return super().generate(requests, decoding, methods)
+
+
+def test_a_refused_method_is_known_before_the_first_sample(data: Path, tmp_path: Path) -> None:
+    engine = Refusing()
+    metrics = run(data, tmp_path, engine, methods=["greedy", "locore", "avc"])
+    assert [len(call) for call in engine.calls[:2]] == [1, 1]  # both are probed, and never asked again
+    assert engine.calls[0] == engine.calls[1]
+    assert metrics["run"]["refused"] == {
+        name: f"{name} cannot be used with this model, use another" for name in ("locore", "avc")
+    }
+    assert {record["method"] for record in RunFolder(tmp_path).records()} == {"greedy"}
+    again = Refusing()
+    assert run(data, tmp_path, again, methods=["greedy"]) == metrics  # a row that has ended is not asked unless named
+    assert again.calls == []
+    assert list(run(data, tmp_path, methods=["greedy", "avc"])["results"]) == ["greedy", "avc"]
+    with pytest.raises(RuntimeError, match=r"^locore cannot be used with this model"):
+        run(data, tmp_path / "none", Refusing(), methods=["locore"])
 
 
 def test_a_run_too_short_for_that_stops_too(data: Path, tmp_path: Path) -> None:

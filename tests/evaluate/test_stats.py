@@ -8,7 +8,21 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from grounddecode.evaluate.stats import count, differences, divide, draws, harmonic, intervals, number, point, verdict
+from grounddecode.evaluate import stats
+from grounddecode.evaluate.stats import (
+    FEW,
+    Interval,
+    count,
+    differences,
+    divide,
+    draws,
+    harmonic,
+    intervals,
+    number,
+    point,
+    quotients,
+    verdict,
+)
 
 
 def share(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -90,13 +104,57 @@ def test_a_paired_difference_needs_the_same_pictures() -> None:
 
 
 def test_undefined_ratios_are_left_out() -> None:
-    counts = count([1, 2], [{"hits": 0, "n": 0}, {"hits": 1, "n": 2}])
-    low, high = intervals(counts, share, resamples=50)["share"]
-    assert (low, high) == (0.5, 0.5)  # resamples that draw only picture 1 have no ratio
+    counts = count([1, 2, 3], [{"hits": 0, "n": 0}, {"hits": 1, "n": 2}, {"hits": 2, "n": 2}])
+    assert intervals(counts, share, resamples=200)["share"] == [
+        0.5,
+        1.0,
+    ]  # those that draw only picture 1 have no ratio
     nothing = count([1], [{"hits": 0, "n": 0}])
     assert intervals(nothing, share, resamples=5)["share"] == [None, None]
     assert number(point(nothing, share)["share"]) is None
     assert number(0.25) == 0.25
+
+
+def shares(*hits: float) -> Interval:
+    return intervals(count(range(len(hits)), rows(*hits)), share, resamples=200)["share"]
+
+
+def test_one_picture_gives_no_interval() -> None:
+    assert shares(1.0) == [None, None]
+    one, two = count([1], rows(1.0)), count([1], rows(0.0))
+    assert differences(one, two, share, resamples=50)["share"] == (1.0, [None, None])
+    assert differences(one, one, share, resamples=50)["share"] == (0.0, [None, None])
+
+
+def test_pictures_that_agree_give_an_interval_only_where_they_are_many() -> None:
+    assert shares(*[1.0] * (FEW - 1)) == [None, None]
+    assert shares(*[1.0] * FEW) == [1.0, 1.0]
+    # One picture of forty has the ratio at all: forty resamples of a hundred have none.
+    alone = [{"hits": 0, "n": 0}] * 39 + [{"hits": 1, "n": 2}]
+    assert intervals(count(range(40), alone), share, resamples=200)["share"] == [None, None]
+
+
+def test_what_is_the_same_on_both_sides_differs_by_nothing_for_sure() -> None:
+    one, two = count([1, 2], rows(1.0, 1.0)), count([1, 2], rows(1.0, 0.0))
+    assert differences(two, two, share, resamples=50)["share"] == (0.0, [0.0, 0.0])
+    assert differences(one, one, share, resamples=50)["share"] == (0.0, [0.0, 0.0])
+    assert differences(one, count([1, 2], rows(0.0, 0.0)), share, resamples=50)["share"] == (1.0, [None, None])
+
+
+def test_quotients_are_paired() -> None:
+    ours = count(range(30), [{"hits": 2 * (1 + at), "n": 1} for at in range(30)])
+    theirs = count(range(30), [{"hits": 1 + at + at % 2, "n": 1} for at in range(30)])
+    value, (low, high) = quotients(ours, theirs, share, resamples=500)["share"]
+    assert value == pytest.approx(2 * 465 / 480)
+    assert 1.85 < low < value < high < 2.0
+
+
+def test_many_resamples_are_drawn_in_parts_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    counts = count(range(50), rows(*rng.integers(2, size=50).astype(float)))
+    whole = intervals(counts, share, resamples=333, seed=9)
+    monkeypatch.setattr(stats, "_CELLS", 1000)
+    assert intervals(counts, share, resamples=333, seed=9) == whole
 
 
 def test_divide_and_harmonic() -> None:

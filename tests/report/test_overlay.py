@@ -42,6 +42,12 @@ def test_labels_take_the_first_free_place() -> None:
     assert tops == [50, 60, 80, 90, 50]  # above, at the top, at the foot, below, and then there is no free one
 
 
+def test_a_label_keeps_out_of_the_box_of_another_thing() -> None:
+    low, beside = Box("dog", (50, 50, 20, 20)), Box("cup", (60, 20, 30, 35))
+    assert place_tags([low], [(30, 10)], (200, 100)) == [(50, 40, 30, 10)]
+    assert place_tags([low, beside], [(30, 10), (20, 10)], (200, 100))[0] == (50, 60, 30, 10)  # above is in the cup
+
+
 def test_labels_stay_inside_the_picture() -> None:
     (tag,) = place_tags([Box("refrigerator", (90, 95, 10, 5))], [(40, 10)], (100, 100))
     assert tag == (60, 85, 40, 10)

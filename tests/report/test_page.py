@@ -12,9 +12,10 @@ from PIL import Image
 from grounddecode.evaluate.tables import Cell, Column, Row, Table
 from grounddecode.lab import world
 from grounddecode.report import html
-from grounddecode.report.cases import Case, captions, case, choose, said
+from grounddecode.report.cases import Case, captions, case, choose, choose_differing, differing, said
 from grounddecode.report.overlay import Box
 from grounddecode.report.picture import picture
+from grounddecode.report.provenance import Facts
 
 
 def made(captions: dict[str, str], label: str = "7 (park)", box: str = "dog") -> Case:
@@ -49,6 +50,10 @@ class Reader(HTMLParser):
             self._mark = None
 
 
+def shown_page(*cases: Case) -> str:
+    return html.page("T", "L", [], [html.Gallery("All", "All of them.", cases)], [])
+
+
 def read(page: str) -> Reader:
     reader = Reader()
     reader.feed(page)
@@ -65,18 +70,18 @@ def test_a_case_puts_greedy_first_and_counts(one: Case) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere(one: Case) -> None:
-    reader = read(html.page("T", "L", [], [one], "All.", []))
+    reader = read(shown_page(one))
     assert len(reader.links) == 1
     assert reader.links[0].startswith("data:image/png;base64,")
     assert "link" not in reader.tags
-    assert "http" not in html.page("T", "L", [], [one], "All.", [])
+    assert "http" not in shown_page(one)
 
 
 def test_the_page_marks_words_as_the_scorer_counts_them(one: Case) -> None:
-    reader = read(html.page("T", "L", [], [one], "All.", []))
+    reader = read(shown_page(one))
     shown = [mark for mark in reader.marks if mark[1] != "word"]  # the legend
     assert shown == [("real", "dog"), ("invented", "chair"), ("real", "dog")]
-    assert "word for word the caption of greedy" in html.page("T", "L", [], [one], "All.", [])
+    assert "word for word the caption of greedy" in shown_page(one)
 
 
 def table(caption: str, *rows: Row) -> Table:
@@ -88,7 +93,7 @@ def test_the_page_shows_numbers_with_what_they_are_worth() -> None:
     avc = Cell(0.1, [0.08, 0.12], -0.0449, [-0.0612, -0.0204], "better")
     method = Row("avc", {"chair_i": avc, "words": Cell(None)}, sign="+ better than the control")
     control = Row("greedy cut to avc", {"chair_i": Cell(0.14, None, -0.0004, [-0.01, 0.0], "")}, of="avc")
-    page = html.page("T", "L", [table("CHAIR", greedy, method, control)], [], "", [("seed", "3")])
+    page = html.page("T", "L", [table("CHAIR", greedy, method, control)], [], [Facts("", (("seed", "3"),))])
     assert '<th scope="row">greedy</th><td>14.5<small>[13.0, 16.5]</small></td><td>31.2</td>' in page
     assert '<td class="better">10.0<small>-4.5</small><small>[-6.1, -2.0]</small></td><td>-</td>' in page
     assert "<td>+ better than the control</td>" in page
@@ -100,7 +105,8 @@ def test_the_page_shows_numbers_with_what_they_are_worth() -> None:
 def test_what_a_model_says_cannot_become_markup() -> None:
     evil = "<script>alert(1)</script> dog & <img src=x>"
     case = made({"greedy": evil}, label="<i>1</i>", box='d"><b>')
-    page = html.page(evil, evil, [table(evil, Row(evil, {}, evil, evil))], [case], evil, [(evil, evil)])
+    gallery, facts = html.Gallery(evil, evil, [case]), Facts(evil, ((evil, evil),))
+    page = html.page(evil, evil, [table(evil, Row(evil, {}, evil, evil))], [gallery], [facts])
     reader = read(page)
     assert reader.tags.count("script") == 1
     assert "img" not in reader.tags
@@ -145,6 +151,39 @@ def test_pictures_are_chosen_evenly() -> None:
     assert choose(names, 4) == ["12", "37", "62", "87"]
     assert choose(names, 1) == ["50"]
     assert choose(names[:3], 8) == ["0", "1", "2"]
+
+
+def test_pictures_where_methods_differ_are_chosen_by_how_much() -> None:
+    records = {
+        str(image): [
+            record(image, method, text) for method, text in zip(("greedy", "avc", "locore"), texts, strict=True)
+        ]
+        for image, texts in enumerate(["aaa", "aab", "abc", "aba", "aaa", "abc", "baa"])
+    }
+    found = differing(records)
+    assert found == {"1": 2, "2": 3, "3": 2, "5": 3, "6": 2}
+    assert choose_differing(found, 1) == ["5"]
+    assert choose_differing(found, 3) == ["2", "5", "3"]
+    assert choose_differing(found, 9) == ["2", "5", "1", "3", "6"]
+
+
+def test_a_picture_that_is_gone_leaves_its_place(tmp_path: Path) -> None:
+    lost = case([record(1, "greedy", "A dog.", image="a.png")], find=lambda image: None)
+    assert (lost.image, lost.label) == (None, "a.png")
+    (tmp_path / "b.png").write_bytes(b"broken")
+    broken = case([record(1, "greedy", "A dog.", image=str(tmp_path / "b.png"))])
+    assert broken.image is None
+    assert case([record(1, "greedy", "A dog.", image="lab:x")]).image is None
+    assert shown_page(lost, broken).count("The picture is not where it was.") == 2
+    assert np.asarray(picture([lost], "title")).shape[0] > 200
+
+
+def test_half_a_pair_in_an_answer_can_be_shown() -> None:
+    one = case([record(world.draw(7).seed, "greedy", "A dog \ud800 and a cat.", truth=["dog"])])
+    assert one.said[0].text == "A dog \ufffd and a cat."
+    assert [mark.object for mark in one.said[0].marks] == ["dog", "cat"]
+    shown_page(one).encode()
+    picture([one], "title")
 
 
 def test_the_picture_marks_in_both_colours(one: Case) -> None:

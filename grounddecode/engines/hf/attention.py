@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.gains import log_gains
+from grounddecode.engines.hf.transformers_names import SCALING, SOFT_CAP, WANTS_WEIGHTS, WINDOW
 from grounddecode.method import Method, Needs, apply_edits
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Call:
 
     @property
     def scaling(self) -> float:
-        given = self.options.get("scaling")
+        given = self.options.get(SCALING)
         return float(given) if given is not None else 1.0 / math.sqrt(self.query.shape[-1])
 
     def base(self, function: BaseAttention, mask: Tensor | None) -> Output:
@@ -120,10 +121,19 @@ def _overwrite(call: Call, plan: LayerPlan, step: Step, first: int, output: Tens
     start = min(first, last) if step.record and step.completes_prompt else first
     edited, edited_rows = _rows(call, plan, step, start)
     concerned = _concerned(plan, step, start, call.key)
-    output[:, start:] = torch.where(concerned[..., None, None], edited, output[:, start:])
+    output = _written(output, torch.where(concerned[..., None, None], edited, output[:, start:]), start, dim=1)
     if weights is not None and edited_rows is not None:
-        weights[:, :, start:] = torch.where(concerned[:, None, :, None], edited_rows, weights[:, :, start:])
+        rows = torch.where(concerned[:, None, :, None], edited_rows, weights[:, :, start:])
+        weights = _written(weights, rows, start, dim=2)
     return output, weights
+
+
+def _written(whole: Tensor, part: Tensor, start: int, dim: int) -> Tensor:
+    """`whole` with `part` from `start` on: in place, unless a backward pass needs what stood there."""
+    if whole.requires_grad or part.requires_grad:
+        return torch.cat([whole.narrow(dim, 0, start), part.to(whole.dtype)], dim=dim)
+    whole.narrow(dim, start, part.shape[dim]).copy_(part)
+    return whole
 
 
 def _concerned(plan: LayerPlan, step: Step, start: int, key: Tensor) -> Tensor:
@@ -138,7 +148,7 @@ def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
     batch, heads, _, _ = call.query.shape
     keys = call.key.shape[2]
     block = max(1, _BLOCK_BYTES // (4 * batch * heads * keys))
-    outputs, weights, wanted = [], [], bool(call.options.get("output_attentions"))
+    outputs, weights, wanted = [], [], bool(call.options.get(WANTS_WEIGHTS))
     for begin in range(start, step.length, block):
         stop = min(begin + block, step.length)
         part = edited_weights(call, plan, step, begin, stop)
@@ -183,7 +193,7 @@ def row_scores(call: Call, start: int, stop: int, step: Step) -> Tensor:
     query = call.queries(start, stop).float() * call.scaling
     batch, heads, count, width = query.shape
     scores = call.times_keys(query.reshape(batch * call.key.shape[1], -1, width)).view(batch, heads, count, -1)
-    softcap = call.options.get("softcap")
+    softcap = call.options.get(SOFT_CAP)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     return apply_mask(scores, call, start, stop, step)
@@ -198,7 +208,7 @@ def apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) ->
             return scores.masked_fill(~rows, -torch.inf)
         hidden = rows <= torch.finfo(rows.dtype).min / 2
         return (scores + rows.float()).masked_fill(hidden, -torch.inf)
-    window = call.options.get("sliding_window")
+    window = call.options.get(WINDOW)
     if mask is None and start == step.length - 1 and keys <= min(step.total, window or step.total):
         return scores  # the newest token sees every key there is
     view = step.view(start, stop, keys, scores.device)

@@ -19,6 +19,9 @@ from grounddecode.engines.hf.attention import BaseAttention, Call, Output, row_s
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
 from grounddecode.engines.hf.sequence import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
+from grounddecode.engines.images import MAX_PIXELS, open_image
+from grounddecode.engines.model_folder import check_folder
+from grounddecode.engines.options import whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +42,7 @@ def calibrate_model(
     Args:
         model: "lab", "lab:NAME", a folder or a hub id.  images: folder of pictures (the first `n_images` by name are
             read); without it, drawn scenes of the lab's calibration split.  out: JSON file, which may hold others.
-        options: of `HFEngine`: device, dtype, attn_implementation.
+        options: of `HFEngine`: device, dtype, attn_implementation, trust_remote_code, max_pixels.
 
     Raises:
         ValueError: a model or folder that does not exist, a folder without pictures, or a file that cannot be written.
@@ -48,7 +51,9 @@ def calibrate_model(
 
     if out is not None:
         kept(out)
-    pictures = _pictures(images, n_images)
+    check_folder(model)
+    max_pixels = whole("max_pixels", options.get("max_pixels", MAX_PIXELS), 1, 1 << 40)
+    pictures = _pictures(images, n_images, max_pixels)
     engine = HFEngine(model, **options)
     calibration = calibrate(engine.model, engine.processor, pictures, checkpoint=_name(model))
     if out is not None:
@@ -146,13 +151,11 @@ def _observe(model: Any, decoder: Decoder, inputs: dict[str, Tensor]) -> Observe
 def _watched(decoder: Decoder, observed: Observed, step: Step) -> Iterator[None]:
     """Hidden states and last-row attention of every layer go to `observed`."""
     with ExitStack() as stack:
-        interface.install(decoder.implementation)
-        stack.callback(interface.uninstall, decoder.implementation)
-        for layer in decoder.layers:
-            if layer.cross:
-                continue
-            vars(layer.module)[interface.STATE] = _handler(layer.index, observed, step)
-            stack.callback(vars(layer.module).pop, interface.STATE)
+        stack.enter_context(interface.installed(decoder.implementation))
+        layers = [layer for layer in decoder.layers if not layer.cross]
+        handlers = {layer.module: _handler(layer.index, observed, step) for layer in layers}
+        stack.enter_context(interface.handling(handlers))
+        for layer in layers:
             hook = layer.block.register_forward_pre_hook(_keeper(layer.index, observed), with_kwargs=True)
             stack.callback(hook.remove)
         yield
@@ -249,24 +252,25 @@ def _delimiter(processor: Any, ids: Tensor) -> list[int]:
 
 def _encode(processor: Any, model: Any, image: Image | None, text: str) -> dict[str, Tensor]:
     """Model inputs of one prompt."""
-    from grounddecode.engines.hf.engine import chat_prompt
+    from grounddecode.engines.hf.chat import chat_prompt
 
     prompt = chat_prompt(processor, text, 0 if image is None else 1)
     given = processor(images=None if image is None else [image], text=[prompt], return_tensors="pt")
     return dict(given.to(model.device, model.dtype))
 
 
-def _pictures(folder: Path | str | None, count: int) -> list[Image]:
+def _pictures(folder: Path | str | None, count: int, max_pixels: int) -> list[Image]:
     if folder is None:
         from grounddecode.lab.world import scenes
 
         return [scene.image for scene in scenes("calibration", count)]
-    from grounddecode.engines.images import open_image
-
+    if not Path(folder).is_dir():
+        what = "is no folder" if Path(folder).exists() else "does not exist"
+        raise ValueError(f"{str(folder)!r} {what}, give a folder of pictures")
     found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURES)[:count]
     if not found:
         raise ValueError(f"{str(folder)!r} holds no pictures ({', '.join(PICTURES)}), give a folder with some")
-    return [open_image(path) for path in found]
+    return [open_image(path, max_pixels=max_pixels) for path in found]
 
 
 def _name(model: str) -> str:

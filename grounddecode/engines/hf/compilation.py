@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from grounddecode.engines.hf.transformers_names import CACHE_KIND, NO_COMPILE
+
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether the caller has compiled the model, its `forward`, or a part of it."""
@@ -43,10 +45,10 @@ def uncompiled(model: nn.Module, forward: Callable[..., Any]) -> Callable[..., A
 def disable_compile(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `generate` with the compilation that it starts by itself (static caches on GPUs) switched off."""
     config = getattr(model, "generation_config", None)
-    cache = kwargs.get("cache_implementation") or getattr(config, "cache_implementation", None)
+    cache = kwargs.get(CACHE_KIND) or getattr(config, CACHE_KIND, None)
     device = getattr(model, "device", torch.device("cpu")).type
-    asked = kwargs.get("disable_compile", getattr(config, "disable_compile", None))
+    asked = kwargs.get(NO_COMPILE, getattr(config, NO_COMPILE, None))
     if device == "cpu" or "static" not in str(cache) or asked:
         return kwargs
     warnings.warn("generate does not compile the forward pass while grounddecode's methods act", stacklevel=3)
-    return kwargs | {"disable_compile": True}
+    return kwargs | {NO_COMPILE: True}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Decoder:
     """The parts of a model that the engine touches.
 
     `runner` is the module whose `forward` the generation loop calls: the model itself, or its language model where
-    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers.
+    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers, `text` is their
+    configuration.
     """
 
     model: PreTrainedModel
@@ -37,8 +39,18 @@ class Decoder:
     stack: nn.Module
     layers: tuple[AttentionLayer, ...]
     n_layers: int
-    implementation: str
+    n_heads: int
+    text: Any
     image_token_id: int
+    video_token_id: int | None = None
+
+    @property
+    def implementation(self) -> str:
+        """The attention kernel, as it is now: `set_attn_implementation` changes it."""
+        kernel = str(transformers_names.found(self.text, "_attn_implementation"))
+        if kernel in transformers_names.BLOCK_MASKS:
+            raise ValueError(f"the masks of {kernel} cannot be read row by row, load with attn_implementation='sdpa'")
+        return kernel
 
     @property
     def is_hybrid(self) -> bool:
@@ -61,8 +73,8 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         raise ValueError(f"{name} is no transformers model that generates, give e.g. LlavaForConditionalGeneration")
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is an encoder-decoder, grounddecode works on decoder-only vision-language models")
-    text = config.get_text_config(decoder=True)
-    image_token_id = _image_token_id(config)
+    text = transformers_names.found(config, "get_text_config")(decoder=True)
+    image_token_id = transformers_names.image_token(config)
     if image_token_id is None:
         raise ValueError(f"{name} is a text-only model (its config names no image token), give a vision-language model")
     layers = _attention_layers(model, text)
@@ -77,9 +89,46 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         stack=stack,
         layers=layers,
         n_layers=int(text.num_hidden_layers),
-        implementation=str(text._attn_implementation),
+        n_heads=int(text.num_attention_heads),
+        text=text,
         image_token_id=image_token_id,
+        video_token_id=transformers_names.video_token(config),
     )
+
+
+def require_layers(decoder: Decoder, methods: Sequence[Method]) -> None:
+    """Refuse methods that name layers or heads which the decoder has not, or layers whose attention is no text's."""
+    attending = {layer.index for layer in decoder.layers if not layer.cross}
+    for method in methods:
+        method.require_decoder(decoder.n_layers, decoder.n_heads)
+        if Needs.ATTENTION_EDIT not in method.active_needs():
+            continue
+        acting = {layer for layer in range(decoder.n_layers) if method.acts_on(layer, decoder.n_layers)}
+        others = sorted(set(method.named_layers()) - attending)
+        if others or not acting & attending:
+            raise ValueError(
+                f"{method.name}: layers {others or sorted(acting)} of {type(decoder.model).__name__} have no attention "
+                f"among the tokens of the sequence, choose of {sorted(attending)}"
+            )
+
+
+def generating(model: Any) -> Any:
+    """The model whose `generate` runs, inside of what wraps it (`torch.compile`, PEFT, data parallelism).
+
+    Raises:
+        ValueError: a wrapper that puts tokens of its own before the prompt.
+    """
+    from transformers import GenerationMixin
+
+    if isinstance(model, GenerationMixin) or not isinstance(model, nn.Module):
+        return model
+    for adapter in (getattr(model, "peft_config", None) or {}).values():
+        if getattr(adapter, "is_prompt_learning", False):
+            raise ValueError(
+                f"{type(model).__name__} puts learnt tokens before the prompt ({type(adapter).__name__}), which "
+                "methods would take for text, use an adapter of weights such as LoRA"
+            )
+    return next((module for module in model.modules() if isinstance(module, GenerationMixin)), model)
 
 
 def require_image_keys(decoder: Decoder, methods: Sequence[Method]) -> None:
@@ -102,15 +151,6 @@ def _attention_layers(model: nn.Module, text: Any) -> tuple[AttentionLayer, ...]
         and "Attention" in type(module).__name__
     ]
     return tuple(sorted(found, key=lambda layer: layer.index))
-
-
-def _image_token_id(config: Any) -> int | None:
-    for holder in (config, getattr(config, "vision_config", None)):
-        for key in ("image_token_id", "image_token_index"):
-            value = getattr(holder, key, None)
-            if value is not None:
-                return int(value)
-    return None
 
 
 def _runner(model: PreTrainedModel, stack: nn.Module) -> nn.Module:

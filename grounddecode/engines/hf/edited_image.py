@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf.running import only_here
+from grounddecode.engines.hf.transformers_names import DEEPSTACK, DEEPSTACK_PLACES
+
 
 class Overwrite:
     """Context in which the decoder stack reads prompts with some image tokens overwritten before layer 0.
@@ -28,8 +31,8 @@ class Overwrite:
         if self.scheme != "mask":
             first = next(iter(self.stack.get_submodule("layers").children()))
             self._hooks = [
-                self.stack.register_forward_pre_hook(self._at_stack, with_kwargs=True),
-                first.register_forward_pre_hook(self._at_first_layer, with_kwargs=True, prepend=True),
+                self.stack.register_forward_pre_hook(only_here(self._at_stack), with_kwargs=True),
+                first.register_forward_pre_hook(only_here(self._at_first_layer), with_kwargs=True, prepend=True),
             ]
         return self
 
@@ -44,10 +47,10 @@ class Overwrite:
             return args, kwargs
         here = self._here(embeds)
         changed = kwargs | {"inputs_embeds": self._overwritten(embeds, here)}
-        if kwargs.get("deepstack_visual_embeds") is not None:
-            hidden = here[kwargs["visual_pos_masks"].to(here.device)][:, None]
-            deep = kwargs["deepstack_visual_embeds"]
-            changed["deepstack_visual_embeds"] = [x.masked_fill(hidden.to(x.device), 0.0) for x in deep]
+        if kwargs.get(DEEPSTACK) is not None:
+            hidden = here[kwargs[DEEPSTACK_PLACES].to(here.device)][:, None]
+            deep = kwargs[DEEPSTACK]
+            changed[DEEPSTACK] = [x.masked_fill(hidden.to(x.device), 0.0) for x in deep]
         return args, changed
 
     def _at_first_layer(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -81,17 +84,19 @@ class Overwrite:
         return table.to(embeds)[order]
 
 
-def hidden_from(mask: Any, replaced: Tensor, total: int) -> Any:
-    """A mask, or one for each kind of layer, with the replaced prompt tokens hidden as keys.
+def hidden_from(mask: Any, replaced: Tensor, total: int, method: str) -> Any:
+    """A mask, or one for each kind of layer, with the replaced prompt tokens hidden as keys, as `method` wants it.
 
     Args:
         mask: (rows, positions) 0/1, or (rows, 1, queries, keys) bool or additive.  replaced: (rows, prompt) bool.
         total: tokens seen so far. Keys of a 4D mask are the newest ones, or a static cache from position 0 on.
     """
     if isinstance(mask, dict):
-        return {kind: hidden_from(entry, replaced, total) for kind, entry in mask.items()}
+        return {kind: hidden_from(entry, replaced, total, method) for kind, entry in mask.items()}
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
-        raise ValueError("avc: scheme 'mask' cannot read this attention mask, load with attn_implementation='sdpa'")
+        raise ValueError(
+            f"{method}: image tokens cannot be hidden in this attention mask, load with attn_implementation='sdpa'"
+        )
     keys = mask.shape[-1]
     positions = torch.arange(keys, device=mask.device) + (max(0, total - keys) if mask.dim() == 4 else 0)
     inside = positions < replaced.shape[1]

@@ -12,13 +12,21 @@ import torch
 import transformers
 
 from grounddecode.calibration import Calibration
-from grounddecode.engines.base import Decoding, Request, Response
+from grounddecode.engines.base import BatchError, Decoding, Request, Response
+from grounddecode.engines.hf.chat import chat_prompt
+from grounddecode.engines.hf.limits import positions, sufficient_side
+from grounddecode.engines.hf.loading import load, torch_dtype
 from grounddecode.engines.hf.session import Session
-from grounddecode.engines.images import open_image
+from grounddecode.engines.images import MAX_PIXELS, open_image
+from grounddecode.engines.options import switch, whole
 from grounddecode.trace import Trace
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from grounddecode.method import Method
+
+    _Read = tuple[str, list[Image]]  # a request in the chat template, and its pictures
 
 
 class HFEngine:
@@ -30,9 +38,11 @@ class HFEngine:
         dtype: "auto" (bfloat16 on a GPU, else float32), or a torch dtype name.
         attn_implementation: any that transformers offers; "sdpa" by default.
         calibration: what is known about the checkpoint, or the file that says it.
+        trust_remote_code: let a model's folder run Python of its own; never asked for, never without this.
+        max_pixels: pictures with more are refused before they are decoded.
 
     Raises:
-        ValueError: a model that does not exist or is no vision-language model.
+        ValueError: a model that does not exist, is damaged, or is no vision-language model.
     """
 
     name = "hf"
@@ -45,22 +55,26 @@ class HFEngine:
         dtype: str = "auto",
         attn_implementation: str = "sdpa",
         calibration: Calibration | str | None = None,
+        trust_remote_code: bool | str = False,
+        max_pixels: int | str = MAX_PIXELS,
     ) -> None:
         self.model_name = model
+        self.max_pixels = whole("max_pixels", max_pixels, 1, 1 << 40)
+        trusted = switch("trust_remote_code", trust_remote_code)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
             dtype = "bfloat16" if device.startswith("cuda") else "float32"
-        kind = getattr(torch, dtype, None)
-        if not isinstance(kind, torch.dtype):
-            raise ValueError(f"dtype is {dtype!r}, give a torch dtype such as float32 or bfloat16")
+        kind = torch_dtype(dtype)
         _usable(device)
-        self.model, self.processor = load(model, kind, attn_implementation)
+        self.model, self.processor = load(model, kind, attn_implementation, trust_remote_code=trusted)
         if isinstance(calibration, str):
             calibration = Calibration.load(calibration, self.model.config)
         self.calibration = calibration
         self.model.to(device).eval()
         self.processor.tokenizer.padding_side = "left"
+        self.side = sufficient_side(self.processor.image_processor)
+        self._positions = positions(self.model.config)
 
     def describe(self) -> dict[str, object]:
         config = self.model.config
@@ -78,12 +92,39 @@ class HFEngine:
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
     ) -> list[Response]:
-        """Answer one batch. Raises what the model raises; images that cannot be read are a ValueError."""
-        if not requests:
-            return []
-        inputs = self._inputs(requests)
+        """Answer one batch.
+
+        Raises:
+            ValueError: a method that cannot work here.
+            BatchError: requests whose pictures cannot be read or that are too long; it holds the answers to the others.
+        """
+        read = [self._read(request) for request in requests]
+        failures = {r.sample_id: e for r, e in zip(requests, read, strict=True) if isinstance(e, ValueError)}
+        asked = [(r, given) for r, given in zip(requests, read, strict=True) if not isinstance(given, ValueError)]
+        inputs = self._inputs(asked)
+        long = self._too_long(asked, inputs)
+        if long:
+            asked = [one for one in asked if one[0].sample_id not in long]
+            inputs = self._inputs(asked)
+        seed = _batch_seed(decoding.seed, requests)
+        responses = self._answers([r for r, _ in asked], inputs, seed, decoding, methods) if asked else []
+        if failures or long:
+            raise BatchError(responses, failures | long)
+        return responses
+
+    def _read(self, request: Request) -> _Read | ValueError:
+        """Text and pictures of a request, or why it has none."""
+        try:
+            images = [open_image(one, max_pixels=self.max_pixels, side=self.side) for one in request.images]
+            return chat_prompt(self.processor, request.prompt, len(images)), images
+        except ValueError as error:
+            return error
+
+    def _answers(
+        self, requests: Sequence[Request], inputs: Any, seed: int, decoding: Decoding, methods: Sequence[Method]
+    ) -> list[Response]:
         trace = Trace() if methods else None
-        torch.manual_seed(_batch_seed(decoding.seed, requests))
+        torch.manual_seed(seed)
         session = Session(self.model, methods, calibration=self.calibration, trace=trace) if methods else nullcontext()
         begin = time.perf_counter()
         with torch.no_grad(), session:
@@ -104,11 +145,27 @@ class HFEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _inputs(self, requests: Sequence[Request]) -> Any:
-        texts = [chat_prompt(self.processor, request.prompt, len(request.images)) for request in requests]
-        images = [open_image(image) for request in requests for image in request.images]
+    def _inputs(self, asked: Sequence[tuple[Request, _Read]]) -> Any:
+        if not asked:
+            return None
+        texts = [text for _, (text, _) in asked]
+        images = [image for _, (_, several) in asked for image in several]
         inputs = self.processor(images=images or None, text=texts, padding=True, return_tensors="pt")
         return inputs.to(self.model.device, self.model.dtype)
+
+    def _too_long(self, asked: Sequence[tuple[Request, _Read]], inputs: Any) -> dict[str, ValueError]:
+        """Prompts that fill the model: past its last position it answers noise without a word."""
+        if inputs is None or self._positions is None:
+            return {}
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        return {
+            request.sample_id: ValueError(
+                f"the prompt of sample {request.sample_id} has {length} tokens, the model is made for "
+                f"{self._positions} and has no room for an answer: shorten it, or give fewer or smaller pictures"
+            )
+            for (request, _), length in zip(asked, lengths, strict=True)
+            if length >= self._positions
+        }
 
     def _count(self, row: torch.Tensor) -> int:
         """New tokens of one row, the end token included, padding behind it not."""
@@ -117,35 +174,6 @@ class HFEngine:
             return int(row.numel())
         stops = torch.isin(row, torch.as_tensor(ends, device=row.device).flatten()).nonzero()
         return int(stops[0]) + 1 if len(stops) else int(row.numel())
-
-
-def chat_prompt(processor: Any, text: str, n_images: int) -> str:
-    """One user turn of `n_images` images and a text, in the chat template of the processor."""
-    if getattr(processor, "chat_template", None) is None:
-        image = getattr(processor, "image_token", "<image>")
-        return f"USER: {(image + chr(10)) * n_images}{text} ASSISTANT:"
-    content = [{"type": "image"} for _ in range(n_images)] + [{"type": "text", "text": text}]
-    chat = [{"role": "user", "content": content}]
-    return str(processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
-
-
-def load(model: str, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, Any]:
-    """Model and processor of "lab", "lab:NAME", a folder, or a hub id."""
-    if model == "lab" or model.startswith("lab:"):
-        from grounddecode import lab
-
-        return lab.load(model.partition(":")[2] or "seed0", dtype)
-    try:
-        config = transformers.AutoConfig.from_pretrained(model)
-        if not hasattr(config, "vision_config"):
-            raise ValueError(f"{model} is {type(config).__name__.removesuffix('Config')}, no vision-language model")
-        loaded = transformers.AutoModelForImageTextToText.from_pretrained(
-            model, dtype=dtype, attn_implementation=attn_implementation
-        )
-        return loaded, transformers.AutoProcessor.from_pretrained(model)
-    except OSError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"the model {model!r} cannot be loaded: {reason}") from error
 
 
 def _usable(device: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.sequence import FLAGS
 from grounddecode.engines.hf.step import Step
+from grounddecode.engines.hf.transformers_names import layer_kind, shares_keys
 from grounddecode.method import Method
 
 if TYPE_CHECKING:
@@ -33,18 +34,17 @@ class TokenFlags:
 
     def attach(self, session: Session) -> None:
         self._session = session
+
+    def act(self, session: Session) -> None:
         for layer in session.decoder.layers:
             if not layer.cross and self.method.acts_on(layer.index, session.decoder.n_layers):
                 hook = functools.partial(self._note, layer.index, _source(layer, session.decoder.layers))
-                session.on_exit(layer.block.register_forward_pre_hook(hook, with_kwargs=True).remove)
-
-    def detach(self) -> None:
-        self._session = None
+                session.hook(layer.block.register_forward_pre_hook, hook, with_kwargs=True)
 
     def begin(self, step: Step) -> None:
         """Nothing to prepare."""
 
-    def finish(self) -> None:
+    def finish(self, _: object) -> None:
         """Nothing to release: flags belong to the sequence."""
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
@@ -76,15 +76,11 @@ def _append(known: Tensor | None, new: Tensor, step: Step) -> Tensor:
 
 def _source(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> int:
     """The layer whose keys and values this one reads (Gemma 3n and 4: the last of its kind that has its own)."""
-    if not getattr(layer.module, "is_kv_shared_layer", False):
+    if not shares_keys(layer.module):
         return layer.index
     owners = [
         other.index
         for other in layers
-        if not getattr(other.module, "is_kv_shared_layer", False) and _kind(other.module) == _kind(layer.module)
+        if not shares_keys(other.module) and layer_kind(other.module) == layer_kind(layer.module)
     ]
     return max(owners, default=layer.index)
-
-
-def _kind(module: nn.Module) -> object:
-    return getattr(module, "layer_type", getattr(module, "is_sliding", None))

@@ -84,7 +84,7 @@ class RowGradients:
                 f"{self.name}: {kind} reads its images through cross-attention, use a model whose image tokens lie "
                 "in the sequence"
             )
-        if any(getattr(layer.module, "is_kv_shared_layer", False) for layer in upper):
+        if any(transformers_names.shares_keys(layer.module) for layer in upper):
             raise ValueError(f"{self.name}: layers of {kind} share keys, choose target layers above them")
         if [layer.index for layer in upper] != list(range(self.lowest, session.decoder.n_layers)):
             raise ValueError(
@@ -92,8 +92,12 @@ class RowGradients:
                 "above them"
             )
         self._unembedding = Unembedding(model, self.name)
-        session.on_exit(self._unembedding.module.register_forward_pre_hook(self._at_head).remove)
-        self._replay.attach(session, upper)
+        self._upper = upper
+
+    def act(self, session: Session) -> None:
+        """Hooks for one run."""
+        session.hook(self._unembedding.module.register_forward_pre_hook, self._at_head)
+        self._replay.act(session, self._upper)
 
     def release(self) -> None:
         """Let go of the graph of the last step."""
@@ -237,7 +241,7 @@ class RowGradients:
 
 def _without_graph(output: Any) -> Any:
     """Hidden states that the caller asked for, without their graph."""
-    for name in ("hidden_states", "attentions"):
+    for name in transformers_names.ROW_OUTPUTS:
         value = getattr(output, name, None)
         if isinstance(value, tuple):
             setattr(output, name, tuple(v.detach() if isinstance(v, Tensor) else v for v in value))

@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 _FEW = range(2, 5)  # rows whose product with a matrix is quicker from the other side, on one core and on several
 
 
-def few_rows(head: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """A forward for the unembedding that is quick on the two rows of one request and its second stream.
+def few_rows(head: nn.Linear) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
+    """A layer over the unembedding's forward that is quick on the two rows of one request and its second stream.
 
     On a CPU in float32, `x @ W.T` with two rows reads the matrix twice and `W @ x.T` once: a step whose largest matrix
     is the unembedding would pay for it. Other rows, devices and types go the usual way. x: (..., width).
     """
-    usual = head.forward
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(usual: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
         if rows not in _FEW or x.device.type != "cpu" or x.dtype != torch.float32:
             return usual(x)
@@ -35,13 +34,18 @@ class Unembedding:
     """The output embedding of a model, and what the model does to its output (a factor, or a soft cap).
 
     Raises:
-        ValueError: an unembedding that is quantised, or logits that come of it in a way that is not known.
+        ValueError: an unembedding that is quantised or offloaded, or logits that come of it in a way that is not known.
     """
 
     def __init__(self, model: PreTrainedModel, method: str) -> None:
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
             raise ValueError(f"{method}: the output embedding is {type(head).__name__}, load it unquantised")
+        if head.weight.device.type == "meta":
+            raise ValueError(
+                f"{method}: the output embedding is offloaded, but its weight is read beside its forward pass, keep it "
+                "on a device (device_map)"
+            )
         self.module = head
         self._method = method
         self._softcap: float | None = getattr(

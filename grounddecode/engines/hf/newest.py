@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from grounddecode.engines.hf.layers import layered
+from grounddecode.engines.hf.running import only_here, only_here_over
 
 _PIECE = 2048  # tokens of all rows that a feed-forward network reads at a time
 
@@ -23,21 +26,19 @@ class NewestOnly:
     def __init__(self, stack: nn.Module) -> None:
         *self._others, self._last = [getattr(block, "mlp", None) for block in stack.get_submodule("layers").children()]
         self._tokens = 0
-        self._undo: list[Callable[[], None]] = []
+        self._stack = ExitStack()
 
     def __enter__(self) -> NewestOnly:
         for network in self._others:
             if isinstance(network, nn.Module) and "forward" not in vars(network):
-                vars(network)["forward"] = _in_pieces(network.forward)
-                self._undo.append(functools.partial(vars(network).pop, "forward"))
+                self._stack.enter_context(layered(network, "forward", only_here_over(_in_pieces)))
         if isinstance(self._last, nn.Module):
-            self._undo.append(self._last.register_forward_pre_hook(self._cut).remove)
-            self._undo.append(self._last.register_forward_hook(self._spread).remove)
+            self._stack.callback(self._last.register_forward_pre_hook(only_here(self._cut)).remove)
+            self._stack.callback(self._last.register_forward_hook(only_here(self._spread)).remove)
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._undo:
-            self._undo.pop()()
+        self._stack.close()
 
     def _cut(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         self._tokens = 0
@@ -54,24 +55,19 @@ class NewestOnly:
         return output.expand(-1, self._tokens, -1)
 
 
-def _in_pieces(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _in_pieces(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A network's forward over (rows, tokens, width) a piece of the tokens at a time; over anything else as it is."""
-
-    @functools.wraps(forward)
-    def pieces(*args: Any, **kwargs: Any) -> Any:
-        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or args[0].dim() != 3:
-            return forward(*args, **kwargs)
-        x = args[0]
-        size = max(1, _PIECE // x.shape[0])
-        first = forward(x[:, :size])
-        if x.shape[1] <= size:
-            return first
-        if not isinstance(first, Tensor) or first.shape != x[:, :size].shape:
-            return forward(x)
-        output = torch.empty(x.shape, dtype=first.dtype, device=first.device)
-        output[:, :size] = first
-        for start in range(size, x.shape[1], size):
-            output[:, start : start + size] = forward(x[:, start : start + size])
-        return output
-
-    return pieces
+    if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or args[0].dim() != 3:
+        return forward(*args, **kwargs)
+    x = args[0]
+    size = max(1, _PIECE // x.shape[0])
+    first = forward(x[:, :size])
+    if x.shape[1] <= size:
+        return first
+    if not isinstance(first, Tensor) or first.shape != x[:, :size].shape:
+        return forward(x)
+    output = torch.empty(x.shape, dtype=first.dtype, device=first.device)
+    output[:, :size] = first
+    for start in range(size, x.shape[1], size):
+        output[:, start : start + size] = forward(x[:, start : start + size])
+    return output

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from grounddecode.engines.hf.sequence import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
 
@@ -15,11 +16,18 @@ Forward = Callable[[dict[str, Any]], Any]
 
 
 class Part(Protocol):
-    """A piece of the engine that serves one need: a second stream, token flags, gradients."""
+    """A piece of the engine that serves one need: a second stream, token flags, gradients.
 
-    def attach(self, session: Session) -> None: ...
+    What it knows of a sequence it keeps there (`Sequence.kept`): sequences may be advanced in turn.
+    """
 
-    def detach(self) -> None: ...
+    def attach(self, session: Session) -> None:
+        """Once, before anything runs. Raises ValueError for a model that it cannot serve."""
+        ...
+
+    def act(self, session: Session) -> None:
+        """Put hooks in place for one `generate` call, or one forward by hand, by `session.hook` and its like."""
+        ...
 
     def begin(self, step: Step) -> None:
         """Before every forward pass."""
@@ -29,13 +37,14 @@ class Part(Protocol):
         """Around every forward pass: call `forward(kwargs)` and return its output, changed or not."""
         ...
 
-    def finish(self) -> None:
-        """After a `generate` call, and when the session ends."""
+    def finish(self, sequences: Mapping[Any, Sequences]) -> None:
+        """After a `generate` call, and when a block ends, with the sequences by their caches."""
         ...
 
 
-def parts_for(methods: Sequence[Method]) -> tuple[Part, ...]:
+def parts_for(methods: Iterable[Method]) -> tuple[Part, ...]:
     """The parts that the methods' needs ask for, outermost first."""
+    methods = tuple(methods)
     parts: list[Part] = []
     streams = [m for m in methods if Needs.SECOND_STREAM in m.active_needs()]
     if len(streams) > 1:
@@ -66,3 +75,14 @@ def parts_for(methods: Sequence[Method]) -> tuple[Part, ...]:
 
 def through(part: Part, step: Step, forward: Forward, kwargs: dict[str, Any]) -> Any:
     return part.run(step, kwargs, forward)
+
+
+def refuse_twice(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> None:
+    """A method given twice would edit twice; one method on some layers, and again on others, is meant."""
+    for number, method in enumerate(methods):
+        for other in methods[:number]:
+            both = [x for x in layers if method.acts_on(x, n_layers) and other.acts_on(x, n_layers)]
+            if type(other) is type(method) and both:
+                raise ValueError(
+                    f"{method.name} was given twice for layer {min(both)}, give it once with the settings you mean"
+                )

@@ -34,15 +34,15 @@ class _Quiet:
     """What the parts below have in common: nothing to prepare, nothing to hand back."""
 
     def attach(self, session: Session) -> None:
-        """Nothing to attach."""
+        """Nothing to look at."""
 
-    def detach(self) -> None:
-        """Nothing to detach."""
+    def act(self, session: Session) -> None:
+        """Nothing to put in place."""
 
     def begin(self, step: Step) -> None:
         """Nothing to prepare."""
 
-    def finish(self) -> None:
+    def finish(self, _: object) -> None:
         """Nothing to release."""
 
 
@@ -62,7 +62,10 @@ class _Recorder(_Quiet):
         self.layers = self._scorer.target_layers(session.decoder.n_layers)
         self._gradients.attach(session, self.layers)
 
-    def finish(self) -> None:
+    def act(self, session: Session) -> None:
+        self._gradients.act(session)
+
+    def finish(self, _: object) -> None:
         self._gradients.release()
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:

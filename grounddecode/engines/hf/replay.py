@@ -34,10 +34,10 @@ class PromptReplay:
         self._row: Tensor | None = None  # the row behind the layers so far, in the graph
         self._plain: Tensor | None = None  # the same without
 
-    def attach(self, session: Session, upper: Sequence[AttentionLayer]) -> None:
+    def act(self, session: Session, upper: Sequence[AttentionLayer]) -> None:
         for layer in upper:
             hook = functools.partial(self._behind, layer.index, layer.index == upper[-1].index)
-            session.on_exit(layer.block.register_forward_hook(hook, with_kwargs=True).remove)
+            session.hook(layer.block.register_forward_hook, hook, with_kwargs=True)
 
     def begin(self, step: Step) -> None:
         self._step = step if step.length > 1 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,11 +71,18 @@ class Sequence:
     joined: Sequence | None = None
     vision: VisionView | None = None  # its keys are the columns of the prompt
     fixed: str | None = None  # why its rows may not be reordered, if so
+    read: int = 0  # tokens of every row, prompt and answer, that forward passes were given so far
+    kept: dict[object, Any] = field(default_factory=dict)  # what parts of the engine keep of it
     _columns: dict[torch.device, Columns] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         return self.image.shape[0]
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether no row has an image: then every method leaves the model alone; one host read a sequence."""
+        return not bool(self.image.any())
 
     @cached_property
     def all_see(self) -> bool:

@@ -1,21 +1,28 @@
-"""Session: binds methods to a model for as long as it is open, and leaves the model as it was."""
+"""Session: methods bound to a model. Puts itself in place while something runs, and leaves the model as it was."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, cat
+from torch import cat
 
 from grounddecode.calibration import known
-from grounddecode.engines.hf import interface, transformers_names
+from grounddecode.engines.hf import acting, interface, layers, loops, transformers_names
+from grounddecode.engines.hf.answers import adjusted
+from grounddecode.engines.hf.aside import set_aside
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
+from grounddecode.engines.hf.bookkeeping import begin, check_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
-from grounddecode.engines.hf.decoder import Decoder, find_decoder, require_image_keys
-from grounddecode.engines.hf.parts import Forward, Part, parts_for, through
-from grounddecode.engines.hf.sequence import Sequence as Sequences
+from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys, require_layers
+from grounddecode.engines.hf.parts import Forward, Part, parts_for, refuse_twice, through
+from grounddecode.engines.hf.place import Place
+from grounddecode.engines.hf.running import Run, lock_of
+from grounddecode.engines.hf.same_inputs import kept_offsets, offset_holders, own_offsets
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
 
@@ -23,18 +30,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.calibration import Calibration
-    from grounddecode.trace import Trace
-
-OWNER = "_grounddecode_session"  # instance attribute of a model that has an open session
-_CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+    from grounddecode.engines.hf.vision import TowerWatch
+    from grounddecode.trace import Recorder
 
 
-class Session:
+class Session(Place):
     """Methods on a model. Use `with Session(model, methods):`, or `ground`. `parts`: further ones, innermost.
+
+    Calls with methods on one model wait for each other; plain calls beside them, in other threads, are not touched.
 
     Raises:
         ValueError: a model or a combination of methods that cannot work, in one sentence.
-        RuntimeError: a model that already has a session.
+        RuntimeError: a model that already has a block.
     """
 
     def __init__(
@@ -43,221 +50,244 @@ class Session:
         methods: Sequence[Method],
         *,
         calibration: Calibration | None = None,
-        trace: Trace | None = None,
+        trace: Recorder | None = None,
         parts: Sequence[Part] = (),
+        decoder: Decoder | None = None,
     ) -> None:
-        self.model: PreTrainedModel = getattr(model, "_orig_mod", model)  # inside what torch.compile(model) returns
-        self._given = model
+        super().__init__()
+        self.model: PreTrainedModel = generating(model)
+        self.given = model
         self.trace = trace
-        self.decoder: Decoder = find_decoder(self.model)
+        self.decoder: Decoder = decoder or find_decoder(self.model)
         self.methods = _calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
+        require_layers(self.decoder, self.methods)
         self._adjusting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
-        self._expected: frozenset[int] = frozenset()  # layers that every forward pass must come through
-        self.step: Step | None = None
         self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
-        self._prompt: Tensor | None = None  # ids of the running `generate` call
-        self._padding: Tensor | None = None  # its attention mask
-        self._sequence: Sequences | None = None
-        self._undo: list[Callable[[], None]] = []
-        self._undo_caches: list[Callable[[], None]] = []
+        attending = [layer for layer in self.decoder.layers if not layer.cross]
+        self._expected = frozenset(layer.index for layer in attending)  # every forward pass must come through these
+        refuse_twice(self.methods, self._expected, self.decoder.n_layers)
+        plans = plan_layers(self.methods, self._expected, self.decoder.n_layers)
+        self._attention = {layer.module: self._handler(plans[layer.index]) for layer in attending}
+        self._lock = lock_of(self.decoder.runner)
+        self._by_hand = Run(by_hand=True)
+        self._block: ExitStack | None = None
+        self._calls = 0  # `generate` calls and forwards by hand that have begun and not ended, of all threads
+        self._prepared = False
+        self._passes = 0  # forward passes seen, of all calls
+        self._names: tuple[str, ...] = ()  # of the arguments of forward
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is anything to do: neutral methods leave the model alone."""
+        return bool(self.methods or self.parts)
+
+    @property
+    def watch(self) -> TowerWatch | None:
+        """How the vision tower is watched, if a method asks for it."""
+        return next((part.watch for part in self.parts if hasattr(part, "watch")), None)
 
     # -- attach and restore --------------------------------------------------------------------------------------
-    def __enter__(self) -> Session:
-        if self.model.__dict__.get(OWNER) is not None:
-            raise RuntimeError(
-                f"{type(self.model).__name__} is grounded already, pass all methods at once: ground(model, [A(), B()])"
-            )
-        try:
-            self._attach()
-        except BaseException:
-            self.__exit__()
-            raise
+    def prepare(self) -> Session:
+        """Let the parts look at the model, once: what cannot work is refused here."""
+        if not self._prepared:
+            if self.acts:
+                runner = self.decoder.runner
+                transformers_names.require_cache_argument(runner.forward, type(runner).__name__)
+            for part in self.parts:
+                part.attach(self)
+            self._prepared = True
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._finish()
-        while self._undo:
-            self._undo.pop()()
-        self.step = None
+    def __enter__(self) -> Session:
+        acting.open_block(self)
+        with ExitStack() as stack:
+            stack.callback(acting.close_block, self)
+            if self.acts:
+                self.prepare()
+                interface.install(self.decoder.implementation)  # a kernel that is not known is refused at once
+                stack.callback(interface.uninstall, self.decoder.implementation)
+                stack.enter_context(self._in_place())
+                for name in transformers_names.CONTINUOUS_BATCHING:
+                    if hasattr(self.model, name):  # it would swallow what the attention function raises
+                        stack.enter_context(layers.layered(self.model, name, self.refuse_continuous_batching))
+            self._block = stack.pop_all()
+        return self
 
-    def on_exit(self, undo: Callable[[], None]) -> None:
-        """Call `undo` when the session ends, last first."""
-        self._undo.append(undo)
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        running, block = self._calls, self._block
+        self._block = None
+        if not running:
+            self._finish(self._by_hand)
+            self._by_hand = Run(by_hand=True)
+        if block is not None:
+            block.close()
+        if running and kind is None:
+            raise RuntimeError(
+                f"the block of {type(self.model).__name__} was left while a generate call of another thread runs in "
+                "it, wait for that call inside the block"
+            )
 
-    def replace(self, owner: object, name: str, value: object) -> None:
-        """Set an instance attribute until the session ends."""
-        before = vars(owner).get(name, _MISSING)
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """The model's `forward` and decoding loops come by here, as long as the context lasts."""
+        runner = self.decoder.runner
+        self._names = tuple(inspect.signature(runner.forward).parameters)
+        with ExitStack() as stack:
+            stack.enter_context(loops.caught(type(runner), acting.catch_loop, acting.catch_encoder))
+            eager = functools.partial(uncompiled, self.given)
+            stack.enter_context(layers.layered(runner, "forward", self._forward, eager))
+            if runner is not self.model:
+                stack.enter_context(layers.layered(self.model, "forward", self._outer_forward))
+            yield
 
-        def restore() -> None:
-            if before is _MISSING:
-                vars(owner).pop(name, None)
-            else:
-                vars(owner)[name] = before
+    @contextmanager
+    def offered(self) -> Iterator[None]:
+        """The methods act on what this thread does with the model; the model has to be run."""
+        self.prepare()
+        before = self._passes
+        with acting.offered(self), self._in_place():
+            yield
+        if self.acts and self._passes == before:
+            raise self._unseen()
 
-        vars(owner)[name] = value
-        self.on_exit(restore)
-
-    def _attach(self) -> None:
-        self.replace(self.model, OWNER, self)
-        if not self.methods and not self.parts:
-            return
-        decoder = self.decoder
-        transformers_names.require_cache_argument(decoder.runner.forward, type(decoder.runner).__name__)
-        interface.install(decoder.implementation)
-        self.on_exit(functools.partial(interface.uninstall, decoder.implementation))
-        attending = [layer for layer in decoder.layers if not layer.cross]
-        self._expected = frozenset(layer.index for layer in attending)
-        plans = plan_layers(self.methods, self._expected, decoder.n_layers)
-        for layer in attending:
-            self.replace(layer.module, interface.STATE, self._handler(plans[layer.index]))
-        self.replace(self.model, "generate", self._wrapped_generate())
-        self.replace(decoder.runner, "forward", uncompiled(self._given, self._wrapped_forward()))
-        for name in _CONTINUOUS_BATCHING:
-            if hasattr(self.model, name):  # it would swallow what the attention function raises
-                self.replace(self.model, name, self._refuse_continuous_batching)
-        if decoder.runner is not self.model:
-            self.on_exit(self.model.register_forward_pre_hook(self._note_ids, with_kwargs=True).remove)
-        for part in self.parts:
-            part.attach(self)
-            self.on_exit(part.detach)
-
-    def _refuse_continuous_batching(self, *_: Any, **__: Any) -> Any:
+    def refuse_continuous_batching(self, *_: Any, **__: Any) -> Any:
         names = ", ".join(m.name for m in self.methods)
         raise ValueError(f"{names}: continuous batching with a paged cache is not supported, use model.generate")
 
-    def _handler(self, plan: LayerPlan) -> interface.Handler:
-        kernel = self.decoder.implementation
+    def _unseen(self) -> RuntimeError:
+        return RuntimeError(
+            f"no forward pass of {type(self.decoder.runner).__name__} was seen, so that no method acted: another model "
+            "or another forward was run in its place, ground what is run"
+        )
 
+    # -- while something runs ------------------------------------------------------------------------------------
+    @contextmanager
+    def _running(self, run: Run) -> Iterator[None]:
+        """Everything in place for one `generate` call, or one forward by hand; others wait."""
+        self._count(+1)
+        try:
+            with self._lock, ExitStack() as stack:
+                stack.enter_context(layers.busy(self.model))
+                stack.enter_context(layers.busy(self.decoder.runner))
+                self._stack, self.handlers = stack, dict(self._attention)
+                stack.enter_context(interface.installed(self.decoder.implementation))
+                stack.callback(setattr, self._here, "run", self._here.run)
+                self._here.run = run
+                for part in self.parts:
+                    part.act(self)
+                yield
+        finally:
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with _counting:
+            self._calls += more
+
+    def _handler(self, plan: LayerPlan) -> interface.Handler:
         def handle(call: Call, base: BaseAttention) -> Output:
-            step = self.step
+            step = self._here.step
             if step is None:
                 return call.base(base, call.mask)
-            if call.options.get("cache") is not None:
-                self._refuse_continuous_batching()
+            if call.options.get(transformers_names.PAGED) is not None:
+                self.refuse_continuous_batching()
             step.seen.add(plan.layer)
-            return attend(call, base, kernel, plan, step)
+            return attend(call, base, self.decoder.implementation, plan, step)
 
         return handle
 
-    # -- generate and forward ------------------------------------------------------------------------------------
-    def _wrapped_generate(self) -> Callable[..., Any]:
-        original = self.model.generate
-
-        @functools.wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
-            loose = given.get("kwargs", {})
-            ids = next(
-                (x for x in (given.get("inputs"), loose.get("input_ids"), given.get("input_ids")) if x is not None),
-                None,
-            )
-            self._prompt, self._sequence = ids, None
-            self._padding = loose.get("attention_mask")
+    # -- generate ------------------------------------------------------------------------------------------------
+    def generate(self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call]) -> Any:
+        """A decoding loop under the methods. `tower`: attention of the vision tower, if that ran before the loop."""
+        if not self.acts:
+            return loop(**arguments)
+        ids = arguments["input_ids"]
+        run = Run(
+            by_hand=False, prompt=ids if ids.shape[1] else None, padding=arguments.get("attention_mask"), tower=tower
+        )
+        self._keep_from_compiling(arguments["generation_config"])
+        with self._running(run), self._in_place():
             try:
-                return original(*args, **disable_compile(self.model, kwargs))
+                result = loop(**set_aside(arguments, self._callback))
             finally:
-                self._finish()
+                self._finish(run)
+        if not run.steps:
+            raise self._unseen()
+        return result
 
-        return generate
+    @contextmanager
+    def _callback(self) -> Iterator[None]:
+        """Around processors, criteria and streamers: what they do with the model is no step of the loop."""
+        with self.aside(), kept_offsets(offset_holders(self.model)):
+            yield
 
-    def _finish(self) -> None:
+    def _keep_from_compiling(self, config: Any) -> None:
+        """`config`: this call's own."""
+        asked = {name: getattr(config, name, None) for name in ("cache_implementation", "disable_compile")}
+        if disable_compile(self.model, asked) is not asked:
+            config.disable_compile = True
+
+    def _finish(self, run: Run) -> None:
         for part in self.parts:
-            part.finish()
-        while self._undo_caches:
-            self._undo_caches.pop()()
-        self._prompt = self._padding = self._sequence = None
+            part.finish(run.sequences)
+        while run.undo:
+            run.undo.pop()()
+        run.sequences.clear()
+        run.sequence = None
 
-    def _note_ids(self, _: object, __: object, kwargs: dict[str, Any]) -> None:
-        """Ids of a forward of the outer model, where the language model inside sees embeddings only."""
-        cache = transformers_names.given_cache(kwargs)
-        if self._prompt is None or cache is None or not transformers_names.cached_tokens(cache):
-            self._prompt = kwargs.get("input_ids")
+    # -- forward -------------------------------------------------------------------------------------------------
+    def _run_of_forward(self) -> Run | None:
+        """What a forward pass of this thread belongs to; none: it is plain."""
+        here = self._here
+        if here.step is not None or here.aside:
+            return None
+        if here.run is not None:
+            return here.run
+        return self._by_hand if acting.stands(self) else None
 
-    def _wrapped_forward(self) -> Callable[..., Any]:
-        original = self.decoder.runner.forward
-        signature = inspect.signature(original)
+    def _forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The layer over the runner's forward."""
+        run = self._run_of_forward()
+        if run is None:
+            return original(*args, **kwargs)
+        kwargs = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if not run.by_hand:
+            return self._pass(run, kwargs, lambda changed: original(**changed))
+        kwargs = transformers_names.with_own_cache(kwargs, self.decoder.runner, self.decoder.text)
+        with self._running(run):
+            return self._pass(run, kwargs, lambda changed: original(**changed))
 
-        @functools.wraps(original)
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if args:
-                kwargs = {**dict(zip(signature.parameters, args, strict=False)), **kwargs}
-            return self._run(kwargs, lambda changed: original(**changed))
+    def _outer_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The layer over the outer model's forward: keeps the ids that a language model inside does not see."""
+        here = self._here
+        here.ids = args[0] if args else kwargs.get("input_ids")
+        try:
+            return original(*args, **kwargs)
+        finally:
+            here.ids = None
 
-        return forward
-
-    def _run(self, kwargs: dict[str, Any], original: Forward) -> Any:
-        self.step = step = self._begin(kwargs)
+    def _pass(self, run: Run, kwargs: dict[str, Any], original: Forward) -> Any:
+        run.steps += 1
+        self._passes += 1
+        step = begin(self, run, kwargs, self._here.ids)
+        if step.sequence.is_plain:  # a prompt without an image is answered as rows without one in a batch are
+            return original(kwargs)
+        self.step = step
         try:
             forward = original
             for part in reversed(self.parts):
                 part.begin(step)
                 forward = functools.partial(through, part, step, forward)
-            output = forward(kwargs)
-            self._check_layers(step)
-            self._adjust(step, output)
+            own = own_offsets(step.sequence, offset_holders(self.model)) if run.by_hand else nullcontext()
+            with interface.handling(self.handlers), own:
+                output = forward(kwargs)
+            check_layers(self.decoder, self._expected, step)
+            self._adjust(step, output, kwargs)
         finally:
             self.step = None
         return output
 
-    def _begin(self, kwargs: dict[str, Any]) -> Step:
-        """Bookkeeping of one forward pass: which rows, how much is cached, what the prompt is."""
-        ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        given = ids if ids is not None else embeds
-        if given is None:
-            raise ValueError("forward was called without input_ids, pass them")
-        rows, length = given.shape[0], given.shape[1]
-        cache = transformers_names.given_cache(kwargs)
-        past = 0 if cache is None else transformers_names.cached_tokens(cache)
-        if past == 0 or self._sequence is None:
-            self._sequence = self._new_sequence(ids, rows, past, kwargs.get("attention_mask"))
-            if past == 0 and length < self._sequence.prompt_length and not transformers_names.brings_images(kwargs):
-                raise ValueError(
-                    "this version of transformers drops the images of a prompt read in chunks, unset prefill_chunk_size"
-                )
-            if self.parts and cache is not None:
-                self._follow_beams(cache, self._sequence)
-        return Step(self._sequence, self.decoder.n_layers, past, length)
-
-    def _new_sequence(self, ids: Tensor | None, rows: int, past: int, mask: Any) -> Sequences:
-        prompt = self._prompt if self._prompt is not None else ids
-        if prompt is None:
-            raise ValueError("only inputs_embeds were given, pass input_ids too: image positions are read from them")
-        if past and (self._prompt is None or self.parts):
-            raise ValueError(
-                f"the cache already holds {past} tokens that were not read here, start from the whole prompt"
-            )
-        image = prompt == self.decoder.image_token_id
-        if not bool(image.any()):
-            names = ", ".join(m.name for m in self.methods)
-            raise ValueError(f"{names}: no image token in the prompt, build it with the processor and pass its images")
-        mask = self._padding if self._padding is not None else mask  # the forward may get a part, or one a layer kind
-        if isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, prompt.shape[1] - 1 :].all()):
-            raise ValueError("the batch is padded on the right, set processor.tokenizer.padding_side = 'left'")
-        return Sequences(prompt.shape[1], image.repeat_interleave(rows // prompt.shape[0], dim=0))
-
-    def _follow_beams(self, cache: Any, sequence: Sequences) -> None:
-        """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's."""
-        original = cache.reorder_cache
-
-        def reorder_cache(beams: Tensor) -> None:
-            rows = sequence.reorder(beams)
-            original(rows)
-
-        cache.reorder_cache = reorder_cache
-        self._undo_caches.append(functools.partial(vars(cache).pop, "reorder_cache", None))
-
-    def _check_layers(self, step: Step) -> None:
-        """Every expected layer must have come through the interface; a fused or remote implementation does not."""
-        missing = self._expected - step.seen
-        if missing:
-            raise RuntimeError(
-                f"layers {sorted(missing)} of {type(self.model).__name__} did not use transformers' attention "
-                f"interface ({self.decoder.implementation}), load it with attn_implementation='sdpa' and no fused "
-                "modules"
-            )
-
-    def _adjust(self, step: Step, output: Any) -> None:
+    def _adjust(self, step: Step, output: Any, kwargs: dict[str, Any]) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
         acting = self._adjusting
         if not acting or step.total < step.sequence.prompt_length:
@@ -265,18 +295,11 @@ class Session:
         logits = output.logits
         if logits.shape[1] > 1 and not step.completes_prompt:
             raise ValueError(f"{acting[0].name} cannot verify drafted tokens, switch assisted decoding off")
-        view = step.last_view(logits.device).with_(second_logits=step.second_logits)
-        last = logits[:, -1]
-        for method in acting:
-            last = method.adjust_logits(last, view)
+        last = adjusted(self, acting, step, output, kwargs)
         output.logits = last[:, None] if logits.shape[1] == 1 else cat([logits[:, :-1], last[:, None]], dim=1)
 
 
-class _Missing:
-    pass
-
-
-_MISSING = _Missing()
+_counting = threading.Lock()
 
 
 def _calibrated(

@@ -1,73 +1,246 @@
 """Everything that is taken from transformers' insides by name, with why: the one file that follows its releases.
 
-Names are looked for in what the installed release offers, never decided by its version number. One that is missing is
-a sentence that says which name was not found in which version.
+Names are looked for in what is installed, never decided by a version number. One that is missing is a sentence that
+says which name was not found in which version.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
-# The keys and values read so far, an argument of a model's forward and a field of its output: how far a sequence is.
+from torch import Tensor, nn
+
+# -- forward and its arguments ---------------------------------------------------------------------------------------
+# The keys and values read so far, an argument of a model's forward: how far a sequence is.
 CACHE = ("cache", "past_key_values")  # the first since 5.24, the second before, and in code that is older
 # The same argument of one decoder layer: a layer that is run once more must leave the cache alone.
 LAYER_CACHE = (*CACHE, "past_key_value")
-# Arguments of forward whose first dimension is no batch row, which a doubled batch must not double.
+# Arguments whose first dimension is no batch row, which a doubled batch must not double.
 NOT_ROWS = frozenset({"cache_position", "logits_to_keep", *CACHE})
-# Images that `generate` encoded before the first forward, which gets them in place of pixels (5.23 on).
-ENCODED_IMAGES = "mm_encoder_outputs"
+# Images and videos that `generate` encoded before the first forward, which gets them in place of pixels (5.19 on).
+ENCODED = "mm_encoder_outputs"
+# Pixels of videos: no method knows which of their tokens belong to which picture.
+VIDEO = "pixel_values_videos"
+# Where tokens stand, for rotary embeddings; (rows, tokens), or with 3 or 4 axes of such in front.
+POSITIONS = "position_ids"
+# Rows of a model's output that belong to the batch, beside its logits.
+ROW_OUTPUTS = ("hidden_states", "attentions")
+# Features that Qwen3-VL and its like add again in early layers, and where.
+DEEPSTACK, DEEPSTACK_PLACES = "deepstack_visual_embeds", "visual_pos_masks"
+
+# -- generate --------------------------------------------------------------------------------------------------------
+# `generate` reads the prompt in pieces; some releases give the images to none of them.
+CHUNK = "prefill_chunk_size"
+# Static caches make `generate` compile the forward pass by itself; this switches that off.
+CACHE_KIND, NO_COMPILE = "cache_implementation", "disable_compile"
+# Ways to generate with a paged cache, whose loop swallows what an attention function raises.
+CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+
+# -- what an attention function is given -----------------------------------------------------------------------------
+SCALING, SOFT_CAP, WINDOW, WANTS_WEIGHTS = "scaling", "softcap", "sliding_window", "output_attentions"
+LEARNT_SINKS = "s_aux"  # a further column of the softmax, which rows computed here would leave out
+PAGED = "cache"  # the paged cache, which continuous batching hands on to the kernel
+# Kernels whose masks are no tensors: rows cannot be computed beside them.
+BLOCK_MASKS = ("flex_attention",)
+
+# -- modules ---------------------------------------------------------------------------------------------------------
+# What turns pixels into features: called once, its result is replayed to the second stream.
+IMAGE_FEATURES = "get_image_features"
+# Set on every layer by `gradient_checkpointing_enable`: the layer is computed a second time in the backward pass.
+CHECKPOINTING = "gradient_checkpointing"
+# Room for rows that a static cache layer was made with.
+CACHE_ROWS = "max_batch_size"
+_OFFSETS = "rope_deltas"
+_WAIT = "TIME_OUT_REMOTE_CODE"  # seconds that an answer is waited for
+_IMAGE_TOKEN = ("image_token_id", "image_token_index")
+_VIDEO_TOKEN = ("video_token_id", "video_token_index")
 
 
-def version() -> str:
+def missing(names: Iterable[str], owner: str) -> RuntimeError:
+    """What is said of names that this release has no more."""
     import transformers
 
-    return f"transformers {transformers.__version__}"
-
-
-def missing(names: tuple[str, ...], owner: str) -> RuntimeError:
-    """What is said of names that a release has no more."""
     wanted = " or ".join(repr(name) for name in names)
     return RuntimeError(
-        f"{wanted} was not found in {owner} of {version()}, which grounddecode does not know, install a tested version"
+        f"{wanted} was not found in {owner} of transformers {transformers.__version__}, install a version that "
+        "grounddecode was tested with"
     )
 
 
+def found(owner: object, name: str) -> Any:
+    """An attribute of something of transformers'."""
+    if not hasattr(owner, name):
+        raise missing([name], owner.__name__ if isinstance(owner, type) else type(owner).__name__)
+    return getattr(owner, name)
+
+
+# -- the cache -------------------------------------------------------------------------------------------------------
 def require_cache_argument(forward: Callable[..., Any], owner: str) -> None:
     """Raise where `forward` takes the cache under no known name: every step would look like a first one."""
     given = inspect.signature(forward).parameters
-    open_ended = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in given.values())  # says nothing of its names
-    if not open_ended and not any(name in given for name in CACHE):
-        raise missing(CACHE, f"the arguments of {owner}.forward")
+    says_nothing = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in given.values())
+    if not says_nothing and not any(name in given for name in CACHE):
+        raise missing(CACHE, f"{owner}.forward")
 
 
-def given_cache(kwargs: dict[str, Any]) -> Any:
+def given_cache(kwargs: Mapping[str, Any]) -> Any:
     """The cache among the arguments of a forward, None if there is none."""
     return next((kwargs[name] for name in CACHE if kwargs.get(name) is not None), None)
 
 
 def with_cache(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
     """Arguments of a forward with another cache in the place of theirs."""
-    name = next((name for name in CACHE if kwargs.get(name) is not None), None)
-    return kwargs if name is None else kwargs | {name: cache}
+    return kwargs | {name: cache for name in CACHE if kwargs.get(name) is not None}
 
 
-def without_cache(kwargs: dict[str, Any]) -> dict[str, Any]:
+def with_own_cache(kwargs: dict[str, Any], model: Any, text: Any) -> dict[str, Any]:
+    """Arguments of a forward that brings no cache and would make one: with the one `generate` would give it.
+
+    `text`: the configuration of the decoder. So that the cache is known before the forward.
+    """
+    asked = kwargs.get("use_cache")
+    wanted = getattr(text, "use_cache", True) if asked is None else asked
+    makes = getattr(model, "_supports_default_dynamic_cache", None)
+    if not wanted or given_cache(kwargs) is not None or makes is None or not makes():
+        return kwargs
+    from transformers import DynamicCache
+
+    name = next((name for name in CACHE if name in inspect.signature(type(model).forward).parameters), None)
+    if name is None:  # forward takes it among others: by the name that outputs have
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        name = next(name for name in CACHE if hasattr(CausalLMOutputWithPast(), name))
+    return kwargs | {name: DynamicCache(config=text)}
+
+
+def without_cache(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a decoder layer that shall neither read nor write a cache."""
-    return {name: None if name in LAYER_CACHE else value for name, value in kwargs.items() if name != "use_cache"} | (
-        {"use_cache": False} if "use_cache" in kwargs else {}
-    )
+    off = dict.fromkeys(LAYER_CACHE) | {"use_cache": False}
+    return {name: off.get(name, value) for name, value in kwargs.items()}
 
 
 def cached_tokens(cache: Any) -> int:
     """How many tokens of every row a cache holds."""
-    if not hasattr(cache, "get_seq_length"):
-        raise missing(("get_seq_length",), type(cache).__name__)
-    return int(cache.get_seq_length())
+    return int(found(cache, "get_seq_length")())
 
 
-def brings_images(kwargs: dict[str, Any]) -> bool:
+def cache_layers(cache: Any) -> list[Any]:
+    """One object a decoder layer, which keeps the tensors of its rows as attributes."""
+    return list(found(cache, "layers"))
+
+
+# -- prompts ---------------------------------------------------------------------------------------------------------
+def brings_images(kwargs: Mapping[str, Any]) -> bool:
     """Whether a forward is given images: pixels, encoded ones, or embeddings that hold them already."""
-    names = [name for name, value in kwargs.items() if value is not None]
-    return any(name in (ENCODED_IMAGES, "inputs_embeds") or "pixel" in name for name in names)
+    return brings_pixels(kwargs) or kwargs.get("inputs_embeds") is not None
+
+
+def brings_pixels(kwargs: Mapping[str, Any]) -> bool:
+    return bool(kwargs.get(ENCODED)) or any("pixel" in name and kwargs[name] is not None for name in kwargs)
+
+
+def brings_video(kwargs: Mapping[str, Any]) -> bool:
+    encoded = kwargs.get(ENCODED) or {}
+    return kwargs.get(VIDEO) is not None or encoded.get("video") is not None
+
+
+def image_token(config: Any) -> int | None:
+    """Id of the token that stands for a piece of an image."""
+    return _token(config, _IMAGE_TOKEN)
+
+
+def video_token(config: Any) -> int | None:
+    return _token(config, _VIDEO_TOKEN)
+
+
+def _token(config: Any, names: Iterable[str]) -> int | None:
+    holders = (config, getattr(config, "vision_config", None))
+    ids = (getattr(holder, name, None) for holder in holders for name in names)
+    return next((int(value) for value in ids if value is not None), None)
+
+
+# -- modules ---------------------------------------------------------------------------------------------------------
+def rotary_offsets(module: nn.Module) -> Tensor | None:
+    """(rows, 1): how far multimodal rotary positions run ahead of the columns; the model keeps them between steps."""
+    return getattr(module, _OFFSETS, None)
+
+
+def set_rotary_offsets(module: nn.Module, offsets: Tensor | None) -> None:
+    setattr(module, _OFFSETS, offsets)
+
+
+def attention_registry() -> dict[str, Any]:
+    """Attention functions by name, common to all models: what a kernel's name stands for."""
+    from transformers.modeling_utils import AttentionInterface
+
+    return cast("dict[str, Any]", found(AttentionInterface, "_global_mapping"))
+
+
+def own_eager_attention(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The eager attention of the module's own file, which no registry holds: it keeps soft caps and learnt sinks."""
+    name, file = "eager_attention_forward", sys.modules[type(module).__module__]
+    if not hasattr(file, name):
+        raise missing([name], file.__name__)
+    return cast("Callable[..., tuple[Tensor, Tensor | None]]", getattr(file, name))
+
+
+def shares_keys(attention: nn.Module) -> bool:
+    """Whether an attention module reads the keys of an earlier layer (Gemma 3n and 4)."""
+    return bool(getattr(attention, "is_kv_shared_layer", False))
+
+
+def layer_kind(attention: nn.Module) -> object:
+    """Sliding or full: modules of one kind share keys among themselves."""
+    return getattr(attention, "layer_type", getattr(attention, "is_sliding", None))
+
+
+def checkpoints(block: nn.Module) -> bool:
+    """Whether a decoder layer is now computed anew in the backward pass."""
+    return bool(block.training and getattr(block, CHECKPOINTING, False))
+
+
+# -- generate while it runs ------------------------------------------------------------------------------------------
+# Looked up on the instance before the loop, from 5.19 on: turns pixels into features.
+ENCODE = "_prepare_multimodal_encoder_kwargs_for_generation"
+
+
+def decoding_loops(kind: type) -> list[str]:
+    """Methods of a model class that `generate` hands its prepared arguments to (the other ways are repositories)."""
+    from transformers.generation import utils
+
+    table = found(utils, "GENERATION_MODES_MAPPING")
+    loops = sorted({name for name in table.values() if "/" not in name})
+    for name in loops:
+        found(kind, name)
+    return loops
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------
+@contextmanager
+def asking_nothing() -> Iterator[None]:
+    """Nobody is asked on standard input whether to run a model's own code: who was not told so may not.
+
+    Not every path passes `trust_remote_code` on; where it is missing the library asks, unless it may wait no second.
+    """
+    from transformers import dynamic_module_utils as modules
+
+    waits = found(modules, _WAIT)
+    setattr(modules, _WAIT, 0)
+    try:
+        yield
+    finally:
+        setattr(modules, _WAIT, waits)
+
+
+def own_settings(image_processor: Any) -> frozenset[str] | None:
+    """Settings that an image processor has beyond those of all (tiles, numbers of pixels); None where it says none."""
+    from transformers.processing_utils import ImagesKwargs
+
+    settings = getattr(image_processor, "valid_kwargs", None)
+    if settings is None:
+        return None
+    return frozenset(getattr(settings, "__annotations__", ())) - frozenset(ImagesKwargs.__annotations__)

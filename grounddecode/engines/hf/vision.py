@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,81 +30,61 @@ _WINDOW: dict[str, Callable[[Any, int], int]] = {
 }
 
 
-class VisionAttention:
-    """Watches two layers of the vision tower: the first, and the one whose output the language model reads.
+@dataclass(frozen=True)
+class TowerWatch:
+    """How the tower of a model is watched: the attention calls of its first layer, and of the one that is read."""
 
-    Their attention is computed from queries and keys beside the tower's own kernel, in blocks, so the tower keeps
-    its implementation. What one run of the tower gives is laid onto the image tokens of the prompt, in `Sequence`.
-    """
+    config: Any
+    layers: dict[str, nn.Module]  # "first" and "last", which may be one
+    method: str
 
-    def __init__(self, method: str) -> None:
-        self.method = method
-        self._session: Session | None = None
-        self._found: dict[str, Tensor] = {}
-
-    def attach(self, session: Session) -> None:
-        config = session.model.config
-        tower = getattr(getattr(session.model, "model", None), "vision_tower", None)
+    @classmethod
+    def of(cls, model: Any, method: str) -> TowerWatch:
+        """Raises ValueError for a model whose patches cannot be told from its image tokens."""
+        config, tower = model.config, getattr(getattr(model, "model", None), "vision_tower", None)
         if config.model_type not in _WINDOW or tower is None:
             raise ValueError(
-                f"{self.method}: the patches of {type(session.model).__name__} cannot be told from its image tokens, "
+                f"{method}: the patches of {type(model).__name__} cannot be told from its image tokens, "
                 f"use a model of type {', '.join(_WINDOW)}, or another method"
             )
-        self._session = session
         layers = [m for m in tower.modules() if "Attention" in type(m).__name__ and hasattr(m, "q_proj")]
-        kernel = str(layers[0].config._attn_implementation)
-        interface.install(kernel)
-        session.on_exit(functools.partial(interface.uninstall, kernel))
         last = _layer_read(getattr(config, "vision_feature_layer", -1), len(layers))
-        for index in {0, last}:
-            session.replace(layers[index], interface.STATE, self._watch(index == 0, index == last))
-        session.on_exit(tower.register_forward_pre_hook(self._restart).remove)
-        session.on_exit(session.decoder.stack.register_forward_pre_hook(self._lay).remove)
+        return cls(config, {"first": layers[0], "last": layers[last]}, method)
 
-    def detach(self) -> None:
-        self._session = None
+    @property
+    def kernel(self) -> str:
+        return str(self.layers["first"].config._attn_implementation)  # type: ignore[union-attr]  # a configuration
 
-    def begin(self, step: Step) -> None:
-        """Nothing to prepare."""
+    def handlers(self, calls: dict[str, Call]) -> dict[nn.Module, interface.Handler]:
+        """What puts the calls of the tower's latest run into `calls`; nothing is computed for it."""
 
-    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
-        return forward(kwargs)
-
-    def finish(self) -> None:
-        self._found = {}
-
-    # -- the tower -----------------------------------------------------------------------------------------------
-    def _restart(self, *_: Any) -> None:
-        self._found = {}
-
-    def _watch(self, first: bool, last: bool) -> interface.Handler:
-        def handle(call: Call, base: BaseAttention) -> Output:
-            summary = self._has_summary(call.query.shape[2])
-            if first:
-                self._found["received"] = _received(call, 1 if summary else 0, None)
-                self._found["first"] = _received(call, 0, 1) if summary else self._found["received"]
-            if last:
-                self._found["last"] = _received(call, 0, 1 if summary else None)
-            if summary:  # the class token is no patch
-                self._found = {name: x[:, -(call.query.shape[2] - 1) :] for name, x in self._found.items()}
+        def keep(call: Call, base: BaseAttention) -> Output:
+            calls.update({name: call for name, layer in self.layers.items() if layer is call.module})
             return call.base(base, call.mask)
 
-        return handle
+        return dict.fromkeys(self.layers.values(), keep)
 
-    def _config(self) -> Any:
-        if self._session is None:
-            raise RuntimeError(f"{self.method}: the vision tower is not watched")
-        return self._session.model.config
+    def found(self, calls: dict[str, Call]) -> dict[str, Tensor]:
+        """Attention that each patch receives, (images, patches)."""
+        first, last = calls["first"], calls["last"]
+        summary = self._has_summary(first.query.shape[2])
+        received = _received(first, 1 if summary else 0, None)
+        found = {
+            "received": received,
+            "first": _received(first, 0, 1) if summary else received,
+            "last": _received(last, 0, 1 if summary else None),
+        }
+        return {name: x[:, 1:] for name, x in found.items()} if summary else found  # the class token is no patch
 
-    def _grid(self) -> tuple[int, int]:
+    def grid(self) -> tuple[int, int]:
         """Patches of one image in height and width."""
-        vision = self._config().vision_config
+        vision = self.config.vision_config
         size, patch = _pair(vision.image_size), _pair(vision.patch_size)
         return size[0] // patch[0], size[1] // patch[1]
 
     def _has_summary(self, tokens: int) -> bool:
         """Whether the tower's first token is a class token."""
-        height, width = self._grid()
+        height, width = self.grid()
         if tokens not in (height * width, height * width + 1):
             raise ValueError(
                 f"{self.method}: the vision tower reads {tokens} tokens an image where its configuration says "
@@ -112,27 +92,64 @@ class VisionAttention:
             )
         return tokens == height * width + 1
 
+    def pooled(self, scores: Tensor) -> Tensor:
+        """(images, tokens): mean over the window of patches that one token stands for."""
+        height, width = self.grid()
+        window = _WINDOW[self.config.model_type](self.config, height)
+        cut = scores.view(len(scores), height // window, window, width // window, window)
+        return cut.mean(dim=(2, 4)).flatten(1)
+
+
+class VisionAttention:
+    """Watches two layers of the vision tower: the first, and the one whose output the language model reads.
+
+    Their attention is computed from queries and keys beside the tower's own kernel, in blocks, so the tower keeps
+    its implementation. What one run of the tower gives is laid onto the image tokens of the prompt, in `Sequence`.
+    The tower may run before the decoding loop; then the run was given its calls.
+    """
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.watch: TowerWatch | None = None
+        self._session: Session | None = None
+        self._calls: dict[str, Call] = {}
+
+    def attach(self, session: Session) -> None:
+        self._session = session
+        self.watch = TowerWatch.of(session.model, self.method)
+
+    def act(self, session: Session) -> None:
+        if self.watch is None:
+            raise RuntimeError(f"{self.method}: the vision tower is not watched")
+        session.while_running(interface.installed(self.watch.kernel))
+        session.handlers.update(self.watch.handlers(self._calls))
+        session.hook(session.decoder.stack.register_forward_pre_hook, self._lay)
+
+    def begin(self, step: Step) -> None:
+        run = self._session.run if self._session is not None else None
+        if step.past == 0 and run is not None:
+            self._calls.clear()
+            self._calls.update(run.tower)
+
+    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        return forward(kwargs)
+
+    def finish(self, _: object) -> None:
+        self._calls.clear()
+
     # -- the prompt ----------------------------------------------------------------------------------------------
     def _lay(self, _: nn.Module, __: Any) -> None:
         """Before the first decoder layer: which patch of which image each prompt token stands for."""
         step = self._session.step if self._session is not None else None
-        if step is None or step.sequence.vision is not None or step.phase is Phase.DECODE:
+        if step is None or self.watch is None or step.sequence.vision is not None or step.phase is Phase.DECODE:
             return
-        if not self._found:
+        if not self._calls:
             raise ValueError(f"{self.method}: the vision tower did not run in this session, pass pixel_values")
-        scores = {name: self._pooled(x) for name, x in self._found.items()}
+        scores = {name: self.watch.pooled(x) for name, x in self.watch.found(self._calls).items()}
         first, last, received = (scores[name] for name in ("first", "last", "received"))
-        image_of, patch_of = self._places(step.sequence, *first.shape)
+        image_of, patch_of = (x.to(first.device) for x in self._places(step.sequence, *first.shape))
         vision = VisionView(first=first, last=last, received=received, image_of_key=image_of, patch_of_key=patch_of)
         step.sequence.look(vision)
-
-    def _pooled(self, scores: Tensor) -> Tensor:
-        """(images, tokens): mean over the window of patches that one token stands for."""
-        height, width = self._grid()
-        config = self._config()
-        window = _WINDOW[config.model_type](config, height)
-        cut = scores.view(len(scores), height // window, window, width // window, window)
-        return cut.mean(dim=(2, 4)).flatten(1)
 
     def _places(self, sequence: Sequence, images: int, tokens: int) -> tuple[Tensor, Tensor]:
         """(rows, prompt) long, twice: image (-1: none) and patch of every prompt token.
@@ -150,8 +167,7 @@ class VisionAttention:
         order = base.flatten().long().cumsum(dim=0).view(base.shape) - 1
         image_of = torch.where(base, order // tokens, -1).repeat_interleave(copies, dim=0)
         patch_of = torch.where(base, order % tokens, 0).repeat_interleave(copies, dim=0)
-        device = self._found["first"].device
-        return image_of.to(device), patch_of.to(device)
+        return image_of, patch_of
 
 
 def _layer_read(setting: Any, n_layers: int) -> int:

@@ -1,0 +1,88 @@
+"""Bookkeeping of one forward pass: which sequence it belongs to, which rows, how much is cached, what the prompt is."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from grounddecode.engines.hf import transformers_names
+from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, require_images
+from grounddecode.engines.hf.sequence import Sequence
+from grounddecode.engines.hf.step import Step
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.decoder import Decoder
+    from grounddecode.engines.hf.running import Run
+    from grounddecode.engines.hf.session import Session
+
+
+def begin(session: Session, run: Run, kwargs: dict[str, Any], outer_ids: Tensor | None) -> Step:
+    """The step that a forward with these arguments is. `outer_ids`: those of the model around a language model."""
+    refuse_checkpointing(session.decoder, session.methods)
+    ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+    given = ids if ids is not None else embeds
+    if given is None:
+        raise ValueError("forward was called without input_ids, pass them")
+    rows, length = given.shape[0], given.shape[1]
+    cache = transformers_names.given_cache(kwargs)
+    past = 0 if cache is None else transformers_names.cached_tokens(cache)
+    sequence = run.sequence_of(cache)
+    if past == 0 or sequence is None:
+        first = sequence is None
+        sequence = _new_sequence(session, run, ids if ids is not None else outer_ids, rows, past, kwargs)
+        if past == 0:
+            require_images(sequence, length, kwargs, first)
+        if session.parts and cache is not None:
+            _follow_beams(run, cache, sequence)
+    elif past > sequence.read:
+        raise ValueError(
+            f"the cache holds {past - sequence.read} tokens that were not read here, read them in this block"
+        )
+    run.keep(sequence, cache)
+    sequence.read = past + length
+    return Step(sequence, session.decoder.n_layers, past, length)
+
+
+def _new_sequence(
+    session: Session, run: Run, ids: Tensor | None, rows: int, past: int, kwargs: dict[str, Any]
+) -> Sequence:
+    prompt = run.prompt if run.prompt is not None else ids
+    if prompt is None:
+        raise ValueError("only inputs_embeds were given, pass input_ids too: image positions are read from them")
+    if past and (run.by_hand or session.parts):
+        raise ValueError(f"the cache already holds {past} tokens that were not read here, start from the whole prompt")
+    given = kwargs.get("attention_mask")
+    mask = run.padding if run.padding is not None else given  # the forward may get a part, or one a layer kind
+    return read_prompt(prompt, rows, mask, kwargs, session.decoder, session.methods)
+
+
+def _follow_beams(run: Run, cache: Any, sequence: Sequence) -> None:
+    """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's."""
+    vars(cache).pop("reorder_cache", None)  # of an earlier sequence that this cache held
+    original = cache.reorder_cache
+
+    def reorder_cache(beams: Tensor) -> None:
+        rows = sequence.reorder(beams)
+        original(rows)
+
+    cache.reorder_cache = reorder_cache
+    run.undo.append(functools.partial(_forget_beams, weakref.ref(cache)))
+
+
+def _forget_beams(cache: weakref.ref[Any]) -> None:
+    known = cache()
+    if known is not None:
+        vars(known).pop("reorder_cache", None)
+
+
+def check_layers(decoder: Decoder, expected: frozenset[int], step: Step) -> None:
+    """Every expected layer must have come through the interface; a fused or remote implementation does not."""
+    missing = expected - step.seen
+    if missing:
+        raise RuntimeError(
+            f"layers {sorted(missing)} of {type(decoder.model).__name__} did not use transformers' attention interface "
+            f"({decoder.implementation}), load it with attn_implementation='sdpa' and no fused modules"
+        )

@@ -1,0 +1,70 @@
+"""The prompt of a generation as the engine reads it: where its images are, and what cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from grounddecode.engines.hf import transformers_names
+from grounddecode.engines.hf.sequence import Sequence as Sequences
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.decoder import Decoder
+    from grounddecode.method import Method
+
+
+def read_prompt(
+    prompt: Tensor, rows: int, mask: Any, kwargs: Mapping[str, Any], decoder: Decoder, methods: Sequence[Method]
+) -> Sequences:
+    """What is known of the sequences that begin with `prompt` (prompts, tokens), of which `rows` are generated.
+
+    Args:
+        mask: the padding mask of the whole prompt, if there is one.  kwargs: arguments of the first forward.
+
+    Raises:
+        ValueError: a prompt that no method can read, in one sentence.
+    """
+    image = prompt == decoder.image_token_id
+    names = ", ".join(method.name for method in methods)
+    if transformers_names.brings_video(kwargs) or _holds(prompt, decoder.video_token_id):
+        raise ValueError(f"{names}: the prompt holds a video, which no method reads, give pictures of its frames")
+    if transformers_names.brings_pixels(kwargs) and not bool(image.any()):
+        raise ValueError(f"{names}: no image token in the prompt, build it with the processor and pass its images")
+    if isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, prompt.shape[1] - 1 :].all()):
+        raise ValueError("the batch is padded on the right, set processor.tokenizer.padding_side = 'left'")
+    return Sequences(prompt.shape[1], image.repeat_interleave(rows // prompt.shape[0], dim=0))
+
+
+def _holds(prompt: Tensor, token: int | None) -> bool:
+    return token is not None and bool((prompt == token).any())
+
+
+def require_images(sequence: Sequences, length: int, kwargs: Mapping[str, Any], first: bool) -> None:
+    """Raise where the first `length` tokens of a prompt are read without the images that belong to it.
+
+    `first`: nothing of the prompt was read before.
+    """
+    whole = length >= sequence.prompt_length
+    if whole or sequence.is_plain or transformers_names.brings_images(kwargs):
+        return
+    if first:
+        raise ValueError(
+            "this version of transformers drops the images of a prompt read in chunks, unset prefill_chunk_size"
+        )
+    raise ValueError(
+        f"the cache holds nothing of the {sequence.prompt_length} tokens that were read, so none of them is seen any "
+        "more (gradient checkpointing in training mode does that), call model.eval()"
+    )
+
+
+def refuse_checkpointing(decoder: Decoder, methods: Sequence[Method]) -> None:
+    """Raise where layers are computed a second time in the backward pass, when no method acts any more."""
+    if torch.is_grad_enabled() and any(transformers_names.checkpoints(layer.block) for layer in decoder.layers):
+        names = ", ".join(method.name for method in methods)
+        raise ValueError(
+            f"{names}: gradient checkpointing computes layers again when methods act no more, call "
+            "model.gradient_checkpointing_disable() or model.eval()"
+        )
