@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from grounddecode import lab
-from grounddecode.evaluate import chair
-from grounddecode.evaluate.provenance import provenance
+from grounddecode.evaluate.run.provenance import provenance
+from grounddecode.evaluate.scoring import chair
 from grounddecode.lab.world import scenes
 from grounddecode.saliency import record_saliency
 

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.detector import PROMPT, mentions_of
 from grounddecode import ground, lab
-from grounddecode.evaluate.benchmarks import Wanted, load
-from grounddecode.evaluate.provenance import provenance
+from grounddecode.evaluate.benchmarks.base import Wanted, load
+from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab.anatomy import prompt
 from grounddecode.lab.corpus import BACKGROUND, patch_labels
 from grounddecode.lab.world import draw, draw_with_owners, scenes

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grounddecode.evaluate import chair, pope
+from grounddecode.evaluate.scoring import chair, pope
 from grounddecode.lab import CHECKPOINTS, captions, checkpoint, dataset, world
 from grounddecode.lab.anatomy import captions_of, prompt
 from grounddecode.lab.model import load_checkpoint

@@ -22,10 +22,10 @@ from benchmarks.lab_tuning import RESULT as TUNING
 from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine
-from grounddecode.evaluate import chair
-from grounddecode.evaluate.plans import GREEDY, plan
-from grounddecode.evaluate.recipes import read, run
-from grounddecode.evaluate.store import RunFolder
+from grounddecode.evaluate.folder.store import RunFolder
+from grounddecode.evaluate.plan import GREEDY, plan
+from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.evaluate.scoring import chair
 from grounddecode.lab import CHECKPOINTS, checkpoint
 from grounddecode.lab.world import scenes
 

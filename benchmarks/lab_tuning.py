@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.plans import GREEDY, plan
-from grounddecode.evaluate.recipes import read, run
+from grounddecode.evaluate.plan import GREEDY, plan
+from grounddecode.evaluate.run.recipes import read, run
 
 HERE = Path(__file__).parent
 RECIPE, RESULT = HERE / "recipes" / "lab_tuning.yaml", HERE / "results" / "lab" / "tuning.json"

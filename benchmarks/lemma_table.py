@@ -10,7 +10,7 @@ import json
 import textwrap
 from pathlib import Path
 
-from grounddecode.evaluate.chair_words import official_vocabulary
+from grounddecode.evaluate.scoring.chair_words import official_vocabulary
 
 FILES = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 RULES = {

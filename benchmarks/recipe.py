@@ -13,8 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from grounddecode.evaluate.compare import compare
-from grounddecode.evaluate.recipes import read, run
+from grounddecode.evaluate.results.compare import compare
+from grounddecode.evaluate.run.recipes import read, run
 
 
 def main() -> None:

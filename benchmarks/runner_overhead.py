@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
-from grounddecode.evaluate.answering import Answering
-from grounddecode.evaluate.batches import batches, units
-from grounddecode.evaluate.benchmarks import Wanted, load
-from grounddecode.evaluate.plans import plans
-from grounddecode.evaluate.provenance import provenance
-from grounddecode.evaluate.runner import Recipe, bench
-from grounddecode.evaluate.samples import Sample, open_picture
-from grounddecode.evaluate.store import RunFolder
+from grounddecode.evaluate.benchmarks.base import Wanted, load
+from grounddecode.evaluate.folder.store import RunFolder
+from grounddecode.evaluate.plan import plans
+from grounddecode.evaluate.run.asking import Answering
+from grounddecode.evaluate.run.batches import batches, units
+from grounddecode.evaluate.run.provenance import provenance
+from grounddecode.evaluate.run.runner import Recipe, bench
+from grounddecode.evaluate.sample import Sample, open_picture
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

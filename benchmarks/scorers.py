@@ -30,11 +30,11 @@ FILLER = ["the", "a", "of", "and", "in", "with", "on", "near", "is", "several", 
 
 def captions(path: str | None) -> list[dict]:
     """500 captions, read or made up."""
-    from grounddecode.evaluate import records
-    from grounddecode.evaluate.chair_words import official_vocabulary
+    from grounddecode.evaluate import json_lines
+    from grounddecode.evaluate.scoring.chair_words import official_vocabulary
 
     if path:
-        return records.read(path)
+        return json_lines.read(path)
     rng = random.Random(0)
     words = sorted(official_vocabulary().categories)
     return [{"image_id": image, "caption": text(rng, words, 96)} for image in range(500)]
@@ -49,7 +49,7 @@ def text(rng: random.Random, words: list[str], length: int) -> str:
 
 def chair_job(options: argparse.Namespace, flavour: str):
     """Score 500 captions with one flavour."""
-    from grounddecode.evaluate import chair
+    from grounddecode.evaluate.scoring import chair
 
     rows = captions(options.captions)
     truth = {row["image_id"]: ["person", "dog"] for row in rows}
@@ -58,7 +58,7 @@ def chair_job(options: argparse.Namespace, flavour: str):
 
 def pope_job(options: argparse.Namespace, rule: str):
     """Score 3,000 answers with one rule."""
-    from grounddecode.evaluate import pope
+    from grounddecode.evaluate.scoring import pope
 
     questions = [{"label": "yes" if number % 2 else "no"} for number in range(3000)]
     answers = ["Yes, there is a dog in the image." if number % 3 else "No, there is not." for number in range(3000)]
@@ -67,8 +67,8 @@ def pope_job(options: argparse.Namespace, rule: str):
 
 def amber_data(folder: str | None):
     """AMBER's data, or annotations of its size over the words that we know."""
-    from grounddecode.evaluate import amber
-    from grounddecode.evaluate.word_lists import data
+    from grounddecode.evaluate.language.word_lists import data
+    from grounddecode.evaluate.scoring import amber
 
     if folder:
         return amber.load(folder)
@@ -84,7 +84,7 @@ def amber_data(folder: str | None):
 
 def amber_job(options: argparse.Namespace, task: str, tagger: str = "rules"):
     """Score 1,004 descriptions or 14,216 questions."""
-    from grounddecode.evaluate import amber
+    from grounddecode.evaluate.scoring import amber
 
     data = amber_data(options.amber)
     rng = random.Random(1)
@@ -100,7 +100,7 @@ def amber_job(options: argparse.Namespace, task: str, tagger: str = "rules"):
 
 def _install_weights(texts: list[str]) -> None:
     """A tagger with random weights in the shape of NLTK's: 45 classes, 12 weights for every feature of the texts."""
-    from grounddecode.evaluate import tagger, tokens
+    from grounddecode.evaluate.language import tagger, tokens
 
     rng = random.Random(2)
     classes = [f"NN{number}" for number in range(45)]

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import lab_markdown, lab_table, lab_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
-from grounddecode.evaluate.plans import plan
-from grounddecode.evaluate.recipes import read
+from grounddecode.evaluate.plan import plan
+from grounddecode.evaluate.run.recipes import read
 
 
 def graded(chair_i: float, recall: float, adversarial: float) -> dict[str, float]:

@@ -21,7 +21,7 @@ LIGHT = (
     "grounddecode/__init__.py",
     "grounddecode/registry.py",
     "grounddecode/cli/*.py",
-    "grounddecode/evaluate/*.py",
+    "grounddecode/evaluate/**/*.py",
     "grounddecode/report/*.py",
 )
 

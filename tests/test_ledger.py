@@ -12,7 +12,7 @@ import typer
 from benchmarks import ledger
 from grounddecode.cli.app import app
 from grounddecode.evaluate.names import listed
-from grounddecode.evaluate.plans import plans
+from grounddecode.evaluate.plan import plans
 from grounddecode.registry import names
 
 PAPERS = json.loads(ledger.SOURCE.read_text(encoding="utf-8"))["papers"]

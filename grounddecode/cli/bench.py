@@ -40,7 +40,7 @@ def _read_recipe(context: typer.Context, recipe: Path | None) -> Path | None:
     """Make what a recipe says the default of the other options."""
     if recipe is None:
         return None
-    from grounddecode.evaluate.recipes import said
+    from grounddecode.evaluate.run.recipes import said
 
     context.default_map = _as_options(said(recipe))
     return recipe
@@ -95,8 +95,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Answer benchmarks with several methods, score the answers, write a run folder."""
-    from grounddecode.evaluate.recipe import Recipe
-    from grounddecode.evaluate.runner import bench as answer
+    from grounddecode.evaluate.run.recipe import Recipe
+    from grounddecode.evaluate.run.runner import bench as answer
 
     asked = Recipe(
         model=model,
@@ -129,7 +129,7 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
     """Put the shards of a run together and score them."""
-    from grounddecode.evaluate.merging import merge as together
+    from grounddecode.evaluate.run.merge import merge as together
 
     with results_only():
         metrics = together(runs, out)
@@ -143,7 +143,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Methods and their controls side by side, with paired intervals."""
-    from grounddecode.evaluate.compare import compare as side_by_side
+    from grounddecode.evaluate.results.compare import compare as side_by_side
 
     with results_only():
         comparison = side_by_side(runs, listed(benchmarks) if benchmarks else None)
@@ -160,7 +160,7 @@ def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool)
     if as_json:
         write_json(metrics)
     else:
-        from grounddecode.evaluate.compare import compare as side_by_side
+        from grounddecode.evaluate.results.compare import compare as side_by_side
 
         write_line(side_by_side([out]).text(width()).rstrip("\n"))
         write_line(f"\nrun folder: {out}" + (f" (failed samples: {failed})" if failed else ""))

@@ -28,7 +28,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what is missing, where to get it, sizes and licences. Exit code 1 when something is."""
-    from grounddecode.evaluate import data_sets as sets
+    from grounddecode.evaluate.data import check as sets
 
     report = sets.check(name, root)
     write_json(report.to_dict()) if as_json else write_line(report.text())
@@ -43,7 +43,7 @@ def get(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Download what is missing, going on where a download stopped, and compare checksums."""
-    from grounddecode.evaluate import data_sets as sets
+    from grounddecode.evaluate.data import check as sets
 
     with results_only(), Meter.shown("data") as meter:
         report = sets.get(name, root, meter.bytes)

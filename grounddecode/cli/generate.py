@@ -24,7 +24,7 @@ from grounddecode.cli.output import results_only, write_json, write_line
 
 if TYPE_CHECKING:
     from grounddecode.engines.base import Decoding, Request
-    from grounddecode.evaluate.plans import Plan
+    from grounddecode.evaluate.plan import Plan
     from grounddecode.method import Method
 
 LONGEST_ADDRESS = 80  # characters of one that are repeated
@@ -153,7 +153,7 @@ def chosen_plan(spec: str, settings: Sequence[str]) -> Plan:
         ValueError: a setting that is no `key=value`, that no method has, or that several have.
     """
     from grounddecode import registry
-    from grounddecode.evaluate.plans import plan as read
+    from grounddecode.evaluate.plan import plan as read
 
     plan = read(spec)
     methods = list(plan.methods)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from grounddecode.evaluate.runner import Progress
+    from grounddecode.evaluate.run.runner import Progress
 
 SECONDS = 15.0  # between two lines of a log
 

@@ -47,7 +47,7 @@ def score_pope(
     as_json: AsJson = False,
 ) -> None:
     """POPE: yes/no questions about objects."""
-    from grounddecode.evaluate import score as files
+    from grounddecode.evaluate.answers import scored as files
 
     numbers = files.score_pope(
         questions, answers, rule, allow_truncation, labels=labels, answer_key=answer_key, by_position=by_position
@@ -69,7 +69,7 @@ def score_chair(
     as_json: AsJson = False,
 ) -> None:
     """CHAIR: objects that captions name and their pictures do not have."""
-    from grounddecode.evaluate import score as files
+    from grounddecode.evaluate.answers import scored as files
 
     numbers = files.score_chair(
         captions,
@@ -97,7 +97,7 @@ def score_amber(
     as_json: AsJson = False,
 ) -> None:
     """AMBER: descriptions and questions about existence, attributes and relations."""
-    from grounddecode.evaluate import score as files
+    from grounddecode.evaluate.answers import scored as files
 
     show(files.score_amber(data, responses, task, similarity, answers, tagger, answer_key=answer_key), as_json)
 
@@ -109,8 +109,8 @@ def score_mme(
     as_json: AsJson = False,
 ) -> None:
     """MME's hallucination subset: existence, count, position, color."""
-    from grounddecode.evaluate import mme
-    from grounddecode.evaluate import score as files
+    from grounddecode.evaluate.answers import scored as files
+    from grounddecode.evaluate.scoring import mme
 
     chosen = mme.TASKS if tasks is None else tuple(part.strip() for part in tasks.split(",") if part.strip())
     show(files.score_mme(results, chosen), as_json)
@@ -128,7 +128,7 @@ def score_hallusionbench(
 ) -> None:
     """HallusionBench: a model judges every answer, so the numbers depend on it and equal nobody's."""
     from grounddecode.engines.base import open_engine
-    from grounddecode.evaluate import judge as judging
+    from grounddecode.evaluate.scoring import hallusionbench as judging
 
     asked, said = judging.read_hallusionbench(questions), judging.read_answers(answers, answer_key)
     with results_only():
@@ -153,8 +153,8 @@ def score_run(
     as_json: AsJson = False,
 ) -> None:
     """A run folder again, from its stored answers, by other rules. Needs no model."""
-    from grounddecode.evaluate.compare import compare
-    from grounddecode.evaluate.rescoring import rescore
+    from grounddecode.evaluate.results.compare import compare
+    from grounddecode.evaluate.run.rescore import rescore
 
     rules = {"pope_rule": pope_rule, "chair_flavour": chair_flavour, "amber_similarity": amber_similarity}
     metrics = rescore(run, **rules, resamples=resamples, drop_unfinished=drop_unfinished)

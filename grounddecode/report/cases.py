@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.evaluate.chair import PATTERN
-from grounddecode.evaluate.samples import LAB, open_picture
+from grounddecode.evaluate.sample import LAB, open_picture
+from grounddecode.evaluate.scoring.chair import PATTERN
 from grounddecode.report.marks import Mark, mark
 from grounddecode.report.overlay import Box
 

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grounddecode.evaluate.chair import PATTERN, mentions
-from grounddecode.evaluate.tokens import words
+from grounddecode.evaluate.language.tokens import words
+from grounddecode.evaluate.scoring.chair import PATTERN, mentions
 
 if TYPE_CHECKING:
-    from grounddecode.evaluate.chair_words import Mention
+    from grounddecode.evaluate.scoring.chair_words import Mention
 
 Span = tuple[int, int]
 
@@ -30,7 +30,7 @@ def mark(caption: str, present: Collection[str], flavour: str = PATTERN) -> list
 
     Args:
         present: COCO categories that the picture has.
-        flavour: whose words, see `grounddecode.evaluate.chair`.
+        flavour: whose words, see `grounddecode.evaluate.scoring.chair`.
     """
     spans = token_spans(caption)
     found: list[Mark] = []

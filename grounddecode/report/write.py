@@ -7,19 +7,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grounddecode.evaluate.compare import compare
-from grounddecode.evaluate.measure import scoring_of
-from grounddecode.evaluate.places import picture_file
-from grounddecode.evaluate.plans import GREEDY
-from grounddecode.evaluate.store import Record, RunFolder
+from grounddecode.evaluate.benchmarks.measure import scoring_of
+from grounddecode.evaluate.folder.places import picture_file
+from grounddecode.evaluate.folder.store import Record, RunFolder
+from grounddecode.evaluate.plan import GREEDY
+from grounddecode.evaluate.results.compare import compare
 from grounddecode.evaluate.whole_files import write_whole
 from grounddecode.report import cases, html
 from grounddecode.report.picture import picture
 from grounddecode.report.provenance import facts
 
 if TYPE_CHECKING:
-    from grounddecode.evaluate.run_file import RunFile
-    from grounddecode.evaluate.tables import Table
+    from grounddecode.evaluate.folder.run_file import RunFile
+    from grounddecode.evaluate.results.tables import Table
 
 ON_PICTURE = 4  # cases, so that it stays one that people look at
 

@@ -13,7 +13,7 @@ import pytest
 
 from grounddecode.cli import main
 from grounddecode.evaluate.names import listed
-from grounddecode.evaluate.recipe import Recipe
+from grounddecode.evaluate.run.recipe import Recipe
 from grounddecode.lab import dataset
 from tests.cli.conftest import Run, assert_sentence
 

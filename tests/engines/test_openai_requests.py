@@ -13,7 +13,7 @@ from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request
 from grounddecode.engines.openai import OpenAIEngine
-from grounddecode.evaluate.judge import engine_judge
+from grounddecode.evaluate.scoring.hallusionbench import engine_judge
 from grounddecode.registry import parse
 from tests.engines.fake_openai import GREEDY, Fake, Reply, ask, words
 

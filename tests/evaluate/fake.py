@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.runner import Recipe, bench
+from grounddecode.evaluate.run.runner import Recipe, bench
 from grounddecode.method import Method
 
 THINGS = ("dog", "cat", "car", "chair", "cup", "bowl")

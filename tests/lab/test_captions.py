@@ -106,13 +106,13 @@ def test_reference_captions_are_truthful(drawn):
 
 
 def test_every_noun_is_in_the_coco_table_under_its_category():
-    chair = pytest.importorskip("grounddecode.evaluate.chair")
+    chair = pytest.importorskip("grounddecode.evaluate.scoring.chair")
     for word, category in WORDS.items():
         assert [m[1] for m in chair.mentions(f"There is a {word} on the left.", "pattern")] == [category]
 
 
 def test_the_chair_rules_count_exactly_the_named_objects(drawn):
-    chair = pytest.importorskip("grounddecode.evaluate.chair")
+    chair = pytest.importorskip("grounddecode.evaluate.scoring.chair")
     rng = np.random.default_rng(5)
     for scene in drawn[:100]:
         text, record = captions.long_caption(scene, rng)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.runner import Recipe, bench
-from grounddecode.evaluate.store import RunFolder
+from grounddecode.evaluate.folder.store import RunFolder
+from grounddecode.evaluate.run.runner import Recipe, bench
 from grounddecode.lab import world
 from grounddecode.method import Method
 from grounddecode.report.provenance import facts

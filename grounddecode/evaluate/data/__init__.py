@@ -1,1 +1,1 @@
-"""Tables that the scorers read."""
+"""What the benchmarks need on disk, how it is checked and had, and the tables that scorers read."""

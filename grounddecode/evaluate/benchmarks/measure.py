@@ -1,0 +1,61 @@
+"""What a measure is, and by which rules answers are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from grounddecode.evaluate.benchmarks.base import LAB_DATA
+from grounddecode.evaluate.intervals import MOST_RESAMPLES, Floats
+from grounddecode.evaluate.language import similarity
+from grounddecode.evaluate.scoring import chair, pope
+
+Record = Mapping[str, Any]
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """By which rules answers are scored; changing them never needs an engine."""
+
+    pope_rule: str = "official"
+    chair_flavour: str = "pattern"
+    amber_similarity: str = "exact"
+    resamples: int = 1000
+    data: str = LAB_DATA  #: where the word lists of AMBER are
+    drop_unfinished: bool = False  #: of CHAIR captions that were cut, see `grounddecode.evaluate.language.unfinished`
+
+    def __post_init__(self) -> None:
+        pope.check_rule(self.pope_rule)
+        chair.check_flavour(self.chair_flavour)
+        similarity.check(self.amber_similarity)
+        if not 1 <= self.resamples <= MOST_RESAMPLES:
+            raise ValueError(f"resamples is {self.resamples}: give a number from 1 to {MOST_RESAMPLES}")
+
+
+def scoring_of(run: Mapping[str, Any]) -> Scoring:
+    """The rules that a run was scored by last; for one that was stopped before, those of the data it holds."""
+    held = {"chair_flavour": run.get("chair_flavour", chair.PATTERN), "data": run.get("data", LAB_DATA)}
+    known = {field.name for field in fields(Scoring)}
+    return Scoring(**{**held, **{key: value for key, value in run.get("scoring", {}).items() if key in known}})
+
+
+def ground_truth_of(flavour: str) -> str:
+    """The flavour whose words read the reference captions: published tables use those of `pattern`."""
+    return chair.PATTERN if flavour == chair.PUBLISHED else flavour
+
+
+class Measure(Protocol):
+    """One benchmark's numbers. `directions` says of each ratio whether more is better; None: neither."""
+
+    directions: Mapping[str, bool | None]
+    captions: bool
+
+    def score(self, records: Sequence[Record], scoring: Scoring) -> tuple[dict[str, Any], list[Row]]:
+        """The scorer's own numbers, and one row of counts a record."""
+        ...
+
+    def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Sums of the rows to ratios, under the names of the scorer's numbers."""
+        ...

@@ -1,0 +1,1 @@
+"""Words and sentences as the official programs cut, tag and reduce them."""

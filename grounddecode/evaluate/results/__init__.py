@@ -1,0 +1,1 @@
+"""From answers to results: measures, intervals, controls, comparisons, tables."""

@@ -1,0 +1,1 @@
+"""The bench: a recipe in, a run folder out."""

@@ -1,0 +1,131 @@
+"""The recipe of a run: everything a bench is told, in one object that pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from grounddecode.engines.base import INCIDENTAL
+from grounddecode.evaluate.benchmarks.base import EVALUATION, LAB_DATA, Wanted
+from grounddecode.evaluate.benchmarks.measure import Scoring
+from grounddecode.evaluate.folder.schema import Between, Misfit, check
+from grounddecode.evaluate.names import listed
+from grounddecode.evaluate.run.batches import parse_shard
+from grounddecode.evaluate.run.settings import plain
+from grounddecode.evaluate.scoring.chair import PATTERN, default_flavour
+from grounddecode.secrets import masked
+
+_LISTS = ("methods", "benchmarks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a bench does: the command line's options, a YAML file, and the settings in run.json.
+
+    Attributes:
+        model: "lab", "lab:NAME", a folder, a hub id, or whatever the engine takes.
+        engine: an engine by name, see `grounddecode.engines.base`.
+        methods: plans, see `grounddecode.evaluate.plan.plan`; methods decode greedily unless they say otherwise.
+        benchmarks: of `grounddecode.evaluate.benchmarks.base.names()`.
+        limit: at most so many samples of each split of a benchmark; None: all.
+        seed: of sampling.
+        batch_size: samples asked at once, 1 or more. Padding can change answers a little; 1 for reference runs.
+        data: folder of the benchmarks' data; None: the lab's drawn scenes.
+        split: of the lab's scenes: "evaluation", or "calibration" to choose settings on.
+        shard: "i/n", i from 1 to n: answer only every n-th picture; see `grounddecode.evaluate.run.merge.merge`.
+        max_new_tokens: of captions; None: 60 on the lab, 512 elsewhere.
+        pope_rule, chair_flavour, amber_similarity: how answers are scored; CHAIR's flavour is by default `pattern` on
+            the lab, else `grounddecode.evaluate.scoring.chair.default_flavour()`.
+        resamples: of the bootstrap.
+        drop_unfinished: score CHAIR captions that were cut at `max_new_tokens` without the sentence that the cut left
+            unfinished.
+        engine_options: passed on to the engine, such as `{"device": "cuda:1"}`.
+
+    Raises:
+        ValueError: a field of another type, or out of its range.
+    """
+
+    model: str
+    engine: str = "hf"
+    methods: tuple[str, ...] = ("greedy",)
+    benchmarks: tuple[str, ...] = ("pope", "chair")
+    limit: int | None = None
+    seed: int = 0
+    batch_size: int = 8
+    data: str | None = None
+    split: str = EVALUATION
+    shard: str | None = None
+    max_new_tokens: Annotated[int, Between(1)] | None = None
+    pope_rule: str = "official"
+    chair_flavour: str | None = None
+    amber_similarity: str = "exact"
+    resamples: int = 1000
+    drop_unfinished: bool = False
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in _LISTS:
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(listed(value)) if isinstance(value, str | list | tuple) else value)
+        object.__setattr__(self, "data", None if self.data in (None, LAB_DATA) else _text(self.data))
+        object.__setattr__(self, "engine_options", _mapping(self.engine_options))
+        hints = get_type_hints(Recipe, include_extras=True)
+        for one in fields(self):
+            check(getattr(self, one.name), hints[one.name], one.name)
+        if self.batch_size < 1:
+            raise Misfit(f"batch_size is {self.batch_size}: give at least 1")
+        if self.shard is not None:
+            parse_shard(self.shard)
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of the data, or None for the lab's drawn scenes."""
+        return None if self.data is None else Path(self.data)
+
+    @property
+    def flavour(self) -> str:
+        """CHAIR's flavour, the default one resolved."""
+        return self.chair_flavour or (PATTERN if self.data is None else default_flavour())
+
+    def scoring(self) -> Scoring:
+        """By which rules the answers are scored. Raises ValueError for rules that do not exist."""
+        rules = (self.pope_rule, self.flavour, self.amber_similarity, self.resamples)
+        return Scoring(*rules, self.data or LAB_DATA, self.drop_unfinished)
+
+    def wanted(self, flavour: str | None = None) -> Wanted:
+        """What of each benchmark is asked; `flavour`: of CHAIR's ground truth, instead of the recipe's own."""
+        return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, self.split)
+
+    def settings(self) -> dict[str, Any]:
+        """The part that answers depend on, as run.json holds it: without secrets, so that another key resumes a run."""
+        return {
+            "model": masked(self.model),
+            "engine": self.engine,
+            "engine_options": lasting(self.engine_options),
+            "methods": sorted(self.methods),
+            "benchmarks": sorted(set(self.benchmarks)),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shard": self.shard,
+            "limit": self.limit,
+            "max_new_tokens": self.max_new_tokens,
+            **({} if self.split == EVALUATION else {"split": self.split}),  # older folders say nothing, and mean it
+            "data": LAB_DATA if self.data is None else "folder",
+        }
+
+
+def lasting(options: Mapping[str, Any]) -> dict[str, Any]:
+    """An engine's options without those that starts of one run may differ in, the path of a calibration among them."""
+    paths = {key for key in ("calibration",) if isinstance(options.get(key), str | Path)}
+    return dict(masked({key: plain(value) for key, value in options.items() if key not in INCIDENTAL | paths}))
+
+
+def _text(path: object) -> object:
+    return str(path) if isinstance(path, Path) else path
+
+
+def _mapping(options: object) -> object:
+    """A copy that nobody else changes."""
+    return dict(options) if isinstance(options, Mapping) else options

@@ -1,0 +1,1 @@
+"""Scorers that equal the official programs, each rule by its name."""

@@ -1,0 +1,68 @@
+"""What the names of plans mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from grounddecode.evaluate.plan import plan, plans
+
+
+@pytest.mark.parametrize(
+    ("spec", "decoding", "methods"),
+    [
+        ("greedy", {}, []),
+        ("sample", {"do_sample": True, "temperature": 1.0, "top_p": 1.0}, []),
+        ("sample:temperature=0.7", {"do_sample": True, "temperature": 0.7, "top_p": 1.0}, []),
+        ("sample+cut", {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "min_p": 0.1}, []),
+        ("sample+cut:beta=0.2", {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "min_p": 0.2}, []),
+        ("beam:n=3", {"num_beams": 3}, []),
+        ("avc", {}, ["avc"]),
+        ("greedy+avc", {}, ["avc"]),
+        ("locore+avc", {}, ["locore", "avc"]),
+        ("sample+avc", {"do_sample": True, "temperature": 1.0, "top_p": 1.0}, ["avc"]),
+    ],
+)
+def test_words(spec: str, decoding: dict[str, object], methods: list[str]) -> None:
+    found = plan(spec)
+    assert found.name == spec
+    assert found.decoding == decoding
+    assert [method.name for method in found.methods] == methods
+
+
+def test_settings_of_methods_are_resolved() -> None:
+    told = plan("locore:beta=0.3").to_dict()
+    assert told["methods"][0]["beta"] == 0.3
+    assert set(told["methods"][0]) > {"name", "beta"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("cut", "write sample+cut"),
+        ("greedy+cut", "write sample+cut"),
+        ("sample+beam", "both samples and searches"),
+        ("sample:heat=1", "'heat' is no setting of sample"),
+        ("sample:temperature=hot", "sample:temperature is 'hot', give a number"),
+        ("sample:temperature=0", "sample:temperature is 0, give a number above 0"),
+        ("sample:temperature=nan", "give a number above 0"),
+        ("sample:temperature=inf", "give a number above 0"),
+        ("sample:top_p=0", "give a number above 0, at most 1"),
+        ("sample:top_p=1.01", "give a number above 0, at most 1"),
+        ("sample+cut:beta=-0.1", "cut:beta is -0.1, give a number from 0 to 1"),
+        ("beam:n=2.5", "beam:n is 2.5, give a whole number of at least 1"),
+        ("beam:n=0", "give a whole number of at least 1"),
+        ("beam:n=inf", "give a whole number of at least 1"),
+        ("sample:temperature", "is no setting, write key=value"),
+        ("avk", "did you mean 'avc'"),
+        ("greedyy", "did you mean 'greedy'"),
+    ],
+)
+def test_mistakes_are_one_sentence(spec: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said.replace("+", r"\+")):
+        plan(spec)
+
+
+def test_each_plan_once_and_at_least_one() -> None:
+    assert [one.name for one in plans(["greedy", " avc", "greedy"])] == ["greedy", "avc"]
+    with pytest.raises(ValueError, match="no method was given"):
+        plans([])
