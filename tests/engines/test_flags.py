@@ -43,9 +43,9 @@ def watched(session: Any) -> list[dict[Any, Tensor]]:
     seen: list[dict[Any, Tensor]] = []
     adjust = session._adjust
 
-    def remember(step: Any, output: Any) -> None:
+    def remember(step: Any, *given: Any) -> None:
         seen.append(dict((step.sequence.joined or step.sequence).memory))
-        adjust(step, output)
+        adjust(step, *given)
 
     session._adjust = remember
     return seen
