@@ -94,6 +94,24 @@ class Method:
         """Whether the attention edit concerns decoder layer `layer` (0-based) of `n_layers`."""
         return True
 
+    def named_layers(self) -> tuple[int, ...]:
+        """Decoder layers that the hyper-parameters name one by one."""
+        return ()
+
+    def require_layers(self, n_layers: int) -> None:
+        """Raise ValueError unless a decoder of `n_layers` has every layer named, and the edit acts on one at least."""
+        has = f"this model has layers 0 to {n_layers - 1}"
+        if any(not 0 <= layer < n_layers for layer in self.named_layers()):
+            raise ValueError(f"{self.name}: layers is {self.named_layers()}, {has}")
+        edits = Needs.ATTENTION_EDIT in self.active_needs()
+        if edits and not any(self.acts_on(layer, n_layers) for layer in range(n_layers)):
+            given = f"layers is {vars(self)['layers']} and holds none" if "layers" in vars(self) else "it acts on none"
+            raise ValueError(f"{self.name}: {given}, {has}")
+
+    def require_decoder(self, n_layers: int, n_heads: int) -> None:
+        """Raise ValueError unless a decoder of this shape has all that the hyper-parameters name."""
+        self.require_layers(n_layers)
+
     def is_neutral(self) -> bool:
         """True when the hyper-parameters make the method do nothing; engines then leave the model alone."""
         switches = [f for f in fields(self) if "neutral" in f.metadata]

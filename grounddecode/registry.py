@@ -66,7 +66,7 @@ def from_dict(data: typing.Mapping[str, Any]) -> Method:
 def parse(spec: str) -> tuple[Method, ...]:
     """Methods of a specification; `""` and `"greedy"` are none.
 
-    `"avc"`, `"locore+avc"`, `"avc:alpha=2.5,beta=0.1+locore:layers=9;10"`.
+    `"avc"`, `"locore+avc"`, `"avc:alpha=2.5,beta=0.1+locore:layers=9;10"`, `"heads:gains=1;1.5/2;1"` (rows by /).
     """
     if spec in ("", "greedy"):
         return ()
@@ -98,8 +98,27 @@ def _coerce(method: str, field: Field[Any], kind: Any, value: Any) -> Any:
             return _as(option, value)
         except (TypeError, ValueError):
             continue
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options)
-    raise ValueError(f"{method}: {field.name} is {value!r}, give {wanted}")
+    raise ValueError(f"{method}: {field.name} is {value!r}, give {_wanted(options)}")
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "none"}
+
+
+def _wanted(kinds: typing.Iterable[Any]) -> str:
+    """What a value of one of these types looks like when it is written down."""
+    words = [word for kind in kinds for word in _written(kind)]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _written(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(word) for word in get_args(kind)]
+    if get_origin(kind) is not tuple:
+        return [_WORDS.get(kind, getattr(kind, "__name__", str(kind)))]
+    item = get_args(kind)[0]
+    if get_origin(item) is tuple:
+        return ["rows of numbers such as 1;2/3;4"]
+    return ["whole numbers such as 9;10" if item is int else "numbers such as 0.5;1"]
 
 
 def _as(kind: Any, value: Any) -> Any:
@@ -108,8 +127,8 @@ def _as(kind: Any, value: Any) -> Any:
             return value
         raise ValueError
     if get_origin(kind) is tuple:
-        items = value.split(";") if isinstance(value, str) else list(value)
         item = get_args(kind)[0]
+        items = value.split("/" if get_origin(item) is tuple else ";") if isinstance(value, str) else list(value)
         return tuple(_as(item, entry) for entry in items if entry != "")
     if kind is bool:
         return _as_bool(value)

@@ -33,7 +33,9 @@ class Trace:
     """Recorder that an engine fills when it is given one: `ground(model, AvisC(), trace=Trace())`.
 
     Tensors are detached copies on the CPU, row-aligned with the batch. Recording costs a copy a value; without a trace
-    nothing is computed for it.
+    nothing is computed for it. Methods with a second stream record the share of the image that it keeps (`kept_share`,
+    once) and how far the streams are apart (`contrast`, each step: the mean distance of the log-probabilities of the
+    tokens that pass the cut); SGRS records what it rejects.
     """
 
     events: list[Event] = field(default_factory=list)

@@ -48,6 +48,25 @@ class GainEdit(Edit):
 
 
 @dataclass
+class ConstantGains(Edit):
+    """Image weights of each head times a number given for it (layers x heads, or heads), the row divided by its sum."""
+
+    gains: Tensor
+    layers: tuple[int, ...] = (0, 1, 2, 3)
+
+    def weights(self, weights: Tensor, context: Context) -> Tensor:
+        if context.layer not in self.layers:
+            return weights
+        edited = weights.clone()
+        gains = (self.gains if self.gains.dim() == 1 else self.gains[context.layer]).double()
+        for row, end in enumerate(context.end):
+            for i in range(context.prompt - 1, context.length if end >= 0 else 0):
+                new = weights[row, :, i].double() * torch.where(context.image[row], gains[:, None], 1.0)
+                edited[row, :, i] = (new / new.sum(-1, keepdim=True)).float()
+        return edited
+
+
+@dataclass
 class PaintEdit(Edit):
     """z + alpha |z| on local and z + beta |z| on summary tokens of the last prompt row and later ones.
 
@@ -140,6 +159,28 @@ def pooled(values: np.ndarray, tokens: int) -> np.ndarray:
     picture, step = values.reshape(side, side), side // new
     windows = [picture[i * step : (i + 1) * step, j * step : (j + 1) * step] for i in range(new) for j in range(new)]
     return np.array([window.mean() for window in windows])
+
+
+@dataclass
+class GivenSets:
+    """Positions of given local and summary tokens of every row's images; a set an image, in the order of the batch."""
+
+    local: list[list[int]]
+    summary: list[list[int]]
+    tokens: int = 16
+
+    def __call__(self, context: Context) -> list[tuple[list[int], list[int]]]:
+        image, sets = 0, []
+        for flags in context.image.tolist():
+            at = [j for j, hit in enumerate(flags) if hit]
+            local, summary = [], []
+            for begin in range(0, len(at), self.tokens):
+                held = self.summary[image % len(self.summary)]
+                summary += [at[begin + j] for j in held]
+                local += [at[begin + j] for j in self.local[image % len(self.local)] if j not in held]
+                image += 1
+            sets.append((local, summary))
+        return sets
 
 
 @dataclass

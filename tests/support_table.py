@@ -36,6 +36,9 @@ transformers {transformers}, torch {torch}, CPU, sdpa (paligemma2: eager). A col
 def cell(name: str, case: Case) -> tuple[str, str | None]:
     """What the table says of one case on one family, and why if it is refused."""
     family, model, inputs = zoo.family(name), zoo.model(name), zoo.family(name).batch()
+    broken = zoo.broken(name)
+    if broken is not None:
+        return "not run", broken
     plain, plain_tokens = generate(model, inputs, max_new_tokens=STEPS)
     try:
         with ground(model, case.methods):
@@ -75,7 +78,7 @@ def table() -> str:
     return (
         head
         + "\n".join(lines)
-        + "\n\nRefused, in the engine's own words (it names the model):\n\n"
+        + "\n\nRefused, in the engine's own words (it names the model), or not run, with the reason:\n\n"
         + "\n".join(notes)
         + more
     )

@@ -1,8 +1,11 @@
 """Names, specifications and values of methods."""
 
+import re
+from dataclasses import fields
+
 import pytest
 
-from grounddecode import AvisC, LocoRE, registry
+from grounddecode import PAINT, AvisC, HeadModulation, LocoRE, registry
 
 
 def test_specifications():
@@ -34,6 +37,41 @@ def test_strings_become_the_type_of_the_field():
 def test_mistakes_are_named_with_the_nearest(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("locore:mode=zz", "locore: mode is 'zz', give post_renorm, post or score"),
+        ("locore:layers=a;b", "locore: layers is 'a;b', give whole numbers such as 9;10 or none"),
+        ("var:tau=x", "var: tau is 'x', give a number or auto"),
+        ("sgrs:layers=deep", "sgrs: layers is 'deep', give whole numbers such as 9;10, auto or released"),
+        ("sgrs:append_fallback=maybe", "sgrs: append_fallback is 'maybe', give true or false"),
+        ("avc:alpha=much", "avc: alpha is 'much', give a number"),
+        ("locore:window=2.5", "locore: window is '2.5', give a whole number"),
+        ("heads:gains=a;b", "heads: gains is 'a;b', give rows of numbers such as 1;2/3;4 or none"),
+    ],
+)
+def test_a_wrong_value_is_told_what_would_be_right(spec, said):
+    with pytest.raises(ValueError, match="give") as caught:
+        registry.parse(spec)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_no_type_of_python_stands_in_what_is_wanted(name):
+    cls = registry.method_class(name)
+    for field in fields(cls):
+        with pytest.raises(ValueError, match=field.name) as caught:
+            registry.create(name, **{field.name: object()})
+        words = str(caught.value).partition("give ")[2]
+        assert words
+        assert not {"Literal", "NoneType", "tuple", "int", "float", "bool"} & set(re.split(r"[^A-Za-z]+", words))
+
+
+def test_rows_of_numbers_are_written_with_slashes():
+    assert registry.parse("heads:gains=1;1.5/2;0") == (HeadModulation(gains=((1.0, 1.5), (2.0, 0.0))),)
+    assert registry.parse("paint:local_tokens=1;2/3") == (PAINT(local_tokens=((1, 2), (3,))),)
 
 
 @pytest.mark.parametrize("name", registry.names())

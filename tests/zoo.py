@@ -117,10 +117,13 @@ def fresh(name: str) -> Any:
     return built
 
 
+FRAGILE = ("llama4",)  # families that some release cannot run at all: 5.24.0 asks Llama 4 for an output it has not
+
+
 @cache
 def broken(name: str) -> str | None:
-    """Why the installed transformers cannot run the plain model of a family, if it cannot; known of Llama 4 in 5.24."""
-    if name != "llama4":
+    """Why the installed transformers cannot run the plain model of a family, if it cannot."""
+    if name not in FRAGILE:
         return None
     try:
         model(name).generate(**family(name).batch(), max_new_tokens=1)

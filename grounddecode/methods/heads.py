@@ -25,7 +25,8 @@ class HeadModulation(Method):
     calibration set (`"calibrated"`). The gain is `1 + alpha * rank / H`, rank H for the most sensitive of the H heads
     of the layer, 1 for the least, ties sharing the higher rank. The weights of image tokens are multiplied and the
     row is divided by its sum, so an image mass m becomes at most (1 + alpha) m / (1 + alpha m): the text keeps its
-    proportions and cannot be driven out, as it can by edits of the scores.
+    proportions and cannot be driven out, as it can by edits of the scores. `gains` gives the gains themselves, one row
+    of heads a layer or one row for all of them; `alpha` and `sensitivity` are then not read.
 
     Ours: the paper "Fixing Imbalanced Attention" (arXiv 2501.12206) announces head-specific modulation by measured
     sensitivity but publishes no formula, and its code has none. The published neighbour that acts by head is SPIN,
@@ -44,6 +45,9 @@ class HeadModulation(Method):
     head_sensitivity: tuple[tuple[float, ...], ...] | None = option(
         None, "sensitivity of every layer's heads; by default the calibration's", source="ours"
     )
+    gains: tuple[tuple[float, ...], ...] | None = option(
+        None, "constant gains >= 0 in place of ranks: of every layer's heads, or one row for all layers", source="ours"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < math.inf:
@@ -53,11 +57,38 @@ class HeadModulation(Method):
         if self.rows not in ("last", "after_image"):
             raise ValueError(f"heads: rows is {self.rows!r}, give last or after_image")
 
+        if self.gains is not None:
+            self._check_gains(self.gains)
+
+    def _check_gains(self, gains: tuple[tuple[float, ...], ...]) -> None:
+        if not gains or not all(row and all(0 <= gain < math.inf for gain in row) for row in gains):
+            raise ValueError(f"heads: gains is {gains}, give finite numbers of at least 0, one a head in every row")
+        if self.head_sensitivity is not None:
+            raise ValueError("heads: gains and head_sensitivity are both given, give one of them")
+
+    def is_neutral(self) -> bool:
+        return self.alpha == 0 if self.gains is None else all(gain == 1 for row in self.gains for gain in row)
+
+    def named_layers(self) -> tuple[int, ...]:
+        return self.layers or ()
+
     def acts_on(self, layer: int, n_layers: int) -> bool:
         return self.layers is None or layer in self.layers
 
+    def require_decoder(self, n_layers: int, n_heads: int) -> None:
+        self.require_layers(n_layers)
+        for name, rows, fits in (
+            ("gains", self.gains or (), (1, n_layers)),
+            ("head_sensitivity", self.head_sensitivity or (), (n_layers,)),
+        ):
+            if rows and (len(rows) not in fits or any(len(row) != n_heads for row in rows)):
+                raise ValueError(
+                    f"heads: {name} has {len(rows)} rows of {len(rows[0])}, this model has {n_layers} layers of "
+                    f"{n_heads} heads"
+                )
+
     def calibrated(self, calibration: Calibration | None) -> Self:
-        if self.sensitivity == "row" or self.head_sensitivity is not None:
+        if self.sensitivity == "row" or self.head_sensitivity is not None or self.gains is not None:
             return self
         if calibration is None or not calibration.head_sensitivity:
             raise ValueError(
@@ -79,10 +110,15 @@ class HeadModulation(Method):
             raise ValueError("heads: head_sensitivity is not set, give it or a calibration")
         return image_mass.new_tensor(self.head_sensitivity[layer])[None]
 
+    def _constant(self, image_mass: Tensor, layer: int) -> Tensor:
+        """(1, heads) gains minus one, as given."""
+        rows = self.gains or ()
+        return image_mass.new_tensor(rows[layer if len(rows) > 1 else 0])[None] - 1.0
+
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         parts = step.of_image("heads: all keys, image keys", _parts)
         total, image = torch.bmm(weights, parts.mT).unbind(dim=-1)  # sums of each row, (R, heads)
-        extra = self.extra(self._sensitivity(image, layer))
+        extra = self._constant(image, layer) if self.gains else self.extra(self._sensitivity(image, layer))
         divisor = torch.addcmul(total, extra, image).clamp(min=torch.finfo(weights.dtype).tiny)
         return weights * torch.bmm(torch.stack([1.0 / divisor, extra / divisor], dim=-1), parts)
 

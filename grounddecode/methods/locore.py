@@ -54,6 +54,9 @@ class LocoRE(Method):
     def is_key_gain(self) -> bool:
         return self.mode == "post_renorm"
 
+    def named_layers(self) -> tuple[int, ...]:
+        return self.layers or ()
+
     def acts_on(self, layer: int, n_layers: int) -> bool:
         return self.layers is None or layer in self.layers
 

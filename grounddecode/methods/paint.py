@@ -36,7 +36,8 @@ class PAINT(Method):
     attention received; masked keys stay masked; the shares do act. Ours: `alpha` 0.5 (paper 0.7: from there on half of
     the published captions repeat themselves); no contrast by default (paper 1.1). The second stream reads the same
     prompt with all image tokens hidden, their positions kept, where the code leaves them out. Needs patches that map
-    to image tokens; families where they do not are refused. `layers=(0, 0)` switches the edit off.
+    to image tokens; families where they do not are refused. `layers=(0, 0)` switches the edit off. `local_tokens` and
+    `summary_tokens` put constants in the place of the two sets: numbers of an image's tokens in reading order, from 0.
     """
 
     name: ClassVar[str] = "paint"
@@ -49,6 +50,14 @@ class PAINT(Method):
     local_share: float = option(0.25, "share of the patches that are local, in [0, 1]")
     spatial_share: float = option(0.0, "share of the patches that the spatial stream adds, in [0, 1]; paper: 0 or 0.05")
     layers: tuple[int, ...] = option((2, 32), "decoder layers lo;hi it acts on, hi not included", neutral=(0, 0))
+    local_tokens: tuple[tuple[int, ...], ...] | None = option(
+        None,
+        "local tokens in place of measured ones: numbers in an image, a set an image or one for all",
+        source="ours",
+    )
+    summary_tokens: tuple[tuple[int, ...], ...] | None = option(
+        None, "summary tokens in place of measured ones: a set an image or one for all", source="ours"
+    )
     gamma: float = option(1.0, "weight of the text-only contrast, >= 1; 1 is none; paper: 1.1", source="ours")
     cut: float = option(0.1, "plausibility cut of the contrast relative to the best token, in [0, 1]")
 
@@ -61,6 +70,12 @@ class PAINT(Method):
                 raise ValueError(f"paint: {name} is {getattr(self, name)}, give a number between 0 and 1")
         if len(self.layers) != 2 or not 0 <= self.layers[0] <= self.layers[1]:
             raise ValueError(f"paint: layers is {self.layers}, give two layers lo;hi with 0 <= lo <= hi")
+        for name in ("local_tokens", "summary_tokens"):
+            sets = getattr(self, name)
+            if sets is not None and (not sets or any(token < 0 for tokens in sets for token in tokens)):
+                raise ValueError(
+                    f"paint: {name} is {sets}, give sets of numbers of at least 0, one for all or an image"
+                )
         if not 1 <= self.gamma < math.inf:
             raise ValueError(f"paint: gamma is {self.gamma}, give a finite number of at least 1")
 
@@ -83,6 +98,10 @@ class PAINT(Method):
         there = vision.first >= 0
         count = there.sum(dim=-1, keepdim=True)
         summary = outliers(vision.last, there)
+        if self.summary_tokens is not None:
+            summary = there & _named("summary_tokens", self.summary_tokens, there)
+        if self.local_tokens is not None:
+            return there & _named("local_tokens", self.local_tokens, there) & ~summary, summary
         local = rank_among(vision.first, there) < (count * self.local_share).long()
         spatial = rank_among(vision.received, there) < (count * self.spatial_share).long()
         return there & (local | spatial) & ~summary, summary
@@ -116,3 +135,15 @@ class PAINT(Method):
         mixed = torch.lerp(text, main, self.gamma)
         kept = torch.where(main >= plausible_floor(main, self.cut), mixed, -torch.inf).to(logits.dtype)
         return torch.where((step.image_end >= 0)[:, None], kept, logits)
+
+
+def _named(name: str, sets: tuple[tuple[int, ...], ...], there: Tensor) -> Tensor:
+    """Bool (images, patches): the given patches of each image, of `there` (images, patches)."""
+    images, patches = there.shape
+    if len(sets) not in (1, images):
+        raise ValueError(f"paint: {name} holds sets of {len(sets)} images, the prompt has {images}, give one for all")
+    largest = max((token for tokens in sets for token in tokens), default=0)
+    if largest >= patches:
+        raise ValueError(f"paint: {name} names token {largest}, an image has tokens 0 to {patches - 1}")
+    given = sets * images if len(sets) == 1 else sets
+    return torch.tensor([[patch in tokens for patch in range(patches)] for tokens in given], device=there.device)

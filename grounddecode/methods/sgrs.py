@@ -86,14 +86,16 @@ class SGRS(Method):
     def is_neutral(self) -> bool:
         return self.alpha == 0 and self.draw == "greedy"
 
+    def named_layers(self) -> tuple[int, ...]:
+        return self.layers if isinstance(self.layers, tuple) else ()
+
     def target_layers(self, n_layers: int) -> tuple[int, ...]:
         """The target layers of a decoder of `n_layers` layers, ascending. Raises ValueError for one it has not."""
         if self.layers == "auto":
             return tuple(range(n_layers // 2, max(n_layers // 2 + 1, 3 * n_layers // 4)))
         if self.layers == "released":
             return tuple(range(6 * n_layers // 32, max(6 * n_layers // 32 + 1, 9 * n_layers // 32)))
-        if min(self.layers) < 0 or max(self.layers) >= n_layers:
-            raise ValueError(f"sgrs: layers is {self.layers}, this model has layers 0 to {n_layers - 1}")
+        self.require_layers(n_layers)
         return tuple(sorted(set(self.layers)))
 
     def order(self, log_probs: Tensor, uniform: Tensor | None) -> Tensor:

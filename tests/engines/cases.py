@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from grounddecode.method import Method
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.heads import HeadModulation
@@ -14,7 +16,7 @@ from grounddecode.methods.paint import PAINT
 from grounddecode.methods.sgrs import SGRS
 from grounddecode.methods.var import VAR
 from tests import dense
-from tests.dense_heads import GainEdit, PaintEdit, TextContrast, TowerSets
+from tests.dense_heads import ConstantGains, GainEdit, GivenSets, PaintEdit, TextContrast, TowerSets
 from tests.dense_sgrs import Rejection
 from tests.dense_var import VAREdit
 
@@ -104,6 +106,25 @@ def _heads() -> Sequence[Case]:
     )
 
 
+def _constants() -> Sequence[Case]:
+    gains = ((1.0, 0.2, 3.0, 1.5), (2.0, 2.0, 0.0, 0.5), (0.4, 4.0, 1.0, 1.0), (5.0, 1.0, 1.0, 0.1))
+    yield Case("heads-gains", (HeadModulation(gains=gains),), (ConstantGains(torch.tensor(gains)),), everywhere=False)
+    yield Case(
+        "heads-gains-one-row",
+        (HeadModulation(gains=gains[:1], layers=(1, 3)),),
+        (ConstantGains(torch.tensor(gains[0]), layers=(1, 3)),),
+        everywhere=False,
+    )
+    local, summary = ((0, 3, 5, 15),), ((3, 4),)
+    yield Case(
+        "paint-given-sets",
+        (PAINT(alpha=0.9, beta=0.3, layers=(0, 32), local_tokens=local, summary_tokens=summary),),
+        (PaintEdit(0.9, 0.3, (0, 32), GivenSets([list(x) for x in local], [list(x) for x in summary])),),
+        only=("llava", "internvl", "gemma3", "paligemma", "paligemma2"),
+        everywhere=False,
+    )
+
+
 def _paint() -> Sequence[Case]:
     towers = ("llava", "internvl", "gemma3", "paligemma", "paligemma2")
     layers = (0, 32)
@@ -129,7 +150,7 @@ def _compositions() -> Sequence[Case]:
     yield Case("locore+avc", (LocoRE(beta=3.0), AvisC(alpha=1.0)), (dense.LocoREEdit(3.0),), dense.Contrast(alpha=1.0))
 
 
-CASES: tuple[Case, ...] = (*_locore(), *_avc(), *_var(), *_heads(), *_paint(), *_compositions())
+CASES: tuple[Case, ...] = (*_locore(), *_avc(), *_var(), *_heads(), *_constants(), *_paint(), *_compositions())
 
 
 def _sgrs() -> Sequence[Case]:

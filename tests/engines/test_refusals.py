@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from grounddecode import AvisC, LocoRE, ground
+from grounddecode import PAINT, SGRS, VAR, AvisC, HeadModulation, LocoRE, ground
+from grounddecode.engines.hf.decoder import find_decoder
+from grounddecode.engines.hf.edited_image import hidden_from
 from tests import zoo
 from tests.engines.cases import CASES
 from tests.engines.test_families import TOLERANCE, difference, generate
@@ -178,3 +180,40 @@ def test_a_cache_of_unknown_tokens(llava: Any, method: Any) -> None:
         following = {"input_ids": torch.tensor([[5], [6], [7]]), "attention_mask": mask, "past_key_values": cache}
         with ground(model, method):
             refused(lambda: model(**following), ValueError, "cache already holds", "start from the whole prompt")
+
+
+BEYOND = [
+    LocoRE(layers=(9,)), LocoRE(layers=(-1,)), LocoRE(layers=(0, 4)), LocoRE(layers=()), SGRS(layers=(4,)),
+    SGRS(layers=(-1,)), HeadModulation(layers=(9, 100)), HeadModulation(layers=(-1,)), PAINT(layers=(30, 32)),
+    PAINT(layers=(4, 32), gamma=1.1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", BEYOND, ids=repr)
+def test_layers_that_the_model_has_not(llava: Any, method: Any) -> None:
+    model, _ = llava
+    before = footprint(model)
+    refused(lambda: ground(model, method), ValueError, f"{method.name}: layers is", "this model has layers 0 to 3")
+    refused(lambda: ground(model, [AvisC(), method]), ValueError, method.name, "layers 0 to 3")
+    assert footprint(model) == before
+
+
+def test_edits_that_leave_out_every_layer(llava: Any) -> None:
+    with pytest.raises(ValueError, match="var: it acts on none, this model has layers 0 to 0"):
+        VAR(sink_dims=(3,)).require_layers(1)
+    for method in (LocoRE(layers=(3,)), PAINT(layers=(3, 32)), PAINT(layers=(0, 0), gamma=1.5)):
+        method.require_layers(4)
+
+
+def test_layers_that_do_not_attend_to_the_sequence() -> None:
+    model = zoo.model("qwen3_5")
+    attending = sorted(layer.index for layer in find_decoder(model).layers)
+    others = sorted(set(range(4)) - set(attending))
+    ground(model, LocoRE(layers=tuple(attending)))
+    words = ("locore", str(others[:1]), "no attention", str(attending))
+    refused(lambda: ground(model, LocoRE(layers=(attending[0], others[0]))), ValueError, *words)
+
+
+def test_the_method_whose_mask_cannot_be_edited_is_the_one_that_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^paint: image tokens cannot be hidden"):
+        hidden_from(object(), torch.ones(1, 3, dtype=torch.bool), 3, "paint")

@@ -34,7 +34,10 @@ def test_cells_say_what_the_suite_demands(name: str) -> None:
     reasons = dict(re.findall(r"^(\d+)\. (.+)$", PAGE, re.MULTILINE))
     for case in support_table.COLUMNS:
         cell, words = table()[name][case.name], refusal(name, case)
-        if words is None:
+        if cell.startswith("not run"):  # by the version of transformers that the page names
+            assert name in zoo.FRAGILE
+            assert "cannot run this model without grounddecode either" in reasons[cell.split("[")[1].strip("]")]
+        elif words is None:
             assert re.fullmatch(r"\de-\d\d", cell), RUN_AGAIN
             assert float(cell) <= TOLERANCE
         else:

@@ -96,3 +96,45 @@ def test_without_a_calibration_it_is_refused():
 def test_bad_values_are_refused_by_name(params, said):
     with pytest.raises(ValueError, match=f"heads: {said} is"):
         HeadModulation(**params)
+
+
+def test_constant_gains_are_those_of_the_layer_or_one_row_for_all():
+    gains = ((2.0, 1.0, 0.0, 4.0), (1.0, 1.0, 1.0, 3.0))
+    same = [[0.25] * 4] * 4  # image mass 1/2: a gain g makes it g / (1 + g)
+    for layer, row in enumerate(gains):
+        new = edited(HeadModulation(gains=gains), same, layer)
+        assert new[:, 1].tolist() == pytest.approx([g / (2 + 2 * g) for g in row])
+        assert torch.equal(new, edited(HeadModulation(gains=(row,)), same, 3))
+
+
+def test_constant_gains_need_neither_alpha_nor_a_calibration():
+    ones, method = ((1.0, 1.0),) * 4, HeadModulation(gains=((2.0, 1.0),), alpha=0.0, sensitivity="calibrated")
+    assert method.calibrated(None) == method
+    assert not method.is_neutral()
+    assert HeadModulation(gains=ones).is_neutral()
+    assert HeadModulation(alpha=0.0).is_neutral()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"gains": ()}, "gains is"),
+        ({"gains": ((),)}, "gains is"),
+        ({"gains": ((1.0, -0.1),)}, "gains is"),
+        ({"gains": ((1.0, math.inf),)}, "gains is"),
+        ({"gains": ((1.0,),), "head_sensitivity": ((1.0,),)}, "give one of them"),
+    ],
+)
+def test_gains_that_make_no_sense(settings, said):
+    with pytest.raises(ValueError, match=said):
+        HeadModulation(**settings)
+
+
+@pytest.mark.parametrize("name", ["gains", "head_sensitivity"])
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_rows_and_heads_must_be_those_of_the_model(name, rows):
+    with pytest.raises(ValueError, match=f"heads: {name} has {rows} rows of 2, this model has 4 layers of 2 heads"):
+        HeadModulation(**{name: ((1.0, 2.0),) * rows}).require_decoder(4, 2)
+    with pytest.raises(ValueError, match="this model has 4 layers of 3 heads"):
+        HeadModulation(**{name: ((1.0, 2.0),) * 4}).require_decoder(4, 3)
+    HeadModulation(**{name: ((1.0, 2.0),) * 4}).require_decoder(4, 2)

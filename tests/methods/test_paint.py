@@ -148,3 +148,32 @@ def test_only_what_is_switched_on_is_needed():
 def test_bad_values_are_refused_by_name(params, said):
     with pytest.raises(ValueError, match=f"paint: {said} is"):
         PAINT(**params)
+
+
+def test_given_sets_take_the_place_of_measured_ones():
+    view = vision(FIRST, LAST)
+    assert sets(PAINT(local_tokens=((0, 2, 3),)), view) == [[0, 2], [3]]  # a summary token is not local
+    assert sets(PAINT(summary_tokens=((5,),), local_share=0.34), view) == [[1, 3], [5]]
+    assert sets(PAINT(local_tokens=((0, 5),), summary_tokens=((),), spatial_share=1.0), view) == [[0, 5], []]
+
+
+def test_given_sets_of_several_images():
+    scores = torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.2, -1.0]])  # the second image has two tokens
+    view = VisionView(
+        first=scores, last=scores, received=scores,
+        image_of_key=torch.zeros(1, 1, dtype=torch.long), patch_of_key=torch.zeros(1, 1, dtype=torch.long),
+    )  # fmt: skip
+    local, summary = PAINT(local_tokens=((0,), (1, 2)), summary_tokens=((2,),)).token_sets(view)
+    assert local.tolist() == [[True, False, False], [False, True, False]]
+    assert summary.tolist() == [[False, False, True], [False, False, False]]
+    with pytest.raises(ValueError, match="sets of 3 images, the prompt has 2"):
+        PAINT(local_tokens=((0,), (1,), (2,))).token_sets(view)
+    with pytest.raises(ValueError, match="names token 3, an image has tokens 0 to 2"):
+        PAINT(summary_tokens=((3,),)).token_sets(view)
+
+
+@pytest.mark.parametrize("name", ["local_tokens", "summary_tokens"])
+@pytest.mark.parametrize("value", [(), ((1, -1),)])
+def test_given_sets_that_make_no_sense(name, value):
+    with pytest.raises(ValueError, match=f"paint: {name} is"):
+        PAINT(**{name: value})

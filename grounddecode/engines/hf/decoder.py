@@ -39,6 +39,7 @@ class Decoder:
     stack: nn.Module
     layers: tuple[AttentionLayer, ...]
     n_layers: int
+    n_heads: int
     text: Any
     image_token_id: int
     video_token_id: int | None = None
@@ -88,10 +89,27 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         stack=stack,
         layers=layers,
         n_layers=int(text.num_hidden_layers),
+        n_heads=int(text.num_attention_heads),
         text=text,
         image_token_id=image_token_id,
         video_token_id=transformers_names.video_token(config),
     )
+
+
+def require_layers(decoder: Decoder, methods: Sequence[Method]) -> None:
+    """Refuse methods that name layers or heads which the decoder has not, or layers whose attention is no text's."""
+    attending = {layer.index for layer in decoder.layers if not layer.cross}
+    for method in methods:
+        method.require_decoder(decoder.n_layers, decoder.n_heads)
+        if Needs.ATTENTION_EDIT not in method.active_needs():
+            continue
+        acting = {layer for layer in range(decoder.n_layers) if method.acts_on(layer, decoder.n_layers)}
+        others = sorted(set(method.named_layers()) - attending)
+        if others or not acting & attending:
+            raise ValueError(
+                f"{method.name}: layers {others or sorted(acting)} of {type(decoder.model).__name__} have no attention "
+                f"among the tokens of the sequence, choose of {sorted(attending)}"
+            )
 
 
 def generating(model: Any) -> Any:

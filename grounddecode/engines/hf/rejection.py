@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
+from grounddecode.engines.hf.answers import ended
 from grounddecode.engines.hf.gradients import RowGradients
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
@@ -69,21 +70,12 @@ class Rejection:
         step.sequence.fixed = f"{name} chooses tokens itself and cannot follow beams, set num_beams=1"
         seen = step.generated > 0 or self.method.first_step == "accept"
         output = self._gradients.run(step, kwargs, forward) if seen else forward(kwargs)
-        output.logits = self._choose(step, output.logits, seen, self._ended(step, kwargs))
+        over = ended(self._session.model, step, kwargs) if self._session is not None else None
+        output.logits = self._choose(step, output.logits, seen, over)
         self._gradients.release()
         return output
 
-    def _ended(self, step: Step, kwargs: dict[str, Any]) -> Tensor | None:
-        """Bool (rows,): rows whose answer has ended, told by the end or padding token that they read."""
-        session, ids = self._session, kwargs.get("input_ids")
-        if session is None or ids is None or not step.generated:
-            return None
-        settings = session.model.generation_config
-        known = [x for x in (settings.eos_token_id, settings.pad_token_id) if x is not None]
-        stops = [token for x in known for token in (x if isinstance(x, list) else [x])]
-        return torch.isin(ids[:, -1], torch.tensor(stops, dtype=ids.dtype, device=ids.device))
-
-    def _choose(self, step: Step, logits: Tensor, seen: bool, ended: Tensor | None) -> Tensor:
+    def _choose(self, step: Step, logits: Tensor, seen: bool, over: Tensor | None) -> Tensor:
         last = logits[:, -1]
         probable = last.float().log_softmax(dim=-1).topk(min(self.method.top_k, last.shape[1]), dim=-1)
         uniform = torch.rand(probable.values.shape, device=last.device) if self.method.draw == "sample" else None
@@ -99,7 +91,7 @@ class Rejection:
         view = view.with_(saliency=self._scores(candidates.tokens, view, seen), state=kept[self])
         judged = self.method.judge(candidates, view)
         kept[self] = judged.state
-        self._trace(step, judged, view, ended)
+        self._trace(step, judged, view, over)
         concerned = view.image_end >= 0
         token = candidates.tokens.gather(1, judged.chosen[:, None])
         raised = last.scatter(1, token, CHOSEN)
@@ -114,7 +106,7 @@ class Rejection:
         layers = [layer.to(tokens.device) for layer in self._gradients.saliency(tokens)]
         return torch.stack([self.method.score(x.values, x.there, x.keys, view) for x in layers]).mean(dim=0)
 
-    def _trace(self, step: Step, judged: Judgement, view: StepView, ended: Tensor | None) -> None:
+    def _trace(self, step: Step, judged: Judgement, view: StepView, over: Tensor | None) -> None:
         """Per row: was the first draw rejected, was there a fallback, how many draws, how salient is the choice.
 
         NaN for rows that are not judged any more.
@@ -130,6 +122,6 @@ class Rejection:
             "not_scored": taken.isnan(),
             "saliency": taken,
         }
-        idle = view.image_end < 0 if ended is None else (view.image_end < 0) | ended
+        idle = view.image_end < 0 if over is None else (view.image_end < 0) | over
         for what, value in values.items():
             trace.record(step.generated, self.method.name, what, value.float().masked_fill(idle, torch.nan))

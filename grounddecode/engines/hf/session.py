@@ -13,11 +13,12 @@ from torch import cat
 
 from grounddecode.calibration import known
 from grounddecode.engines.hf import acting, interface, layers, loops, transformers_names
+from grounddecode.engines.hf.answers import adjusted
 from grounddecode.engines.hf.aside import set_aside
 from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
 from grounddecode.engines.hf.bookkeeping import begin, check_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
-from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys
+from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys, require_layers
 from grounddecode.engines.hf.parts import Forward, Part, parts_for, refuse_twice, through
 from grounddecode.engines.hf.place import Place
 from grounddecode.engines.hf.running import Run, lock_of
@@ -60,6 +61,7 @@ class Session(Place):
         self.decoder: Decoder = decoder or find_decoder(self.model)
         self.methods = _calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
+        require_layers(self.decoder, self.methods)
         self._adjusting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
         self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
         attending = [layer for layer in self.decoder.layers if not layer.cross]
@@ -280,12 +282,12 @@ class Session(Place):
             with interface.handling(self.handlers), own:
                 output = forward(kwargs)
             check_layers(self.decoder, self._expected, step)
-            self._adjust(step, output)
+            self._adjust(step, output, kwargs)
         finally:
             self.step = None
         return output
 
-    def _adjust(self, step: Step, output: Any) -> None:
+    def _adjust(self, step: Step, output: Any, kwargs: dict[str, Any]) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
         acting = self._adjusting
         if not acting or step.total < step.sequence.prompt_length:
@@ -293,10 +295,7 @@ class Session(Place):
         logits = output.logits
         if logits.shape[1] > 1 and not step.completes_prompt:
             raise ValueError(f"{acting[0].name} cannot verify drafted tokens, switch assisted decoding off")
-        view = step.last_view(logits.device).with_(second_logits=step.second_logits)
-        last = logits[:, -1]
-        for method in acting:
-            last = method.adjust_logits(last, view)
+        last = adjusted(self, acting, step, output, kwargs)
         output.logits = last[:, None] if logits.shape[1] == 1 else cat([logits[:, :-1], last[:, None]], dim=1)
 
 
