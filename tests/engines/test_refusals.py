@@ -150,7 +150,8 @@ def test_encoder_decoder(method: Any) -> None:
 def test_things_that_are_no_model_or_no_method(llava: Any) -> None:
     model, _ = llava
     refused(lambda: ground(torch.nn.Linear(2, 2), LocoRE()), ValueError, "Linear", "LlavaForConditional")
-    refused(lambda: ground(model, "avc"), ValueError, "no method", "AvisC")
+    refused(lambda: ground(model, "awc"), ValueError, "'awc' is no method", "did you mean 'avc'")
+    refused(lambda: ground(model, ["locore", "avc:alfa=1"]), ValueError, "did you mean 'alpha'")
     refused(lambda: ground(model, [LocoRE(), 3]), ValueError, "3 is no method")
 
 

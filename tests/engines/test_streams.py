@@ -61,10 +61,10 @@ def test_feed_forward_networks_read_its_prompt_in_pieces(name: str, monkeypatch:
 def test_networks_that_give_more_than_a_tensor_read_everything_at_once(given: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(newest, "_PIECE", 6)
     layer = nn.Linear(4, 4)
-    both = newest._in_pieces(lambda x: (layer(x), x.sum()))
-    assert torch.equal(both(*given)[0], layer(*given))
-    assert both(*given)[1] == given[0].sum()
-    assert torch.allclose(newest._in_pieces(layer.forward)(*given), layer(*given))
+    both = newest._in_pieces(lambda x: (layer(x), x.sum()), *given)
+    assert torch.equal(both[0], layer(*given))
+    assert both[1] == given[0].sum()
+    assert torch.allclose(newest._in_pieces(layer.forward, *given), layer(*given))
 
 
 def test_the_main_prompt_is_read_in_full_layer_by_layer() -> None:
@@ -82,7 +82,7 @@ def test_a_few_rows_through_the_unembedding(rows: int, dtype: torch.dtype) -> No
     torch.manual_seed(0)
     head, x = nn.Linear(96, 700, bias=False, dtype=dtype), torch.randn(rows, 1, 96, dtype=dtype)
     with torch.no_grad():
-        found, usual = few_rows(head)(x), head(x)
+        found, usual = few_rows(head)(head.forward, x), head(x)
         exact = torch.einsum("rtw,vw->rtv", x.double(), head.weight.double())
     assert found.is_contiguous()
     assert (found.shape, found.dtype) == (usual.shape, usual.dtype)
@@ -91,19 +91,29 @@ def test_a_few_rows_through_the_unembedding(rows: int, dtype: torch.dtype) -> No
     assert turned or torch.equal(found, usual)
 
 
-def test_the_unembedding_is_turned_while_a_second_stream_runs_and_never_where_it_is_wrapped() -> None:
+@pytest.mark.parametrize(("methods", "turned"), [([AvisC()], True), ([VAR(sink_dims=(3,), tau=1.5)], False)])
+def test_the_unembedding_is_turned_while_a_second_stream_runs_and_never_where_it_is_wrapped(
+    methods: list[Any], turned: bool
+) -> None:
     model, inputs = zoo.model("llava"), zoo.family("llava").batch()
     head = model.get_output_embeddings()
-    with ground(model, [AvisC()]):
-        assert "forward" in vars(head)
-        model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+
+    def standing() -> list[Any]:
+        """What stands in the place of the head's forward in each step."""
+        seen: list[Any] = []
+        hook = head.register_forward_pre_hook(lambda *_: seen.append(vars(head).get("forward")))
+        try:
+            with ground(model, methods):
+                model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+        finally:
+            hook.remove()
+        return seen
+
+    assert all((found is not None) == turned for found in standing())
     assert "forward" not in vars(head)
-    with ground(model, [VAR(sink_dims=(3,), tau=1.5)]):
-        assert "forward" not in vars(head)
     wrapped = head.forward
     head.forward = wrapped
     try:
-        with ground(model, [AvisC()]):
-            assert vars(head)["forward"] is wrapped
+        assert all(found is wrapped for found in standing())
     finally:
         del head.forward

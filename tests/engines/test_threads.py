@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from threading import Barrier, Event, Thread
 from typing import Any
@@ -126,9 +127,14 @@ def test_leaving_a_block_while_a_call_runs_in_it_is_refused_and_that_call_keeps_
         right = ids(model.generate, inputs)
     found: list[Any] = []
     thread = Thread(target=lambda: found.append(ids(model.generate, inputs, stopping_criteria=[waits])))
-    with pytest.raises(RuntimeError, match="left while a generate call of another thread runs"), ground(model, method):
-        thread.start()
-        assert waits.begun.wait(60)
+    block = ground(model, method)
+    block.__enter__()
+    thread.start()
+    assert waits.begun.wait(60)
+    with pytest.raises(RuntimeError, match="cannot be copied while a generate call with methods runs"):
+        copy.deepcopy(model)
+    with pytest.raises(RuntimeError, match="left while a generate call of another thread runs"):
+        block.__exit__(None)
     assert ids(model.generate, inputs) == plain  # the block is over
     waits.go.set()
     thread.join()
@@ -139,10 +145,11 @@ def test_leaving_a_block_while_a_call_runs_in_it_is_refused_and_that_call_keeps_
 def test_a_block_that_ends_by_an_exception_says_that_one(model: Any) -> None:
     waits, inputs = _Waits(), batches()[0]
     thread = Thread(target=lambda: ids(model.generate, inputs, stopping_criteria=[waits]))
-    with pytest.raises(KeyError), ground(model, LocoRE()):
-        thread.start()
-        assert waits.begun.wait(60)
-        raise KeyError
+    block = ground(model, LocoRE())
+    block.__enter__()
+    thread.start()
+    assert waits.begun.wait(60)
+    block.__exit__(KeyError)
     waits.go.set()
     thread.join()
 
