@@ -28,8 +28,9 @@ def main(number: int = 0) -> None:
     with ground(model, LocoRE()):
         show("a block, LocoRE", model.generate(**inputs, max_new_tokens=60, do_sample=False))
 
-    processors = [AvisCLogitsProcessor(model, alpha=1.0)]
-    show("one call, AvisC", model.generate(**inputs, max_new_tokens=60, do_sample=False, logits_processor=processors))
+    options = {"max_new_tokens": 60, "do_sample": False}
+    ids = model.generate(**inputs, **options, logits_processor=[AvisCLogitsProcessor(model, alpha=1.0)])
+    show("one call, AvisC", ids)
 
     both = GroundedModel(model, [LocoRE(), AvisC(alpha=1.0)])
     show("an object, both", both.generate(**inputs, max_new_tokens=60, do_sample=False))

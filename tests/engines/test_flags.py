@@ -43,9 +43,9 @@ def watched(session: Any) -> list[dict[Any, Tensor]]:
     seen: list[dict[Any, Tensor]] = []
     adjust = session._adjust
 
-    def remember(step: Any, output: Any) -> None:
+    def remember(step: Any, output: Any, kwargs: Any) -> None:
         seen.append(dict((step.sequence.joined or step.sequence).memory))
-        adjust(step, output)
+        adjust(step, output, kwargs)
 
     session._adjust = remember
     return seen
@@ -124,7 +124,6 @@ def test_beams_keep_the_flags_of_their_own_past() -> None:
     for row in beams:  # what was read of each returned beam, read once more in one piece
         grown = zoo.family("llava").extended(inputs, row[None, length:-1])
         with ground(model, often) as session:
-            session._prompt = inputs["input_ids"]
             again = watched(session)
             model(**grown)
         assert bits(again[0])[0] in kept

@@ -20,7 +20,7 @@ def laid(model: Any, inputs: dict[str, Any], **options: Any) -> VisionView:
     kept: list[VisionView] = []
     with ground(model, PAINT(layers=(0, 4))) as session:
         adjust = session._adjust
-        session._adjust = lambda step, output: (kept.append(step.sequence.vision), adjust(step, output))[1]
+        session._adjust = lambda step, *rest: (kept.append(step.sequence.vision), adjust(step, *rest))[1]
         model.generate(**inputs, **({"max_new_tokens": 2, "do_sample": False} | options))
     return kept[0]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,20 @@ def few_rows(head: nn.Linear) -> Callable[[Callable[[Tensor], Tensor], Tensor], 
     return forward
 
 
+@contextmanager
+def _loaded(module: nn.Module) -> Iterator[None]:
+    """The weight of a module there, where accelerate keeps it elsewhere between forwards."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None or not any(weight.is_meta for weight in module.parameters(recurse=False)):
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
+
+
 class Unembedding:
     """The output embedding of a model, and what the model does to its output (a factor, or a soft cap).
 
@@ -39,7 +54,8 @@ class Unembedding:
 
     def __init__(self, model: PreTrainedModel, method: str) -> None:
         head = model.get_output_embeddings()
-        if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
+        plain = isinstance(head, nn.Linear) and isinstance(head.weight, nn.Parameter)
+        if not plain or type(head.weight) is not nn.Parameter or not head.weight.is_floating_point():
             raise ValueError(f"{method}: the output embedding is {type(head).__name__}, load it unquantised")
         self.module = head
         self._method = method
@@ -59,7 +75,10 @@ class Unembedding:
             but it vanishes once p_c rounds to 1. One product with the unembedding serves all candidates.
         """
         self._check(hidden, logits)
-        weight, logits = self.module.weight, logits.float()
+        with _loaded(self.module):
+            return self._against(self.module.weight, hidden, logits.float(), tokens)
+
+    def _against(self, weight: Tensor, hidden: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
         others = logits.scatter(1, tokens, -torch.inf)
         share = torch.softmax(others, dim=-1) * self._slope(logits)
         rest = (share.to(weight.dtype) @ weight).float()  # of the tokens that are no candidates
