@@ -16,6 +16,7 @@ from pathlib import Path
 
 SITE = Path(sysconfig.get_path("purelib"))
 EVERY = 0.5 if sys.stderr.isatty() else 10.0
+STILL = 60.0  # seconds after which a log is told that nothing has changed
 LARGE = re.compile(r"Downloading \S*?([A-Za-z0-9_.]+?)-\d\S* \((\d+\.\d (?:MB|GB))\)")
 
 
@@ -56,8 +57,14 @@ def say(text: str, last: bool = False) -> None:
 
 
 def watch(stage: Stage, over: threading.Event) -> None:
+    """Say how far it is; in a log only what is new, or that it still works."""
+    said, then = "", 0.0
     while not over.wait(EVERY):
-        say(stage.text())
+        text, now = stage.text(), time.monotonic()
+        news = text.rpartition(",")[0]
+        if sys.stderr.isatty() or news != said or now - then > STILL:
+            say(text)
+            said, then = news, now
 
 
 def install(label: str, arguments: list[str]) -> int:

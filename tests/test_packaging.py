@@ -45,7 +45,7 @@ def imported() -> set[str]:
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
-    others = found - sys.stdlib_module_names - {"grounddecode", "logits_processors", "vllm"}
+    others = found - sys.stdlib_module_names - {"grounddecode", "logits_processors", "vllm", "_typeshed"}
     return {canonicalize_name(SPELT.get(name, name)) for name in others}
 
 
