@@ -79,7 +79,7 @@ def record_saliency(
     Raises:
         ValueError: a model, method or option that cannot be recorded.  RuntimeError: inside `torch.inference_mode`.
     """
-    from grounddecode.engines.hf.record import record
+    from grounddecode.engines.hf.saliency.record import record
 
     return record(model, inputs, _several(methods), layers, calibration, generation)
 
@@ -110,7 +110,7 @@ def saliency_map(
     Raises:
         ValueError: as `record_saliency`.
     """
-    from grounddecode.engines.hf.record import full_map
+    from grounddecode.engines.hf.saliency.record import full_map
 
     return full_map(model, inputs, token, _several(methods), norm, signed, calibration)
 

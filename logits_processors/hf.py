@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from grounddecode import registry
-from grounddecode.engines.hf.acting import at_work
-from grounddecode.engines.hf.arming import Armed
+from grounddecode.engines.hf.attach.acting import at_work
+from grounddecode.engines.hf.attach.arming import Armed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,7 +10,7 @@ import torch
 
 from grounddecode import ground
 from grounddecode.calibration import BUILT_IN, Calibration, fingerprint, known, scaled_tau
-from grounddecode.engines.hf.calibrate import calibrate
+from grounddecode.engines.hf.watch.calibrate import calibrate
 from grounddecode.methods.heads import HeadModulation
 from grounddecode.methods.var import VAR
 from tests import zoo

@@ -31,7 +31,7 @@ def calibrate(
     options = engine_options(device, dtype, None, others, trust=trust, max_pixels=max_pixels)
     with results_only():
         check_folder(model)
-        from grounddecode.engines.hf.calibrate import calibrate_model
+        from grounddecode.engines.hf.watch.calibrate import calibrate_model
 
         found = calibrate_model(model, images, out, n_images=n_images, **options)
     if as_json:

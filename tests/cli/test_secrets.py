@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import Run
-from tests.engines.fake_openai import Fake, Reply, words
-from tests.engines.hostile import echoes, hostile
+from tests.engines.openai.fake import Fake, Reply, words
+from tests.engines.openai.hostile import echoes, hostile
 
 KEY = "sk-X"  # as short as it may be
 SMALL = ["--benchmarks", "pope,chair", "--limit", "2", "--max-new-tokens", "9", "--resamples", "9"]

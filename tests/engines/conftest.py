@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from grounddecode.engines.openai import OpenAIEngine
+from grounddecode.engines.openai.engine import OpenAIEngine
 from tests import zoo
-from tests.engines.fake_openai import Fake
+from tests.engines.openai.fake import Fake
 
 torch.set_num_threads(1)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from grounddecode import ground
 from grounddecode.engines.hf.decoder import AttentionLayer
-from grounddecode.engines.hf.flags import _source
-from grounddecode.engines.hf.sequence import FLAGS
+from grounddecode.engines.hf.generation import FLAGS
+from grounddecode.engines.hf.watch.flags import _source
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.var import VAR
 from tests import zoo

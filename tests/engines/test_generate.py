@@ -316,7 +316,7 @@ def test_what_torch_compile_returns_can_be_grounded() -> None:
 
 
 def test_generate_is_kept_from_compiling_by_itself() -> None:
-    from grounddecode.engines.hf.compilation import disable_compile
+    from grounddecode.engines.hf.attach.compilation import disable_compile
 
     class OnGPU:
         device = torch.device("cuda")

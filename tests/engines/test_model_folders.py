@@ -21,8 +21,8 @@ import transformers
 from transformers import dynamic_module_utils
 
 from grounddecode.engines.base import BatchError, Decoding, Request, open_engine
+from grounddecode.engines.hf.checkpoint.limits import positions, sufficient_side
 from grounddecode.engines.hf.engine import HFEngine
-from grounddecode.engines.hf.limits import positions, sufficient_side
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.lab import model as lab_model
 from grounddecode.lab import world

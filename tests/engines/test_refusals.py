@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grounddecode import PAINT, SGRS, VAR, AvisC, HeadModulation, LocoRE, ground
 from grounddecode.engines.hf.decoder import find_decoder
-from grounddecode.engines.hf.edited_image import hidden_from
+from grounddecode.engines.hf.stream.image import hidden_from
 from tests import zoo
 from tests.engines.cases import CASES
 from tests.engines.test_families import TOLERANCE, difference, generate

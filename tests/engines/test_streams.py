@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode import AvisC, ground
-from grounddecode.engines.hf import newest
 from grounddecode.engines.hf.decoder import find_decoder
-from grounddecode.engines.hf.head import few_rows
+from grounddecode.engines.hf.saliency.unembedding import few_rows
+from grounddecode.engines.hf.stream import newest
 from grounddecode.methods.var import VAR
 from tests import zoo
 from tests.engines.test_families import TOLERANCE, difference, generate

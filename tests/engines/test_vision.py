@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grounddecode import ground
-from grounddecode.engines.hf.vision import _layer_read
+from grounddecode.engines.hf.watch.vision import _layer_read
 from grounddecode.methods.paint import PAINT
 from grounddecode.view import VisionView
 from tests import zoo

@@ -8,7 +8,7 @@ import torch
 
 from grounddecode import ground, lab
 from grounddecode.calibration import known
-from grounddecode.engines.hf.calibrate import QUESTIONS
+from grounddecode.engines.hf.watch.calibrate import QUESTIONS
 from grounddecode.lab import dataset, world
 from grounddecode.lab.anatomy import captions_of, prompt
 from grounddecode.lab.captions import article, named

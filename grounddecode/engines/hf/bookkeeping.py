@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
+from grounddecode.engines.hf.generation import Sequence
 from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, require_images
-from grounddecode.engines.hf.sequence import Sequence
 from grounddecode.engines.hf.step import Step
 
 if TYPE_CHECKING:
+    from grounddecode.engines.hf.attach.running import Run
     from grounddecode.engines.hf.decoder import Decoder
-    from grounddecode.engines.hf.running import Run
     from grounddecode.engines.hf.session import Session
 
 

@@ -13,9 +13,9 @@ import transformers
 
 from grounddecode.calibration import Calibration
 from grounddecode.engines.base import BatchError, Decoding, Request, Response
-from grounddecode.engines.hf.chat import chat_prompt
-from grounddecode.engines.hf.limits import positions, sufficient_side
-from grounddecode.engines.hf.loading import load, torch_dtype
+from grounddecode.engines.hf.checkpoint.chat import chat_prompt
+from grounddecode.engines.hf.checkpoint.limits import positions, sufficient_side
+from grounddecode.engines.hf.checkpoint.loading import load, torch_dtype
 from grounddecode.engines.hf.session import Session
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.options import switch, whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from grounddecode.engines.hf.sequence import Sequence as Sequences
+from grounddecode.engines.hf.generation import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
 
@@ -50,24 +50,24 @@ def parts_for(methods: Iterable[Method]) -> tuple[Part, ...]:
     if len(streams) > 1:
         raise ValueError(f"{streams[0].name} and {streams[1].name} both need a second stream, use one of them")
     if streams:
-        from grounddecode.engines.hf.streams import SecondStream
+        from grounddecode.engines.hf.stream.second import SecondStream
 
         parts.append(SecondStream(streams[0]))
     flagging = [m for m in methods if Needs.TOKEN_FLAGS in m.active_needs()]
     if len(flagging) > 1:
         raise ValueError(f"{flagging[0].name} and {flagging[1].name} both flag tokens, use one of them")
     if flagging:
-        from grounddecode.engines.hf.flags import TokenFlags
+        from grounddecode.engines.hf.watch.flags import TokenFlags
 
         parts.append(TokenFlags(flagging[0]))
     looking = [m for m in methods if Needs.VISION_ATTENTION in m.active_needs()]
     if looking:
-        from grounddecode.engines.hf.vision import VisionAttention
+        from grounddecode.engines.hf.watch.vision import VisionAttention
 
         parts.append(VisionAttention(looking[0].name))
     judging = [m for m in methods if Needs.CANDIDATES in m.active_needs()]
     if judging:
-        from grounddecode.engines.hf.rejection import Rejection
+        from grounddecode.engines.hf.saliency.candidates import Rejection
 
         parts.append(Rejection(judging[0], methods))
     return tuple(parts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.sequence import Sequence as Sequences
+from grounddecode.engines.hf.generation import Sequence as Sequences
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.decoder import Decoder

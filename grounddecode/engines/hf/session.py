@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING, Any
 from torch import cat
 
 from grounddecode.calibration import known
-from grounddecode.engines.hf import acting, interface, layers, loops, transformers_names
+from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.answers import adjusted
-from grounddecode.engines.hf.aside import set_aside
-from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
+from grounddecode.engines.hf.attach import acting, layers, loops
+from grounddecode.engines.hf.attach.aside import set_aside
+from grounddecode.engines.hf.attach.compilation import disable_compile, uncompiled
+from grounddecode.engines.hf.attach.place import Place
+from grounddecode.engines.hf.attach.running import Run, lock_of
+from grounddecode.engines.hf.attention import kernels
+from grounddecode.engines.hf.attention.attend import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
 from grounddecode.engines.hf.bookkeeping import begin, check_layers
-from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys, require_layers
 from grounddecode.engines.hf.parts import Forward, Part, parts_for, refuse_twice, through
-from grounddecode.engines.hf.place import Place
-from grounddecode.engines.hf.running import Run, lock_of
-from grounddecode.engines.hf.same_inputs import kept_offsets, offset_holders, own_offsets
 from grounddecode.engines.hf.step import Step
+from grounddecode.engines.hf.stream.same_inputs import kept_offsets, offset_holders, own_offsets
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.calibration import Calibration
-    from grounddecode.engines.hf.vision import TowerWatch
+    from grounddecode.engines.hf.watch.vision import TowerWatch
     from grounddecode.trace import Recorder
 
 
@@ -105,8 +107,8 @@ class Session(Place):
             stack.callback(acting.close_block, self)
             if self.acts:
                 self.prepare()
-                interface.install(self.decoder.implementation)  # a kernel that is not known is refused at once
-                stack.callback(interface.uninstall, self.decoder.implementation)
+                kernels.install(self.decoder.implementation)  # a kernel that is not known is refused at once
+                stack.callback(kernels.uninstall, self.decoder.implementation)
                 stack.enter_context(self._in_place())
                 for name in transformers_names.CONTINUOUS_BATCHING:
                     if hasattr(self.model, name):  # it would swallow what the attention function raises
@@ -171,7 +173,7 @@ class Session(Place):
                 stack.enter_context(layers.busy(self.model))
                 stack.enter_context(layers.busy(self.decoder.runner))
                 self._stack, self.handlers = stack, dict(self._attention)
-                stack.enter_context(interface.installed(self.decoder.implementation))
+                stack.enter_context(kernels.installed(self.decoder.implementation))
                 stack.callback(setattr, self._here, "run", self._here.run)
                 self._here.run = run
                 for part in self.parts:
@@ -184,7 +186,7 @@ class Session(Place):
         with _counting:
             self._calls += more
 
-    def _handler(self, plan: LayerPlan) -> interface.Handler:
+    def _handler(self, plan: LayerPlan) -> kernels.Handler:
         def handle(call: Call, base: BaseAttention) -> Output:
             step = self._here.step
             if step is None:
@@ -279,7 +281,7 @@ class Session(Place):
                 part.begin(step)
                 forward = functools.partial(through, part, step, forward)
             own = own_offsets(step.sequence, offset_holders(self.model)) if run.by_hand else nullcontext()
-            with interface.handling(self.handlers), own:
+            with kernels.handling(self.handlers), own:
                 output = forward(kwargs)
             check_layers(self.decoder, self._expected, step)
             self._adjust(step, output, kwargs)

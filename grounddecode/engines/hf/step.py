@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.hf.sequence import FLAGS, Sequence
+from grounddecode.engines.hf.generation import FLAGS, Sequence
 from grounddecode.method import Method
 from grounddecode.view import Phase, StepView
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.attention import Capture
+    from grounddecode.engines.hf.attention.attend import Capture
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from grounddecode.engines.openai import OpenAIEngine
+from grounddecode.engines.openai.engine import OpenAIEngine
 from grounddecode.evaluate.folder.store import RunFolder
-from tests.engines.fake_openai import Fake, Reply, words
+from tests.engines.openai.fake import Fake, Reply, words
 from tests.evaluate.fake import run
 
 

@@ -1,0 +1,1 @@
+"""The attention path: kernels that are wrapped in place, and the rows that methods edit."""

@@ -1,0 +1,258 @@
+"""The attention function that stands in for the base one: edits the query rows concerned, leaves the rest to the base.
+
+Decode step: the edited row is computed directly and the base call is skipped; when every edit is a renormalised factor
+on keys, its logarithm is added to the scores inside the base kernel instead. Prompt: base kernel, then the rows
+concerned are recomputed. No query-by-key matrix of the whole sequence is ever allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from grounddecode.engines.hf.attention.gains import log_gains
+from grounddecode.engines.hf.transformers_names import SCALING, SOFT_CAP, WANTS_WEIGHTS, WINDOW
+from grounddecode.method import Method, Needs, apply_edits
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.step import Step
+
+Output = tuple[Tensor, Tensor | None]
+BaseAttention = Callable[..., Output]
+
+_BLOCK_BYTES = 8 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens in one attention layer, fixed when the session attaches. Layers of equal edits share the tuple."""
+
+    layer: int
+    edits: tuple[Method, ...]
+    gains_only: bool
+
+
+def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> dict[int, LayerPlan]:
+    """The plan of every layer: the methods whose edit acts on it."""
+    editing = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs()]
+    plans: dict[int, LayerPlan] = {}
+    shared: dict[tuple[Method, ...], tuple[Method, ...]] = {}
+    for layer in layers:
+        acting = tuple(m for m in editing if m.acts_on(layer, n_layers))
+        edits = shared.setdefault(acting, acting)
+        plans[layer] = LayerPlan(layer, edits, bool(edits) and all(m.is_key_gain for m in edits))
+    return plans
+
+
+@dataclass(slots=True)  # not frozen: one is made in every layer of every step, in a third of the time
+class Call:
+    """The tensors of one attention call. query (B, H, q, D); key (B, Hkv, T, D); value (B, Hkv, T, Dv)."""
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    options: dict[str, Any]
+
+    @property
+    def scaling(self) -> float:
+        given = self.options.get(SCALING)
+        return float(given) if given is not None else 1.0 / math.sqrt(self.query.shape[-1])
+
+    def base(self, function: BaseAttention, mask: Tensor | None) -> Output:
+        return function(self.module, self.query, self.key, self.value, mask, **self.options)
+
+    def queries(self, start: int, stop: int) -> Tensor:
+        """(B, H, stop - start, D): some queries of this forward."""
+        return self.query if stop - start == self.query.shape[2] else self.query[:, :, start:stop]
+
+    def times_keys(self, rows: Tensor) -> Tensor:
+        """(B * Hkv, n, D) to (B * Hkv, n, T), float32."""
+        return torch.bmm(rows, self.key.flatten(0, 1).float().mT)
+
+    def times_values(self, rows: Tensor) -> Tensor:
+        """(B * Hkv, n, T) to (B * Hkv, n, Dv), float32."""
+        return torch.bmm(rows, self.value.flatten(0, 1).float())
+
+
+class Capture(Protocol):
+    """What stands between the model and `attend` while the last row is recorded for gradients."""
+
+    def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
+
+
+def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
+    """The attention of one layer under the plan: (B, q, H, Dv) and, for kernels that return them, the weights."""
+    if step.capture is None:
+        return _attend(call, base, kernel, plan, step)
+    return step.capture.attend(call, lambda: _attend(call, base, kernel, plan, step), plan, step)
+
+
+def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
+    if call.query.shape[2] < step.length:  # layers that share keys may read the end of a prompt only (Gemma 3n and 4)
+        step = step.tail(call.query.shape[2])
+    if step.newest_only == plan.layer:  # the other tokens get its output, which nobody reads
+        newest, _ = _rows(call, plan, step, step.length - 1)
+        return newest.expand(-1, step.length, -1, -1), None
+    first = step.first_query(plan.edits) if plan.edits else step.length
+    record = step.record and step.completes_prompt
+    if first == step.length and not record:
+        return call.base(base, call.mask)
+    if plan.gains_only and first == 0 and not record and kernel == "sdpa":
+        return _biased(call, plan, step)
+    if first == 0 and step.past >= step.sequence.prompt_length - 1:  # before that, a row may be in its padding
+        return _rows(call, plan, step, 0)
+    output, weights = call.base(base, call.mask)
+    return _overwrite(call, plan, step, first, output, weights)
+
+
+def _overwrite(call: Call, plan: LayerPlan, step: Step, first: int, output: Tensor, weights: Tensor | None) -> Output:
+    """Base output with the concerned rows recomputed; other rows keep their bits."""
+    last = step.sequence.prompt_length - 1 - step.past
+    if not plan.edits:  # only to be recorded
+        _record(edited_weights(call, plan, step, last, last + 1), plan, step, last, last + 1, call.key.device)
+        return output, weights
+    start = min(first, last) if step.record and step.completes_prompt else first
+    edited, edited_rows = _rows(call, plan, step, start)
+    concerned = _concerned(plan, step, start, call.key)
+    output = _written(output, torch.where(concerned[..., None, None], edited, output[:, start:]), start, dim=1)
+    if weights is not None and edited_rows is not None:
+        rows = torch.where(concerned[:, None, :, None], edited_rows, weights[:, :, start:])
+        weights = _written(weights, rows, start, dim=2)
+    return output, weights
+
+
+def _written(whole: Tensor, part: Tensor, start: int, dim: int) -> Tensor:
+    """`whole` with `part` from `start` on: in place, unless a backward pass needs what stood there."""
+    if whole.requires_grad or part.requires_grad:
+        return torch.cat([whole.narrow(dim, 0, start), part.to(whole.dtype)], dim=dim)
+    whole.narrow(dim, start, part.shape[dim]).copy_(part)
+    return whole
+
+
+def _concerned(plan: LayerPlan, step: Step, start: int, key: Tensor) -> Tensor:
+    """Bool (B, q): queries from `start` on that any edit concerns."""
+    view = step.view(start, step.length, key.shape[2], key.device)
+    rows = torch.stack([view.rows(method.rows) for method in plan.edits]).any(dim=0)
+    return rows.view(-1, step.length - start)
+
+
+def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
+    """Edited output (B, q - start, H, Dv) and weights of the queries from `start` on, in blocks of bounded size."""
+    batch, heads, _, _ = call.query.shape
+    keys = call.key.shape[2]
+    block = max(1, _BLOCK_BYTES // (4 * batch * heads * keys))
+    outputs, weights, wanted = [], [], bool(call.options.get(WANTS_WEIGHTS))
+    for begin in range(start, step.length, block):
+        stop = min(begin + block, step.length)
+        part = edited_weights(call, plan, step, begin, stop)
+        _record(part, plan, step, begin, stop, call.key.device)
+        outputs.append(weighted_values(part, call).to(call.query.dtype))
+        if wanted:
+            weights.append(part)
+    joined = torch.cat(weights, dim=2) if wanted else None
+    return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], joined
+
+
+def edited_weights(call: Call, plan: LayerPlan, step: Step, start: int, stop: int) -> Tensor:
+    """Weights (B, H, stop - start, T), float32."""
+    scores = row_scores(call, start, stop, step)
+    batch, heads, count, keys = scores.shape
+    if not plan.edits:
+        return torch.softmax(scores, dim=-1)
+    view = step.layer_view(start, stop, keys, scores.device, plan.layer)
+    if count == 1:
+        return apply_edits(plan.edits, scores.squeeze(2), view, plan.layer).unsqueeze(2)
+    flat = scores.transpose(1, 2).reshape(batch * count, heads, keys)
+    weights = apply_edits(plan.edits, flat, view, plan.layer)
+    return weights.view(batch, count, heads, keys).transpose(1, 2)
+
+
+def _record(weights: Tensor, plan: LayerPlan, step: Step, start: int, stop: int, device: torch.device) -> None:
+    """Keep the head mean of the last prompt row over image keys, if it is in this block and somebody asked for it."""
+    row = step.sequence.prompt_length - 1 - step.past
+    if not (step.record and start <= row < stop):
+        return
+    keys = weights.shape[-1]
+    offset = max(0, step.total - keys)
+    image = step.view(row, row + 1, keys, device).image
+    mean = weights[:, :, row - start].mean(dim=1) * image
+    full = mean.new_zeros(mean.shape[0], step.total)
+    full[:, offset : offset + keys] = mean[:, : step.total - offset]
+    step.recorded[plan.layer] = full
+
+
+def row_scores(call: Call, start: int, stop: int, step: Step) -> Tensor:
+    """Scaled scores (B, H, stop - start, T) of some queries, float32, -inf on masked keys; keys are not repeated."""
+    query = call.queries(start, stop).float() * call.scaling
+    batch, heads, count, width = query.shape
+    scores = call.times_keys(query.reshape(batch * call.key.shape[1], -1, width)).view(batch, heads, count, -1)
+    softcap = call.options.get(SOFT_CAP)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    return apply_mask(scores, call, start, stop, step)
+
+
+def apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) -> Tensor:
+    """-inf where a query may not look: bool or additive 4D masks, 2D padding masks, or plain causality."""
+    mask, keys = call.mask, scores.shape[-1]
+    if mask is not None and mask.dim() == 4:
+        rows = mask[:, :, start:stop, :keys]
+        if rows.dtype == torch.bool:
+            return scores.masked_fill(~rows, -torch.inf)
+        hidden = rows <= torch.finfo(rows.dtype).min / 2
+        return (scores + rows.float()).masked_fill(hidden, -torch.inf)
+    window = call.options.get(WINDOW)
+    if mask is None and start == step.length - 1 and keys <= min(step.total, window or step.total):
+        return scores  # the newest token sees every key there is
+    view = step.view(start, stop, keys, scores.device)
+    batch, count = scores.shape[0], stop - start
+    query = view.queries.view(batch, 1, count, 1)
+    allowed = view.keys <= query
+    if window is not None:
+        allowed = allowed & (view.keys > query - window)
+    if mask is not None:  # a 2D padding mask of flash kernels, which may be shorter than a static cache
+        width = min(mask.shape[1], step.total)
+        padded = torch.zeros(batch, int(view.keys[-1]) + 1, dtype=torch.bool, device=scores.device)
+        padded[:, :width] = mask[:, :width].bool()
+        allowed = allowed & padded[:, view.keys][:, None, None, :]
+    return scores.masked_fill(~allowed, -torch.inf)
+
+
+def weighted_values(weights: Tensor, call: Call) -> Tensor:
+    """(B, q, H, Dv) float32 from weights (B, H, q, T)."""
+    batch, heads, count, keys = weights.shape
+    values = call.times_values(weights.reshape(batch * call.value.shape[1], -1, keys))
+    if count == 1:
+        return values.view(batch, 1, heads, -1)
+    return values.view(batch, heads, count, -1).transpose(1, 2).contiguous()
+
+
+def _biased(call: Call, plan: LayerPlan, step: Step) -> Output:
+    """The base kernel with the logarithm of the edits' gains in its mask; K and V are not repeated."""
+    bias = _bias(call, plan, step)
+    grouped = call.query.shape[1] != call.key.shape[1]
+    output = nn.functional.scaled_dot_product_attention(
+        call.query, call.key, call.value, attn_mask=bias, scale=call.scaling, enable_gqa=grouped
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _bias(call: Call, plan: LayerPlan, step: Step) -> Tensor:
+    """Additive mask (B, heads or 1, q, T): log of the edits' gains, and the base mask. Shared by layers that agree."""
+    keys = call.key.shape[2]
+    known = (id(call.mask), keys, id(plan.edits), call.query.dtype, call.key.device)
+    if known not in step.biases:  # the mask is kept beside its bias, so its id stays its own
+        step.biases[known] = (call.mask, _make_bias(call, plan, step, keys))
+    return step.biases[known][1]
+
+
+def _make_bias(call: Call, plan: LayerPlan, step: Step, keys: int) -> Tensor:
+    logs = log_gains(plan.edits, step, keys, call.key.device)
+    return apply_mask(logs.transpose(1, 2), call, 0, step.length, step).to(call.query.dtype)

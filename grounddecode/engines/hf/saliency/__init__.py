@@ -1,0 +1,1 @@
+"""Gradients towards attention, and what is made of them."""

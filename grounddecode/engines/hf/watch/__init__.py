@@ -1,0 +1,1 @@
+"""What is read of a model beside its answer: hidden states, the vision tower, a calibration."""

@@ -1,0 +1,86 @@
+"""Token flags: what a method says of every token from the input of each decoder layer, kept as bits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from grounddecode.engines.hf.decoder import AttentionLayer
+from grounddecode.engines.hf.generation import FLAGS
+from grounddecode.engines.hf.step import Step
+from grounddecode.engines.hf.transformers_names import layer_kind, shares_keys
+from grounddecode.method import Method
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.parts import Forward
+    from grounddecode.engines.hf.session import Session
+
+
+class TokenFlags:
+    """Calls `flag_tokens` of a method on the input of each layer its edit acts on.
+
+    One bool a layer, row and token of the sequence, in `Sequence.memory`: so the flags follow beams, and every stream
+    has its own. They are cut to what is cached before new ones are appended, so those of rejected draft tokens vanish.
+    Layers that share the keys of an earlier layer share its flags: most of their inputs may never be computed.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self._session: Session | None = None
+
+    def attach(self, session: Session) -> None:
+        self._session = session
+
+    def act(self, session: Session) -> None:
+        for layer in session.decoder.layers:
+            if not layer.cross and self.method.acts_on(layer.index, session.decoder.n_layers):
+                hook = functools.partial(self._note, layer.index, _source(layer, session.decoder.layers))
+                session.hook(layer.block.register_forward_pre_hook, hook, with_kwargs=True)
+
+    def begin(self, step: Step) -> None:
+        """Nothing to prepare."""
+
+    def finish(self, _: object) -> None:
+        """Nothing to release: flags belong to the sequence."""
+
+    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        return forward(kwargs)
+
+    def _note(self, layer: int, source: int, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        step = self._session.step if self._session is not None else None
+        if step is None:
+            return
+        memory = step.sequence.memory
+        if source != layer and (FLAGS, source) in memory:
+            memory[FLAGS, layer] = memory[FLAGS, source]
+            return
+        flags = self.method.flag_tokens(args[0] if args else kwargs["hidden_states"], layer)
+        if flags.shape != (step.sequence.rows, step.length):
+            raise RuntimeError(
+                f"{self.method.name}: layer {layer} read {flags.shape[1]} tokens where {step.length} were expected, "
+                "this model drops tokens between its layers and is not supported"
+            )
+        memory[FLAGS, layer] = _append(memory.get((FLAGS, layer)), flags, step)
+
+
+def _append(known: Tensor | None, new: Tensor, step: Step) -> Tensor:
+    if known is None or not step.past:
+        return new
+    kept = known if known.shape[1] == step.past else known[:, : step.past]
+    return torch.cat([kept.to(new.device), new], dim=1)
+
+
+def _source(layer: AttentionLayer, layers: Sequence[AttentionLayer]) -> int:
+    """The layer whose keys and values this one reads (Gemma 3n and 4: the last of its kind that has its own)."""
+    if not shares_keys(layer.module):
+        return layer.index
+    owners = [
+        other.index
+        for other in layers
+        if not shares_keys(other.module) and layer_kind(other.module) == layer_kind(layer.module)
+    ]
+    return max(owners, default=layer.index)

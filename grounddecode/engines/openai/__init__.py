@@ -1,0 +1,1 @@
+"""Engine openai: any server that speaks OpenAI's chat completions."""

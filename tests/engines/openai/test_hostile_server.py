@@ -1,0 +1,158 @@
+"""Engine openai against a server that misbehaves: one sentence, bounded memory, bounded time."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import tracemalloc
+import zlib
+from typing import Any
+
+import pytest
+
+from grounddecode.engines.openai.engine import OpenAIEngine
+from tests.engines.openai.fake import GREEDY, ask
+from tests.engines.openai.hostile import (
+    Act,
+    answer,
+    blanks,
+    bomb,
+    breaks_off,
+    drip,
+    echoes,
+    head,
+    hostile,
+    never,
+    says,
+    says_json,
+)
+
+LIMIT = 1 << 20
+KEY = "sk-very-secret-1234567890"
+
+PAGE = b"<!doctype html><head><title>Sorry</title><style>b {}</style></head><body><b>Down</b>\x1b[2J<p></body>"
+BAD: dict[str, tuple[Act, str]] = {
+    "huge body": (blanks(64), "an answer of more than 1048576 bytes, raise max_bytes"),
+    "endless body": (blanks(None), "an answer of more than 1048576 bytes"),
+    "gzip bomb": (says(bomb(256), Content_Encoding="gzip"), "an answer of more than 1048576 bytes"),
+    "deflate of nothing": (says(b"xyz", Content_Encoding="deflate"), "error .*header check"),
+    "another packing": (says(b"xyz", Content_Encoding="br"), "packed as 'br', which nobody asked for"),
+    "drip": (drip, r"no whole answer within the deadline of 0\.5 s"),
+    "only informational answers": (never, r"no whole answer within the deadline of 0\.5 s"),
+    "silence": (lambda link, request: time.sleep(2), "ReadTimeout"),
+    "broken off": (breaks_off, "RemoteProtocolError peer closed connection"),
+    "hung up": (lambda link, request: None, "RemoteProtocolError Server disconnected"),
+    "no HTTP": (lambda link, request: link.sendall(b"SSH-2.0-OpenSSH_9.6\r\n"), "RemoteProtocolError"),
+    "a header without end": (lambda link, request: link.sendall(b"HTTP/1.1 200 OK\r\nX: " + b"x" * LIMIT), "Protocol"),
+    "a number": (says_json(7), "without a choice: 7"),
+    "a list": (says_json([answer()]), "without a choice"),
+    "choices of a wrong type": (says_json({"choices": {"0": 1}}), "without a choice"),
+    "no choices": (says_json({"choices": []}), "without a choice"),
+    "a choice of null": (says_json({"choices": [None]}), "without a choice"),
+    "a message of a wrong type": (says_json({"choices": [{"message": "Yes"}]}), "without a choice"),
+    "text of a wrong type": (says_json(answer({"a": 1})), "without text"),
+    "another index": (
+        says_json({"choices": [answer()["choices"][0] | {"index": 1}]}),
+        "only choice is number 1, not 0",
+    ),
+    "two choices": (says_json({"choices": answer()["choices"] * 2}), "2 choices where one was asked for"),
+    "a deep list": (says(b"[" * 200_000), "no JSON"),
+    "a long number": (says(b"9" * 100_000), "no JSON"),
+    "surrogates": (says(rb'{"error": "\ud800\udc00 \ud800 \u001b[31m"}', "400 Bad Request"), "status 400"),
+    "a redirect": (
+        says(b"", "302 Found", Location="http://bob:pa55word@h/v1?key=s3cret"),
+        r"status 302, a redirect to 'http://\*\*\*@h/v1\?key=\*\*\*'",
+    ),
+    "a redirect without end": (
+        lambda link, request: link.sendall(head(0, "307 Temporary Redirect", Location="/v1/chat/completions")),
+        "status 307, a redirect to '/v1/chat/completions'",
+    ),
+    "HTML with status 500": (says(PAGE, "500 Oops"), r"status 500 Sorry Down \[2J$"),
+    "HTML with status 200": (says(PAGE), "no JSON: 'Sorry Down"),
+    "an echo of the key": (echoes, r"status 401 wrong key in .*Authorization: Bearer \*\*\*"),
+    "an answer with the key": (says_json(answer(f"You gave {KEY}")), "an answer that repeats the key"),
+}
+
+
+@pytest.mark.parametrize(("act", "words"), BAD.values(), ids=BAD)
+def test_a_misbehaving_server_is_one_sentence(act: Act, words: str) -> None:
+    with hostile(act) as server:
+        engine = OpenAIEngine(
+            server.url + "#m", api_key=KEY, timeout=0.3, deadline=0.5, retries=1, backoff=0.01, max_bytes=LIMIT
+        )
+        tracemalloc.start()
+        begin = time.monotonic()
+        try:
+            with pytest.raises(RuntimeError, match=words) as caught:
+                engine.generate(ask("a"), GREEDY)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            engine.close()
+    assert time.monotonic() - begin < 10
+    told = str(caught.value)
+    assert told.startswith("sample id-a: 127.0.0.1 failed: ")
+    assert len(told) < 500
+    assert told.isprintable()
+    assert not any(secret in told for secret in (KEY, "pa55word", "s3cret", "bob"))
+    # What the server itself holds is in here too: it sends a megabyte at a time.
+    assert peak < 16 * LIMIT
+
+
+@pytest.mark.parametrize("act", [blanks(64), blanks(None), drip, says(bomb(256), Content_Encoding="gzip")])
+def test_so_is_one_that_misbehaves_from_the_first_request(act: Act) -> None:
+    with hostile(act) as server, pytest.raises(RuntimeError, match="lists no models: ") as caught:
+        OpenAIEngine(server.url, timeout=0.3, deadline=0.5, max_bytes=LIMIT)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"completion_tokens": n} for n in (-5, "7", 1.5, True, None, 10**30, [3])] + [None, 5, [], {"other": 1}],
+)
+def test_a_count_that_is_none_is_unknown(usage: Any) -> None:
+    with hostile(says_json(answer(usage=usage))) as server:
+        engine = OpenAIEngine(server.url + "#m")
+        try:
+            (response,) = engine.generate(ask("a"), GREEDY)
+        finally:
+            engine.close()
+    assert (response.text, response.n_tokens) == ("fine", 0)
+
+
+def test_packed_answers_are_read() -> None:
+    body = json.dumps(answer("x" * 5000)).encode()
+    for packed, name in ((gzip.compress(body), "gzip"), (zlib.compress(body), "deflate"), (body, "identity")):
+        with hostile(says(packed, Content_Encoding=name)) as server:
+            engine = OpenAIEngine(server.url + "#m", max_bytes=6000)
+            try:
+                assert engine.generate(ask("a"), GREEDY)[0].text == "x" * 5000
+            finally:
+                engine.close()
+            assert "accept-encoding: identity" in server.requests[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "least", "most"),
+    [
+        ("nan", 0.004, 0.2),
+        ("soon", 0.004, 0.2),
+        ("-3", 0, 0.2),
+        ("0.3", 0.3, 0.7),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0.2),
+    ],
+)
+def test_odd_waits(given: str, least: float, most: float) -> None:
+    def act(link: Any, request: str) -> None:
+        first = sum(one.startswith("POST") for one in server.requests) < 2
+        told = says(b"{}", "429 Slow", Retry_After=given) if first else says_json(answer())
+        told(link, request)
+
+    with hostile(act) as server:
+        engine = OpenAIEngine(server.url + "#m", backoff=0.01)
+        try:
+            (response,) = engine.generate(ask("a"), GREEDY)
+        finally:
+            engine.close()
+    assert least <= response.seconds < most
