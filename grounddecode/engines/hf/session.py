@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import cat
 
-from grounddecode.calibration import known
 from grounddecode.engines.hf import acting, interface, layers, loops, transformers_names
 from grounddecode.engines.hf.answers import adjusted
 from grounddecode.engines.hf.aside import set_aside
@@ -19,7 +18,7 @@ from grounddecode.engines.hf.attention import BaseAttention, Call, LayerPlan, Ou
 from grounddecode.engines.hf.bookkeeping import begin, check_layers
 from grounddecode.engines.hf.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys, require_layers
-from grounddecode.engines.hf.parts import Forward, Part, parts_for, refuse_twice, through
+from grounddecode.engines.hf.parts import Forward, Part, calibrated, parts_for, refuse_twice, through
 from grounddecode.engines.hf.place import Place
 from grounddecode.engines.hf.running import Run, lock_of
 from grounddecode.engines.hf.same_inputs import kept_offsets, offset_holders, own_offsets
@@ -59,7 +58,7 @@ class Session(Place):
         self.given = model
         self.trace = trace
         self.decoder: Decoder = decoder or find_decoder(self.model)
-        self.methods = _calibrated(self.model, methods, calibration)
+        self.methods = calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
         require_layers(self.decoder, self.methods)
         self._adjusting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
@@ -152,8 +151,9 @@ class Session(Place):
             raise self._unseen()
 
     def refuse_continuous_batching(self, *_: Any, **__: Any) -> Any:
-        names = ", ".join(m.name for m in self.methods)
-        raise ValueError(f"{names}: continuous batching with a paged cache is not supported, use model.generate")
+        raise ValueError(
+            f"{', '.join(m.name for m in self.methods)}: continuous batching with a paged cache is not supported, use model.generate"
+        )
 
     def _unseen(self) -> RuntimeError:
         return RuntimeError(
@@ -300,14 +300,3 @@ class Session(Place):
 
 
 _counting = threading.Lock()
-
-
-def _calibrated(
-    model: PreTrainedModel, methods: Sequence[Method], calibration: Calibration | None
-) -> tuple[Method, ...]:
-    """The methods that do something, with what is known of the checkpoint filled in."""
-    if calibration is None:
-        calibration = known(model.config)
-    else:
-        calibration.check(model.config)
-    return tuple(m.calibrated(calibration) for m in methods if not m.is_neutral())
