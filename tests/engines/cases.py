@@ -115,7 +115,7 @@ def _constants() -> Sequence[Case]:
         (ConstantGains(torch.tensor(gains[0]), layers=(1, 3)),),
         everywhere=False,
     )
-    local, summary = ((0, 3, 5, 15),), ((3, 4),)
+    local, summary = ((0, 3, 5, 8),), ((3, 4),)
     yield Case(
         "paint-given-sets",
         (PAINT(alpha=0.9, beta=0.3, layers=(0, 32), local_tokens=local, summary_tokens=summary),),
