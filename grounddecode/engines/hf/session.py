@@ -82,8 +82,7 @@ class Session(Place):
         return bool(self.methods or self.parts)
 
     @property
-    def watch(self) -> TowerWatch | None:
-        """How the vision tower is watched, if a method asks for it."""
+    def watch(self) -> TowerWatch | None:  # of the vision tower, if a method asks for it
         return next((part.watch for part in self.parts if hasattr(part, "watch")), None)
 
     # -- attach and restore --------------------------------------------------------------------------------------
@@ -151,9 +150,8 @@ class Session(Place):
             raise self._unseen()
 
     def refuse_continuous_batching(self, *_: Any, **__: Any) -> Any:
-        raise ValueError(
-            f"{', '.join(m.name for m in self.methods)}: continuous batching with a paged cache is not supported, use model.generate"
-        )
+        names = ", ".join(m.name for m in self.methods)
+        raise ValueError(f"{names}: continuous batching with a paged cache is not supported, use model.generate")
 
     def _unseen(self) -> RuntimeError:
         return RuntimeError(
