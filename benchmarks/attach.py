@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from benchmarks.speed import lab_model, methods_of
 
-CALLS = 200
+CALLS = 100
 
 
 def forms(model, spec: str) -> dict[str, Callable[[dict], object]]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from grounddecode.calibration import known
 from grounddecode.engines.hf.generation import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from grounddecode.calibration import Calibration
     from grounddecode.engines.hf.session import Session
 
 Forward = Callable[[dict[str, Any]], Any]
@@ -86,3 +90,14 @@ def refuse_twice(methods: Sequence[Method], layers: Iterable[int], n_layers: int
                 raise ValueError(
                     f"{method.name} was given twice for layer {min(both)}, give it once with the settings you mean"
                 )
+
+
+def calibrated(
+    model: PreTrainedModel, methods: Sequence[Method], calibration: Calibration | None
+) -> tuple[Method, ...]:
+    """The methods that do something, with what is known of the checkpoint filled in."""
+    if calibration is None:
+        calibration = known(model.config)
+    else:
+        calibration.check(model.config)
+    return tuple(m.calibrated(calibration) for m in methods if not m.is_neutral())

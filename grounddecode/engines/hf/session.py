@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import cat
 
-from grounddecode.calibration import known
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.answers import adjusted
 from grounddecode.engines.hf.attach import acting, layers, loops
@@ -23,7 +22,7 @@ from grounddecode.engines.hf.attention import kernels
 from grounddecode.engines.hf.attention.attend import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
 from grounddecode.engines.hf.bookkeeping import begin, check_layers
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys, require_layers
-from grounddecode.engines.hf.parts import Forward, Part, parts_for, refuse_twice, through
+from grounddecode.engines.hf.parts import Forward, Part, calibrated, parts_for, refuse_twice, through
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.same_inputs import kept_offsets, offset_holders, own_offsets
 from grounddecode.method import Method, Needs
@@ -61,7 +60,7 @@ class Session(Place):
         self.given = model
         self.trace = trace
         self.decoder: Decoder = decoder or find_decoder(self.model)
-        self.methods = _calibrated(self.model, methods, calibration)
+        self.methods = calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
         require_layers(self.decoder, self.methods)
         self._adjusting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
@@ -85,8 +84,7 @@ class Session(Place):
         return bool(self.methods or self.parts)
 
     @property
-    def watch(self) -> TowerWatch | None:
-        """How the vision tower is watched, if a method asks for it."""
+    def watch(self) -> TowerWatch | None:  # of the vision tower, if a method asks for it
         return next((part.watch for part in self.parts if hasattr(part, "watch")), None)
 
     # -- attach and restore --------------------------------------------------------------------------------------
@@ -302,14 +300,3 @@ class Session(Place):
 
 
 _counting = threading.Lock()
-
-
-def _calibrated(
-    model: PreTrainedModel, methods: Sequence[Method], calibration: Calibration | None
-) -> tuple[Method, ...]:
-    """The methods that do something, with what is known of the checkpoint filled in."""
-    if calibration is None:
-        calibration = known(model.config)
-    else:
-        calibration.check(model.config)
-    return tuple(m.calibrated(calibration) for m in methods if not m.is_neutral())
