@@ -121,7 +121,7 @@ class VAR(Method):
             raise RuntimeError("var: the engine gave no token flags")
         sink = step.flags
         if self.sinks == "prompt" or self.variant == "released":
-            sink = sink & (step.keys < step.prompt_length)
+            sink = sink & (step.keys < step.answer_start)
         least = max(self.rho if self.variant == "paper" else 1.0 - self.rho, _NOTHING)
         plain = step.of_image(("var: plain keys", least), partial(_plain_keys, least=least))
         parts = torch.addcmul(plain, step.of_image("var: sinks", _if_sink), sink[:, None])

@@ -1,0 +1,143 @@
+"""The platform's attention backends with edited rows: subclasses that vLLM chooses in their parents' place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from grounddecode.engines.plan import LayerPlan
+from grounddecode.engines.rows import edited_rows, image_row
+from grounddecode.engines.vllm.cache import READERS
+from grounddecode.engines.vllm.worker import Plan, Worker, worker_of
+
+if TYPE_CHECKING:
+    from grounddecode.engines.vllm.step import Rows
+
+PARENTS = {
+    "CPU_ATTN": "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackend",
+    "FLASH_ATTN": "vllm.v1.attention.backends.flash_attn:FlashAttentionBackend",
+    "TRITON_ATTN": "vllm.v1.attention.backends.triton_attn:TritonAttentionBackend",
+    "FLEX_ATTENTION": "vllm.v1.attention.backends.flex_attention:FlexAttentionBackend",
+}
+_PREFIX = "Grounded_"
+
+
+def register() -> None:
+    """Put the subclasses in their parents' place in vLLM's table."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    for name in PARENTS:
+        register_backend(AttentionBackendEnum[name], f"{__name__}.{_PREFIX}{name}")
+
+
+def __getattr__(name: str) -> Any:
+    """`Grounded_CPU_ATTN` and so on, made when vLLM asks: the parents of other platforms may not import here."""
+    parent = PARENTS.get(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
+    if parent is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = made = _grounded(name, parent)
+    return made
+
+
+def _grounded(name: str, path: str) -> type:
+    module, _, attribute = path.partition(":")
+    parent = getattr(import_module(module), attribute)
+    builder = type(f"{name}_Builder", (PlanBuilder, parent.get_builder_cls()), {"__module__": __name__})
+    impl = type(f"{name}_Impl", (EditedRows, parent.get_impl_cls()), {"__module__": __name__})
+    hooks = {"get_impl_cls": staticmethod(lambda: impl), "get_builder_cls": staticmethod(lambda: builder)}
+    return type(name, (parent,), {"__module__": __name__, **hooks})
+
+
+class PlanBuilder:
+    """Metadata builder that says once a step, before the forward pass, which rows are edited."""
+
+    vllm_config: Any
+    kv_cache_spec: Any
+
+    @classmethod
+    def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> Any:
+        """A whole graph would freeze the unedited path: only between attention calls, where methods may be asked for."""
+        from vllm.v1.attention.backend import AttentionCGSupport
+
+        if worker_of(vllm_config) is not None:
+            return AttentionCGSupport.NEVER
+        return super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc]
+
+    def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
+        metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
+        worker = worker_of(self.vllm_config)
+        if worker is not None and worker.requests.by_key:
+            metadata.grounded = worker.plan(common_attn_metadata, self.kv_cache_spec.block_size)
+        return metadata
+
+
+class EditedRows:
+    """Attention of one layer: the base kernel, then the rows that a method edits; without it where all rows are."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    scale: float
+    sliding_window: Any
+    logits_soft_cap: float | None
+
+    def forward(
+        self, layer: Any, query: Tensor, key: Tensor | None, value: Tensor | None, kv_cache: Tensor,
+        attn_metadata: Any, output: Tensor, output_scale: Tensor | None = None, output_block_scale: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        def base() -> Tensor:
+            result: Tensor = super(EditedRows, self).forward(  # type: ignore[misc]
+                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+            )
+            return result
+
+        plan: Plan | None = getattr(attn_metadata, "grounded", None)
+        if plan is None:
+            return base()
+        return plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
+
+    def edited(self, query: Tensor, cache: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
+        """Output (B * count, H, D) of these rows under their methods."""
+        weights, values = self.weights(query, cache, rows, layer, worker)
+        batch, heads, count, keys = weights.shape
+        out = torch.bmm(weights.reshape(batch * self.num_kv_heads, -1, keys), values)
+        if count == 1:
+            return out.view(batch, heads, -1)
+        return out.view(batch, heads, count, -1).transpose(1, 2).reshape(batch * count, heads, -1)
+
+    def weights(self, query: Tensor, cache: Tensor, rows: Rows, layer: int, worker: Worker) -> tuple[Tensor, Tensor]:
+        """Edited weights (B, H, count, T) and values (B * Hkv, T, D)."""
+        keys, values = worker.reader.read(cache, rows)
+        scores = self._scores(query, keys, rows)
+        flags = worker.flags_of(rows, layer)
+        parts = [
+            worker.edit(scores[p.start : p.stop], lambda p=p: rows.view(p, flags), p.group.layers[layer]) for p in rows.parts
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)), values
+
+    def _scores(self, query: Tensor, keys: Tensor, rows: Rows) -> Tensor:
+        """(B, H, count, T) float32, -inf on keys that the query may not see."""
+        batch, count = rows.queries.shape
+        asked = query.index_select(0, rows.tokens).float() * self.scale
+        if count > 1:
+            asked = asked.view(batch, count, -1, self.head_size).transpose(1, 2)
+        scores = torch.bmm(asked.reshape(batch * self.num_kv_heads, -1, self.head_size), keys)
+        scores = scores.view(batch, -1, count, rows.keys)
+        if self.logits_soft_cap:
+            scores = torch.tanh(scores / self.logits_soft_cap) * self.logits_soft_cap
+        hidden = rows.hidden
+        window = _window(self.sliding_window)
+        if window is not None:
+            hidden = hidden | (rows.positions <= rows.queries[..., None] - window)[:, None]
+        return scores.masked_fill_(hidden, -torch.inf)
+
+
+def _window(given: Any) -> int | None:
+    """Width of a sliding window, the own key included, however a backend keeps it; None without one."""
+    if isinstance(given, tuple):
+        return None if given[0] < 0 else int(given[0]) + 1
+    return None if given is None or given < 0 else int(given)
