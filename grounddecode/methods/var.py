@@ -116,6 +116,10 @@ class VAR(Method):
         least = (20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau) / math.sqrt(width)
         return share >= least if self.variant == "paper" else share > least
 
+    def same_flags(self, other: Method) -> bool:
+        mine = (self.sink_dims, self.tau, self.variant)
+        return isinstance(other, VAR) and mine == (other.sink_dims, other.tau, other.variant)
+
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         if step.flags is None:
             raise RuntimeError("var: the engine gave no token flags")

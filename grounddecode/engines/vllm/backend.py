@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from grounddecode.engines.plan import LayerPlan
-from grounddecode.engines.rows import edited_rows, image_row
-from grounddecode.engines.vllm.cache import READERS
+from grounddecode.engines.vllm.stream import Pass
 from grounddecode.engines.vllm.worker import Plan, Worker, worker_of
 
 if TYPE_CHECKING:
@@ -95,12 +92,14 @@ class EditedRows:
             )
             return result
 
+        if isinstance(attn_metadata, Pass):
+            return attn_metadata.streams.attend(self, layer, query, key, value, output)
         plan: Plan | None = getattr(attn_metadata, "grounded", None)
         if plan is None:
             return base()
         return plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
 
-    def edited(self, query: Tensor, cache: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
+    def edited(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Output (B * count, H, D) of these rows under their methods."""
         weights, values = self.weights(query, cache, rows, layer, worker)
         batch, heads, count, keys = weights.shape
@@ -109,14 +108,16 @@ class EditedRows:
             return out.view(batch, heads, -1)
         return out.view(batch, heads, count, -1).transpose(1, 2).reshape(batch * count, heads, -1)
 
-    def weights(self, query: Tensor, cache: Tensor, rows: Rows, layer: int, worker: Worker) -> tuple[Tensor, Tensor]:
+    def weights(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> tuple[Tensor, Tensor]:
         """Edited weights (B, H, count, T) and values (B * Hkv, T, D)."""
-        keys, values = worker.reader.read(cache, rows)
+        reader = worker.reader if rows.blocks is not None else worker.streams
+        keys, values = reader.read(cache, rows)
         scores = self._scores(query, keys, rows)
-        flags = worker.flags_of(rows, layer)
-        parts = [
-            worker.edit(scores[p.start : p.stop], lambda p=p: rows.view(p, flags), p.group.layers[layer]) for p in rows.parts
-        ]
+        parts = []
+        for part in rows.parts:
+            plan = part.group.layers[layer]
+            view = rows.view(part, worker.flags_of(rows, part, layer) if plan.edits else None)
+            parts.append(worker.edit(scores[part.start : part.stop], view, plan))
         return (parts[0] if len(parts) == 1 else torch.cat(parts)), values
 
     def _scores(self, query: Tensor, keys: Tensor, rows: Rows) -> Tensor:

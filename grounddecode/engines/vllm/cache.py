@@ -25,12 +25,9 @@ class Paged:
     """FLASH_ATTN, TRITON_ATTN, FLEX_ATTENTION: each token has its key and, behind it, its value."""
 
     def read(self, cache: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        batch, count = rows.blocks.shape
+        batch, count = blocks_of(rows).shape
         _, heads, size, width = cache.shape
-        index = rows.memo.get("blocks")
-        if index is None:
-            index = rows.memo["blocks"] = rows.blocks.flatten().long()
-        both = cache.index_select(0, index).view(batch, count, heads, size, width).transpose(1, 2)
+        both = cache.index_select(0, blocks_of(rows).flatten()).view(batch, count, heads, size, width).transpose(1, 2)
         both = both.reshape(batch * heads, count * size, width)
         keys, values = both.split(width // 2, dim=-1)
         return keys.mT.float(), values.float()
@@ -40,12 +37,13 @@ class Columns:
     """CPU_ATTN: a block of a head is all its keys, one column a token, and then all its values, one row a token."""
 
     def read(self, cache: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        batch, count = rows.blocks.shape
+        blocks = blocks_of(rows)
+        batch, count = blocks.shape
         number, heads, size, width = cache.shape
         width //= 2
         known = rows.memo.get("columns")
         if known is None:
-            known = rows.memo["columns"] = self._indices(rows.blocks, heads, width)
+            known = rows.memo["columns"] = self._indices(blocks, heads, width)
         of_keys, of_values = known
         keys = cache.view(number * heads * 2 * width, size).index_select(0, of_keys)
         values = cache.view(number * heads * 2, size * width).index_select(0, of_values)
@@ -55,9 +53,19 @@ class Columns:
     def _indices(blocks: Tensor, heads: int, width: int) -> tuple[Tensor, Tensor]:
         """Rows of the cache, laid out as rows of `block` numbers for keys and as blocks of a head for values."""
         of_head = torch.arange(heads, device=blocks.device)
-        block = (blocks.long()[:, None] * heads + of_head[:, None]) * 2  # (B, Hkv, n)
+        block = (blocks[:, None] * heads + of_head[:, None]) * 2  # (B, Hkv, n)
         column = torch.arange(width, device=blocks.device)[:, None]
         return (block[:, :, None] * width + column).flatten(), (block + 1).flatten()
+
+
+def blocks_of(rows: Rows) -> Tensor:
+    """(B, n) long: the cache blocks of the rows' requests."""
+    known = rows.memo.get("blocks")
+    if known is None:
+        if rows.blocks is None:
+            raise RuntimeError("these rows have no blocks in the paged cache")
+        known = rows.memo["blocks"] = rows.blocks.long()
+    return known
 
 
 READERS: dict[str, Reader] = {

@@ -56,7 +56,8 @@ class Settings:
         wanted = data.get("for", [])
         serves = [m for spec in ([wanted] if isinstance(wanted, str) else wanted) for m in read_request(spec) or ()]
         calibration = data.get("calibration")
-        return cls(tuple(serves), read_request(data.get("default")) or (), calibration, on_error, streams)
+        default = read_request(data.get("default"), serves) or ()
+        return cls(tuple(serves), default, calibration, on_error, streams)
 
     def knowledge(self, config: Any) -> Calibration | None:
         """What is known of the checkpoint with this Hugging Face configuration."""
@@ -65,10 +66,11 @@ class Settings:
         return Calibration.load(Path(self.calibration), config)
 
 
-def read_request(given: object) -> tuple[Method, ...] | None:
+def read_request(given: object, served: Sequence[Method] = ()) -> tuple[Method, ...] | None:
     """Methods of one request.
 
     Args:
+        served: what the server was started for; its hyper-parameters hold where the request gives none.
         given: an object `{"method": "var", "p": 0.6}`, a list of them, either of these as JSON text, or a specification
             such as `"locore+avc:alpha=1"`. `{"method": "none"}` is no method.
 
@@ -82,10 +84,8 @@ def read_request(given: object) -> tuple[Method, ...] | None:
         return None
     if isinstance(given, str):
         given = _parsed(given)
-    if isinstance(given, tuple):
-        return _acting(given)
     entries = given if isinstance(given, list) else [given]
-    methods = [_method(entry) for entry in entries]
+    methods = [_method(entry, served) for entry in entries]
     return _acting([m for m in methods if m is not None])
 
 
@@ -94,14 +94,19 @@ def _parsed(text: str) -> object:
         raise ValueError(f"{KEY} is a text of {len(text)} characters, give at most {_LONGEST}")
     stripped = text.strip()
     if not stripped.startswith(("{", "[", '"')):
-        return () if stripped in NONE else registry.parse(stripped)
+        return [] if stripped in NONE else [_entry(part) for part in stripped.split("+")]
     try:
         return json.loads(stripped)
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{KEY} is no JSON ({error}), give e.g. {{"method": "var", "p": 0.6}}') from None
 
 
-def _method(entry: object) -> Method | None:
+def _entry(part: str) -> dict[str, str]:
+    name, params = registry.split(part)
+    return {"method": name} | params
+
+
+def _method(entry: object, served: Sequence[Method]) -> Method | None:
     if isinstance(entry, str):
         entry = {"method": entry}
     if not isinstance(entry, Mapping):
@@ -118,7 +123,9 @@ def _method(entry: object) -> Method | None:
         large = isinstance(value, int) and abs(value) > _LARGEST
         if large or (isinstance(value, Sequence) and any(isinstance(v, int) and abs(v) > _LARGEST for v in value)):
             raise ValueError(f"{name}: {key} is a number of many digits, give at most {_LARGEST}")
-    return registry.create(name, **{str(key): value for key, value in rest.items()})
+    known = next((m.to_dict() for m in served if m.name == name), {})
+    known.pop("name", None)
+    return registry.create(name, **known | {str(key): value for key, value in rest.items()})
 
 
 def _acting(methods: Sequence[Method]) -> tuple[Method, ...]:
@@ -157,6 +164,11 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
                 return (
                     f"{method.name}: this server was not started for it, start it with the command that "
                     f"`grounddecode serve-args --for {method.name}` prints"
+                )
+            if Needs.TOKEN_FLAGS in needs and not any(m.same_flags(method) for m in served):
+                return (
+                    f"{method.name}: this server looks for sinks as {written(served)} says, before any request asks, "
+                    "leave those hyper-parameters out or start it with others"
                 )
     return None
 

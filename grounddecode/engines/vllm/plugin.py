@@ -70,7 +70,7 @@ def _wanted(frontend: Any, params: Any) -> tuple[tuple[Method, ...], bool]:
         raise _refused(f"this server runs no methods, start it with --logits-processors {FLAG}")
     settings = _settings(frontend)
     try:
-        asked = read_request(given)
+        asked = read_request(given, settings.serves)
     except ValueError as error:
         raise _refused(str(error)) from None
     methods = settings.default if asked is None else asked

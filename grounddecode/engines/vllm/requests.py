@@ -48,7 +48,6 @@ class Asked:
     prompt_length: int
     image_end: int
     memory: dict[str, Any] = field(default_factory=dict)  # what parts of the engine remember of it
-    changed: int = 0  # tokens that differ from the unmitigated choice
 
 
 class Requests:
@@ -70,6 +69,9 @@ class Requests:
         self.first = np.full(slots + 1, NOWHERE, dtype=np.int64)  # the last one: of rows without methods
         self.sure = np.full(slots + 1, NOWHERE, dtype=np.int64)  # from here on every edit concerns every row
         self.order = np.zeros(slots + 1, dtype=np.int64)
+        self.last = np.full(slots + 1, NOWHERE, dtype=np.int64)  # position of the last prompt token
+        self.streaming = np.zeros(slots + 1, dtype=bool)  # it has a second stream
+        self.deciding = np.zeros(slots + 1, dtype=bool)  # its logits are changed
         self.image = torch.zeros(slots, max_length, dtype=torch.bool, device=device)
         self.image_end = torch.full((slots,), -1, dtype=torch.long, device=device)
         self.prompt_length = torch.zeros(slots, dtype=torch.long, device=device)
@@ -103,6 +105,9 @@ class Requests:
         edited = bool(group.editing) and asked.image_end >= 0 and not group.broken
         self.first[slot] = first_query(group.editing, asked.prompt_length, asked.image_end) if edited else NOWHERE
         self.sure[slot] = max(asked.prompt_length - 1, asked.image_end + 1)
+        self.last[slot] = asked.prompt_length - 1
+        self.streaming[slot] = group.stream is not None and not group.broken
+        self.deciding[slot] = group.broken or bool(group.adjusting or group.judge)
         self.image[slot] = False
         self.image[slot, : len(image)] = torch.from_numpy(image).to(self.image.device, non_blocking=True)
         self.image_end[slot] = asked.image_end
@@ -114,6 +119,7 @@ class Requests:
         for asked in gone:
             self.by_slot[asked.slot] = None
             self.first[asked.slot] = NOWHERE
+            self.streaming[asked.slot] = self.deciding[asked.slot] = False
             self._free.append(asked.slot)
             asked.group.members -= 1
             if not asked.group.members:
@@ -136,7 +142,9 @@ class Requests:
                 continue
             group.broken = True
             names = "+".join(m.name for m in group.methods)
-            log.error("%s failed and is switched off for %d running requests: %s", names, group.members, error, exc_info=error)
+            log.error("%s failed, switched off for %d requests: %s", names, group.members, error, exc_info=error)
             for asked in self.by_key.values():
                 if asked.group is group:
                     self.first[asked.slot] = NOWHERE
+                    self.streaming[asked.slot] = False
+                    self.deciding[asked.slot] = True  # what becomes of its answer is up to the server's `on_error`

@@ -11,10 +11,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grounddecode.engines.vllm.requests import Group, Requests
+from grounddecode.engines.vllm.requests import Asked, Group, Requests
 from grounddecode.view import Phase, StepView
 
 _ROWS = 256  # query rows of one request that are computed at a time
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The requests of a step in its order. `slots`: (n,), `Requests.nobody` without methods; `starts`: (n + 1,) where the
+    tokens of each begin; `lengths`: (n,) tokens it has after this step."""
+
+    slots: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def past(self) -> np.ndarray:
+        """(n,) tokens that were read before this step."""
+        found: np.ndarray = self.lengths - (self.starts[1:] - self.starts[:-1])
+        return found
+
+    def of_streams(self, requests: Requests) -> list[tuple[Asked, int, int, int]]:
+        """Every request with a second stream: it, where its tokens begin, how many it had before, how many it has now."""
+        found = []
+        for i in requests.streaming[self.slots].nonzero()[0]:
+            asked = requests.by_slot[int(self.slots[i])]
+            if asked is not None:
+                found.append((asked, int(self.starts[i]), int(self.past[i]), int(self.lengths[i])))
+        return found
 
 
 @dataclass
@@ -33,8 +58,9 @@ class Rows:
     """Edited rows of some requests, `count` queries each (those of shorter requests are filled up), sorted by group.
 
     `tokens`: (B * count,) index of each query among the tokens of the step.  `queries`: (B, count) positions.
-    `real`: (B * count,) index of the rows that are no filling, None if all are real.  `blocks`: (B, n) their cache
-    blocks.  `slots`: (B,) of the requests.  `whole`: these are all rows of the step, in its order.
+    `real`: (R,) index of the rows that are no filling, None if all are real.  `slots`: (B,) of the requests.  `keys`: how
+    many keys are read.  `blocks`: (B, n) cache blocks that hold them.  `unseen`: (B, keys) keys hidden from every query.
+    `whole`: these are all rows of the step.
     """
 
     requests: Requests
@@ -43,25 +69,23 @@ class Rows:
     tokens: Tensor
     queries: Tensor
     real: Tensor | None
-    blocks: Tensor
     slots: Tensor
-    block_size: int
-    whole: bool
+    keys: int
+    blocks: Tensor | None = None
+    unseen: Tensor | None = None
+    whole: bool = False
     memo: dict[str, Any] = field(default_factory=dict)  # what the layers share, e.g. where in a cache the keys lie
     _some: dict[tuple[int, ...], Rows | None] = field(default_factory=dict)
 
-    @property
-    def keys(self) -> int:
-        return self.blocks.shape[1] * self.block_size
-
     @cached_property
     def positions(self) -> Tensor:
-        return torch.arange(self.keys, device=self.blocks.device)
+        return torch.arange(self.keys, device=self.slots.device)
 
     @cached_property
     def hidden(self) -> Tensor:
-        """Bool (B, 1, count, T): keys behind their query."""
-        return (self.positions > self.queries[..., None])[:, None]
+        """Bool (B, 1, count, T): keys behind their query, and those that are hidden from all."""
+        behind = self.positions > self.queries[..., None]
+        return (behind if self.unseen is None else behind | self.unseen[:, None])[:, None]
 
     def of_layer(self, layer: int) -> Rows | None:
         """The rows that an edit of this layer concerns; None if there are none."""
@@ -86,7 +110,9 @@ class Rows:
             real = there.view(-1, self.count)[index].flatten().nonzero()[:, 0]
         return Rows(
             self.requests, parts, self.count, self.tokens.view(-1, self.count)[index].flatten(), self.queries[index],
-            real, self.blocks[index], self.slots[index], self.block_size, False,
+            real, self.slots[index], self.keys,
+            blocks=None if self.blocks is None else self.blocks[index],
+            unseen=None if self.unseen is None else self.unseen[index],
         )  # fmt: skip
 
     def view(self, part: Part, flags: Tensor | None = None) -> StepView:
@@ -122,18 +148,14 @@ def _repeated(rows: Tensor, count: int) -> Tensor:
     return rows if count == 1 else rows.repeat_interleave(count, dim=0)
 
 
-def plan_rows(
-    requests: Requests, slots: np.ndarray, starts: np.ndarray, lengths: np.ndarray, blocks: Tensor, block_size: int
-) -> list[Rows]:
+def plan_rows(requests: Requests, layout: Layout, blocks: Tensor, block_size: int) -> list[Rows]:
     """Edited rows of a step: those of one query a request, and those of several.
 
     Args:
-        slots: (n,) of each request of the step in its order, `requests.nobody` without methods.
-        starts: (n + 1,) where the tokens of each request begin.  lengths: (n,) tokens seen after this step.
         blocks: (n or more, most blocks) cache blocks of each request, on the device.
     """
+    slots, starts, lengths, past = layout.slots, layout.starts, layout.lengths, layout.past
     first = requests.first[slots]
-    past = lengths - (starts[1:] - starts[:-1])
     begin = np.maximum(first, past)
     count = lengths - begin
     edited = (count > 0).nonzero()[0]
@@ -180,19 +202,19 @@ def _rows(
     needed = -(-int(stop.max()) // block_size)
     return Rows(
         requests=requests,
-        parts=_parts(requests, slots, start),
+        parts=parts_of(requests, slots, start),
         count=count,
         tokens=given[many : 2 * many],
         queries=given[:many].view(n, count),
         real=None if real.all() else torch.from_numpy(real.nonzero()[0]).to(device, non_blocking=True),
-        blocks=blocks[given[2 * many + n :], :needed],
         slots=given[2 * many : 2 * many + n],
-        block_size=block_size,
-        whole=False,
+        keys=needed * block_size,
+        blocks=blocks[given[2 * many + n :], :needed],
     )
 
 
-def _parts(requests: Requests, slots: np.ndarray, start: np.ndarray) -> list[Part]:
+def parts_of(requests: Requests, slots: np.ndarray, start: np.ndarray) -> list[Part]:
+    """Runs of requests of one group; `start`: position of the first row of each."""
     order = requests.order[slots]
     cuts = [0, *((order[1:] != order[:-1]).nonzero()[0] + 1), len(order)]
     sure = start >= requests.sure[slots]
@@ -203,6 +225,18 @@ def _parts(requests: Requests, slots: np.ndarray, start: np.ndarray) -> list[Par
             raise RuntimeError("a request that has ended is among the edited rows")
         parts.append(Part(asked.group, int(begin), int(end), bool(sure[begin:end].all())))
     return parts
+
+
+def last_prompt_rows(requests: Requests, layout: Layout, blocks: Tensor, block_size: int) -> list[Rows]:
+    """The last prompt row of every request with a second stream whose prompt ends in this step."""
+    slots, past = layout.slots, layout.past
+    last = requests.last[slots]
+    here = (requests.streaming[slots] & (past <= last) & (last < layout.lengths)).nonzero()[0]
+    if not len(here):
+        return []
+    here = here[np.argsort(requests.order[slots[here]], kind="stable")]
+    offset = layout.starts[:-1] - past
+    return [_rows(requests, here, slots[here], offset[here], last[here], last[here] + 1, blocks, block_size)]
 
 
 def groups_of(plan: Sequence[Rows]) -> list[Group]:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from grounddecode.engines.choose import adjusted
 from grounddecode.engines.plan import LayerPlan
-from grounddecode.engines.rows import edited_rows
+from grounddecode.engines.rows import edited_rows, image_row
 from grounddecode.engines.vllm.cache import READERS, Reader
+from grounddecode.engines.vllm.observer import Observer
 from grounddecode.engines.vllm.params import KEY, Settings, restored
 from grounddecode.engines.vllm.requests import Asked, Requests
-from grounddecode.engines.vllm.step import Rows, groups_of, plan_rows
+from grounddecode.engines.vllm.step import Layout, Part, Rows, groups_of, last_prompt_rows, plan_rows
+from grounddecode.engines.vllm.stream import Streams
 from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
-
-if TYPE_CHECKING:
-    from grounddecode.view import StepView
+from grounddecode.view import Phase, StepView
 
 FLAG = "logits_processors.vllm:GroundDecode"
 log = logging.getLogger("vllm.grounddecode")  # below vLLM's own, whose handler shows it
@@ -29,10 +31,11 @@ _workers: dict[int, Worker] = {}
 
 @dataclass
 class Plan:
-    """The edited rows of one step of one group of layers. `tokens`: how many there are in the step."""
+    """The rows of one step of one group of layers: edited ones, and last prompt rows that second streams ask about."""
 
     worker: Worker
     rows: list[Rows]
+    recorded: list[Rows]
 
 
 def is_asked_for(model_config: Any) -> bool:
@@ -101,7 +104,10 @@ class Worker:
         self.max_length = int(model.max_model_len)
         self.runner: Any = None  # set by the first step
         self.reader: Reader = READERS["CPU_ATTN"]
-        self.flags: dict[tuple[Method, int], Tensor] = {}  # by flagging method and layer: one a slot of the cache
+        self.ranks, self.rank = int(vllm_config.parallel_config.tensor_parallel_size), 0
+        self.streams = Streams(self)
+        self.observer: Observer | None = None
+        self.layout: Layout | None = None  # of the step that runs
         self._requests: Requests | None = None
         self._methods: dict[str, tuple[Method, ...]] = {}
         self.row_slots = np.empty(0, dtype=np.int64)  # V1: by row of the batch; V2: by vLLM's own slot
@@ -120,9 +126,11 @@ class Worker:
         self.row_slots = np.full(rows, self._requests.nobody, dtype=np.int64)
 
     def attach(self, model: Any) -> None:
-        """Called once the model is loaded: find its attention layers. Raises ValueError for layers no row can be made of."""
+        """Called once the model is loaded. Raises ValueError for attention layers whose rows cannot be made here."""
+        from vllm.distributed import get_tensor_model_parallel_rank
         from vllm.model_executor.layers.attention import Attention
 
+        self.rank = get_tensor_model_parallel_rank()
         context = self.vllm_config.compilation_config.static_forward_context
         layers = {name: layer for name, layer in context.items() if isinstance(layer, Attention)}
         for name, layer in layers.items():
@@ -133,6 +141,10 @@ class Worker:
             if odd is not None:
                 raise ValueError(f"grounddecode: {name} has {odd}, which no method knows, use another model")
             self.reader, self.kind = READERS[kind], kind
+        if any(Needs.TOKEN_FLAGS in m.active_needs() for m in self.serves):
+            flagging = [m for m in self.serves if Needs.TOKEN_FLAGS in m.active_needs()]
+            self.observer = Observer(self, flagging, layers, model)
+        self.streams.attach(model)
 
     def announce(self, runner: str) -> None:
         """One line: what this server can do."""
@@ -143,11 +155,6 @@ class Worker:
             runner, self.vllm_config.compilation_config.mode.name, getattr(mode, "name", mode), serves,
             "+".join(m.name for m in self.settings.default) or "none", self.settings.on_error,
         )  # fmt: skip
-
-    # -- logits ----------------------------------------------------------------------------------------------------
-    def adjust(self, logits: Tensor, rows: np.ndarray) -> Tensor:
-        """The logits of a step, those of requests whose methods adjust them changed. `rows`: where each row is asked for."""
-        return logits
 
     # -- requests --------------------------------------------------------------------------------------------------
     def methods_of(self, params: Any) -> tuple[Method, ...]:
@@ -176,26 +183,28 @@ class Worker:
     def finished(self, keys: Sequence[str]) -> None:
         """Requests that have ended, however they did."""
         for asked in self.requests.drop(keys):
+            self.streams.drop(asked)
             self.row_slots[self.row_slots == asked.slot] = self.requests.nobody
 
     # -- attention -------------------------------------------------------------------------------------------------
     def plan(self, common: Any, block_size: int) -> Plan | None:
-        """The edited rows of a step, from the metadata that all its layers share."""
+        """The rows of a step that methods have to do with, from the metadata that all its layers share."""
         count = int(common.num_reqs)
         rows = np.arange(count) if common.req_idx is None else np.asarray(common.req_idx)[:count]
         starts = common.query_start_loc_cpu.numpy()[: count + 1].astype(np.int64)
         lengths = common.seq_lens_cpu_upper_bound.numpy()[:count].astype(np.int64)
-        found = plan_rows(self.requests, self.row_slots[rows], starts, lengths, common.block_table_tensor, block_size)
-        return Plan(self, found) if found else None
+        requests, blocks = self.requests, common.block_table_tensor
+        self.layout = layout = Layout(self.row_slots[rows], starts, lengths)
+        found = plan_rows(requests, layout, blocks, block_size)
+        recorded = last_prompt_rows(requests, layout, blocks, block_size)
+        return Plan(self, found, recorded) if found or recorded else None
 
     def attend(
         self, impl: Any, layer: Any, query: Tensor, cache: Tensor, output: Tensor, plan: Plan, base: Callable[[], Tensor]
     ) -> Tensor:
         """The attention of one layer: `output` with the concerned rows edited."""
-        index = layer_index(layer)
+        index = self.layer_index(layer)
         acting = [rows for given in plan.rows if (rows := given.of_layer(index)) is not None]
-        if not acting:
-            return base()
         is_whole = len(acting) == 1 and acting[0].whole
         if not is_whole:
             base()
@@ -205,33 +214,128 @@ class Worker:
                 tokens = rows.tokens if rows.real is None else rows.tokens[rows.real]
                 output.index_copy_(0, tokens, edited if rows.real is None else edited[rows.real])
             except Exception as error:  # an error in a method must not take the engine with it
-                self.requests.break_off(groups_of([rows]), error)
+                self.break_off([rows], error)
                 plan.rows = []
                 return base()
+        self._record(impl, query, cache, plan, index)
         return output
 
-    def edit(self, scores: Tensor, view: Callable[[], StepView], plan: LayerPlan) -> Tensor:
+    def _record(self, impl: Any, query: Tensor, cache: Tensor, plan: Plan, layer: int) -> None:
+        """Tell second streams how their last prompt row attends to the image."""
+        for rows in plan.recorded:
+            try:
+                weights, _ = impl.weights(query, cache, rows, layer, self)
+                image = torch.cat([rows.view(part).image for part in rows.parts])
+                means = self.mean_of_ranks(image_row(weights[:, :, 0], image))
+                asked = [self.requests.by_slot[slot] for slot in rows.slots.tolist()]
+                for one, mean in zip(asked, means, strict=True):
+                    if one is not None:
+                        self.streams.record(one, layer, mean)
+            except Exception as error:
+                self.break_off([rows], error)
+                plan.recorded = []
+
+    def edit(self, scores: Tensor, view: StepView, plan: LayerPlan) -> Tensor:
         """Weights of the scores (B, H, count, T) of this rank's heads."""
-        return edited_rows(scores, view(), plan)
+        if self.ranks == 1 or not any(m.across_heads for m in plan.edits):
+            return edited_rows(scores, view, plan)
+        from vllm.distributed import tensor_model_parallel_all_gather
 
-    def flags_of(self, rows: Rows, layer: int) -> Tensor | None:
-        """(B, T) bool, what the observer noted of these rows' keys; None where no method asked for it."""
-        flagger = next((p.group.flagger for p in rows.parts if p.group.flagger is not None), None)
-        if flagger is None:
+        heads = scores.shape[1]
+        every = edited_rows(tensor_model_parallel_all_gather(scores.contiguous(), dim=1), view, plan)
+        return every[:, self.rank * heads : (self.rank + 1) * heads]
+
+    def mean_of_ranks(self, values: Tensor) -> Tensor:
+        """The mean over all heads, from each rank's mean over its own."""
+        if self.ranks == 1:
+            return values
+        from vllm.distributed import tensor_model_parallel_all_reduce
+
+        total: Tensor = tensor_model_parallel_all_reduce(values.contiguous())
+        return total / self.ranks
+
+    def flags_of(self, rows: Rows, part: Part, layer: int) -> Tensor | None:
+        """(B, T) bool, what was noted of the keys of these rows for the methods of one part."""
+        flagger, observer = part.group.flagger, self.observer
+        if flagger is None or observer is None:
             return None
-        noted = next((f for (method, at), f in self.flags.items() if at == layer and method.name == flagger.name), None)
-        if noted is None:
-            return None
-        return noted.view(-1, rows.block_size)[rows.blocks.long()].view(len(rows.blocks), -1)
+        index = observer.index(flagger)
+        if index is None:
+            raise RuntimeError(f"{flagger.name}: the server keeps no flags for these hyper-parameters")
+        if rows.blocks is None:
+            return self.streams.flags(index, observer.names[layer], rows)
+        return observer.flags(index, layer, rows)
 
+    def break_off(self, plan: Sequence[Rows], error: Exception) -> None:
+        self.requests.break_off(groups_of(plan), error)
 
-def layer_index(layer: Any) -> int:
-    """Number of the decoder layer that an attention layer belongs to."""
-    known = layer.__dict__.get("_grounddecode_layer")
-    if known is None:
-        name = str(layer.layer_name)
-        known = layer.__dict__["_grounddecode_layer"] = next(int(p) for p in name.split(".") if p.isdigit())
-    return int(known)
+    # -- logits ----------------------------------------------------------------------------------------------------
+    def adjust(self, logits: Tensor, rows: np.ndarray) -> Tensor:
+        """The logits of a step, those of requests whose methods change them changed. `rows`: which request each is of."""
+        layout = self.layout
+        if layout is None:
+            return logits
+        slots = self.row_slots[rows]
+        there = self.requests.deciding[slots]
+        there &= self.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has no next token
+        found = there.nonzero()[0]
+        if not len(found):
+            return logits
+        asked = [one for i in found if (one := self.requests.by_slot[int(slots[i])]) is not None]
+        index = dict(zip((one.key for one in asked), found.tolist(), strict=True))
+        for group in {id(one.group): one.group for one in asked}.values():
+            members = [one for one in asked if one.group is group]
+            at = torch.tensor([index[one.key] for one in members], device=logits.device)
+            try:
+                changed = self._changed(logits[at], members, layout.lengths[[index[one.key] for one in members]])
+            except Exception as error:
+                self.requests.break_off([group], error)
+                changed = self._changed(logits[at], members, layout.lengths[:0])
+            logits[at] = changed.to(logits.dtype)
+        return logits
+
+    def _changed(self, logits: Tensor, members: Sequence[Asked], lengths: np.ndarray) -> Tensor:
+        """New logits (R, vocabulary) of requests of one group."""
+        group = members[0].group
+        if group.broken:
+            return self._ended(logits) if self.settings.on_error == "stop" else logits
+        view = self.last_view(members, lengths)
+        if group.stream is not None:
+            second = self.streams.logits(members).float()
+            view = view.with_(second_logits=second[:, : logits.shape[1]])
+        return adjusted(logits, group.adjusting, view)
+
+    def _ended(self, logits: Tensor) -> Tensor:
+        """Logits of answers that end here."""
+        ends = self.vllm_config.model_config.hf_text_config.eos_token_id
+        kept = torch.full_like(logits, -torch.inf)
+        kept[:, ends if isinstance(ends, list) else [ends]] = 0.0
+        return kept
+
+    def last_view(self, members: Sequence[Asked], lengths: np.ndarray) -> StepView:
+        """The view of the newest row of some requests: what logits are adjusted with. `lengths`: their tokens."""
+        requests, device = self.requests, self.requests.image.device
+        slots = torch.tensor([one.slot for one in members], device=device)
+        keys = int(lengths.max())
+        return StepView(
+            phase=Phase.MIXED,
+            step=0,
+            n_layers=self.n_layers,
+            slots=slots,
+            queries=torch.from_numpy(np.asarray(lengths) - 1).to(device),
+            keys=torch.arange(keys, device=device),
+            image=requests.image[slots, :keys],
+            image_end=requests.image_end[slots],
+            prompt_length=requests.prompt_length[slots],
+        )
+
+    def layer_index(self, layer: Any) -> int:
+        """Number of the decoder layer that an attention layer belongs to."""
+        known = layer.__dict__.get("_grounddecode_layer")
+        if known is None:
+            parts = str(layer.layer_name).split(".")
+            known = layer.__dict__["_grounddecode_layer"] = next(int(p) for p in parts if p.isdigit())
+        return int(known)
 
 
 def edits(methods: Sequence[Method]) -> bool:
