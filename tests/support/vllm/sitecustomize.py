@@ -28,6 +28,6 @@ try:
     built_for_cpu = "+cpu" in version("torchvision")
 except PackageNotFoundError:
     built_for_cpu = True
-if not built_for_cpu:
+if not built_for_cpu and not any(type(finder).__name__ == "DeclareOperators" for finder in sys.meta_path):
     sys.modules["torchaudio"] = sys.modules["torchcodec"] = None
     sys.meta_path.insert(0, DeclareOperators())
