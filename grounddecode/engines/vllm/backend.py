@@ -112,29 +112,46 @@ class EditedRows:
         """Edited weights (B, H, count, T) and values (B * Hkv, T, D)."""
         reader = worker.reader if rows.blocks is not None else worker.streams
         keys, values = reader.read(cache, rows)
-        scores = self._scores(query, keys, rows)
+        return self.weights_of(self.scores_of(query.index_select(0, rows.tokens), keys, rows), rows, layer, worker), values
+
+    def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
+        """Edited weights (B, H, count, T) of scaled scores, after the methods of each part."""
+        scores = self._masked(scores, rows)
         parts = []
         for part in rows.parts:
             plan = part.group.layers[layer]
             view = rows.view(part, worker.flags_of(rows, part, layer) if plan.edits else None)
             parts.append(worker.edit(scores[part.start : part.stop], view, plan))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)), values
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _scores(self, query: Tensor, keys: Tensor, rows: Rows) -> Tensor:
-        """(B, H, count, T) float32, -inf on keys that the query may not see."""
+    def scores_of(self, query: Tensor, keys: Tensor, rows: Rows, newest: Tensor | None = None) -> Tensor:
+        """Scaled scores (B, H, count, T), float32.
+
+        Args:
+            query: (B * count, H, D).  keys: (B * Hkv, D, T).
+            newest: (B, Hkv * D) keys to be used for the rows' own tokens, in a graph of their own; count is 1.
+        """
         batch, count = rows.queries.shape
-        asked = query.index_select(0, rows.tokens).float() * self.scale
+        asked = query.float() * self.scale
         if count > 1:
             asked = asked.view(batch, count, -1, self.head_size).transpose(1, 2)
-        scores = torch.bmm(asked.reshape(batch * self.num_kv_heads, -1, self.head_size), keys)
-        scores = scores.view(batch, -1, count, rows.keys)
+        asked = asked.reshape(batch * self.num_kv_heads, -1, self.head_size)
+        scores = torch.bmm(asked, keys)
+        if newest is not None:
+            own = torch.bmm(asked, newest.view(len(asked), self.head_size, 1).float())
+            at = rows.queries.repeat_interleave(self.num_kv_heads, dim=0)[:, None].expand(-1, own.shape[1], 1)
+            scores = scores.scatter(2, at, own)
+        return scores.view(batch, -1, count, rows.keys)
+
+    def _masked(self, scores: Tensor, rows: Rows) -> Tensor:
+        """-inf on keys that the query may not see."""
         if self.logits_soft_cap:
             scores = torch.tanh(scores / self.logits_soft_cap) * self.logits_soft_cap
         hidden = rows.hidden
         window = _window(self.sliding_window)
         if window is not None:
             hidden = hidden | (rows.positions <= rows.queries[..., None] - window)[:, None]
-        return scores.masked_fill_(hidden, -torch.inf)
+        return scores.masked_fill(hidden, -torch.inf)
 
 
 def _window(given: Any) -> int | None:

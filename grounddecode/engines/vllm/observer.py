@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,16 +28,25 @@ _BLOCK = re.compile(r"^(.*\.layers\.\d+)\.")
 
 
 class Observer:
-    """Flags of the methods that a server was started for. `layers`: its attention layers, by vLLM's name of them."""
+    """Flags of methods that a server was started for.
 
-    def __init__(self, worker: Worker, methods: Sequence[Method], layers: dict[str, Any], model: nn.Module) -> None:
+    Args:
+        layers: its attention layers, by vLLM's name of them.  kept: a layer whose input `keep` is given as well.
+    """
+
+    def __init__(
+        self, worker: Worker, methods: Sequence[Method], layers: dict[str, Any], model: nn.Module,
+        kept: int | None = None, keep: Callable[[Tensor], None] | None = None,
+    ) -> None:  # fmt: skip
         self.worker, self.methods, self._layers = worker, tuple(methods), layers
+        self._kept, self._keep = kept, keep
         self._flags: dict[tuple[int, str], Tensor] = {}
         self.names = {worker.layer_index(layer): name for name, layer in layers.items()}
         _observers[id(worker.vllm_config.compilation_config.static_forward_context)] = self
         _register_op()
         for name, layer in layers.items():
-            if any(m.acts_on(worker.layer_index(layer), worker.n_layers) for m in self.methods):
+            index = worker.layer_index(layer)
+            if index == kept or any(m.acts_on(index, worker.n_layers) for m in self.methods):
                 _hook(model, name)
 
     def index(self, method: Method) -> int | None:
@@ -47,6 +56,8 @@ class Observer:
     def note(self, hidden: Tensor, name: str, slots: Tensor | None) -> None:
         """The input (tokens, width) of a decoder layer; `slots`: where in the cache each token lies, -1 for padding."""
         layer = self._layers[name]
+        if self._keep is not None and slots is not None and self.worker.layer_index(layer) == self._kept:
+            self._keep(hidden)
         for i, method in enumerate(self.methods):
             flags = method.flag_tokens(hidden[None], self.worker.layer_index(layer))[0]
             if slots is None:

@@ -71,6 +71,7 @@ class Requests:
         self.order = np.zeros(slots + 1, dtype=np.int64)
         self.last = np.full(slots + 1, NOWHERE, dtype=np.int64)  # position of the last prompt token
         self.streaming = np.zeros(slots + 1, dtype=bool)  # it has a second stream
+        self.judging = np.zeros(slots + 1, dtype=bool)  # its candidates are judged
         self.deciding = np.zeros(slots + 1, dtype=bool)  # its logits are changed
         self.image = torch.zeros(slots, max_length, dtype=torch.bool, device=device)
         self.image_end = torch.full((slots,), -1, dtype=torch.long, device=device)
@@ -107,6 +108,7 @@ class Requests:
         self.sure[slot] = max(asked.prompt_length - 1, asked.image_end + 1)
         self.last[slot] = asked.prompt_length - 1
         self.streaming[slot] = group.stream is not None and not group.broken
+        self.judging[slot] = group.judge is not None and not group.broken
         self.deciding[slot] = group.broken or bool(group.adjusting or group.judge)
         self.image[slot] = False
         self.image[slot, : len(image)] = torch.from_numpy(image).to(self.image.device, non_blocking=True)
@@ -119,7 +121,7 @@ class Requests:
         for asked in gone:
             self.by_slot[asked.slot] = None
             self.first[asked.slot] = NOWHERE
-            self.streaming[asked.slot] = self.deciding[asked.slot] = False
+            self.streaming[asked.slot] = self.judging[asked.slot] = self.deciding[asked.slot] = False
             self._free.append(asked.slot)
             asked.group.members -= 1
             if not asked.group.members:
@@ -146,5 +148,5 @@ class Requests:
             for asked in self.by_key.values():
                 if asked.group is group:
                     self.first[asked.slot] = NOWHERE
-                    self.streaming[asked.slot] = False
+                    self.streaming[asked.slot] = self.judging[asked.slot] = False
                     self.deciding[asked.slot] = True  # what becomes of its answer is up to the server's `on_error`

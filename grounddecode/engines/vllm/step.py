@@ -187,6 +187,14 @@ def _in_pieces(
     return found
 
 
+def rows_at(
+    requests: Requests, slots: np.ndarray, queries: np.ndarray, batch_rows: np.ndarray, blocks: Tensor, block_size: int
+) -> Rows:
+    """One row of each of some requests of one group. `batch_rows`: which rows of `blocks` are theirs."""
+    none = np.zeros(len(slots), dtype=np.int64)
+    return _rows(requests, batch_rows, slots, none - queries, queries, queries + 1, blocks, block_size)
+
+
 def _rows(
     requests: Requests, rows: np.ndarray, slots: np.ndarray, offset: np.ndarray, start: np.ndarray, stop: np.ndarray,
     blocks: Tensor, block_size: int,

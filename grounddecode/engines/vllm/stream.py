@@ -74,6 +74,7 @@ class Streams:
         if self.running is not None or layout is None:
             return
         embeds, positions = kwargs.get("inputs_embeds"), kwargs.get("positions")
+        self.worker.positions = positions
         if embeds is None or positions is None:
             return
         for asked, start, past, length in layout.of_streams(self.worker.requests):

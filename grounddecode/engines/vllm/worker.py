@@ -18,6 +18,7 @@ from grounddecode.engines.vllm.cache import READERS, Reader
 from grounddecode.engines.vllm.observer import Observer
 from grounddecode.engines.vllm.params import KEY, Settings, restored
 from grounddecode.engines.vllm.requests import Asked, Requests
+from grounddecode.engines.vllm.saliency import Saliency
 from grounddecode.engines.vllm.step import Layout, Part, Rows, groups_of, last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.stream import Streams
 from grounddecode.layout import image_token_id
@@ -107,6 +108,9 @@ class Worker:
         self.ranks, self.rank = int(vllm_config.parallel_config.tensor_parallel_size), 0
         self.streams = Streams(self)
         self.observer: Observer | None = None
+        self.saliency: Saliency | None = None
+        self.positions: Tensor | None = None  # of the tokens of this step, as the model is given them
+        self._blocks: tuple[Tensor, int] | None = None
         self.layout: Layout | None = None  # of the step that runs
         self._requests: Requests | None = None
         self._methods: dict[str, tuple[Method, ...]] = {}
@@ -141,8 +145,13 @@ class Worker:
             if odd is not None:
                 raise ValueError(f"grounddecode: {name} has {odd}, which no method knows, use another model")
             self.reader, self.kind = READERS[kind], kind
-        if any(Needs.TOKEN_FLAGS in m.active_needs() for m in self.serves):
-            flagging = [m for m in self.serves if Needs.TOKEN_FLAGS in m.active_needs()]
+        flagging = [m for m in self.serves if Needs.TOKEN_FLAGS in m.active_needs()]
+        judging: list[Any] = [m for m in self.serves if Needs.CANDIDATES in m.active_needs()]
+        if judging:
+            lowest = min(m.target_layers(self.n_layers)[0] for m in judging)
+            self.saliency = Saliency(self, layers, model, lowest)
+            self.observer = Observer(self, flagging, layers, model, lowest, self.saliency.keep)
+        elif flagging:
             self.observer = Observer(self, flagging, layers, model)
         self.streams.attach(model)
 
@@ -194,6 +203,7 @@ class Worker:
         starts = common.query_start_loc_cpu.numpy()[: count + 1].astype(np.int64)
         lengths = common.seq_lens_cpu_upper_bound.numpy()[:count].astype(np.int64)
         requests, blocks = self.requests, common.block_table_tensor
+        self._blocks = (blocks, block_size)
         self.layout = layout = Layout(self.row_slots[rows], starts, lengths)
         found = plan_rows(requests, layout, blocks, block_size)
         recorded = last_prompt_rows(requests, layout, blocks, block_size)
@@ -287,23 +297,33 @@ class Worker:
             members = [one for one in asked if one.group is group]
             at = torch.tensor([index[one.key] for one in members], device=logits.device)
             try:
-                changed = self._changed(logits[at], members, layout.lengths[[index[one.key] for one in members]])
+                changed = self._changed(logits[at], members, np.array([index[one.key] for one in members]))
             except Exception as error:
                 self.requests.break_off([group], error)
-                changed = self._changed(logits[at], members, layout.lengths[:0])
+                changed = self._changed(logits[at], members, np.empty(0))
             logits[at] = changed.to(logits.dtype)
         return logits
 
-    def _changed(self, logits: Tensor, members: Sequence[Asked], lengths: np.ndarray) -> Tensor:
-        """New logits (R, vocabulary) of requests of one group."""
-        group = members[0].group
-        if group.broken:
+    def _changed(self, logits: Tensor, members: Sequence[Asked], rows: np.ndarray) -> Tensor:
+        """New logits (R, vocabulary) of requests of one group. `rows`: theirs in the step."""
+        group, layout = members[0].group, self.layout
+        if group.broken or layout is None:
             return self._ended(logits) if self.settings.on_error == "stop" else logits
+        lengths = layout.lengths[rows]
+        if group.judge is not None and self.saliency is not None:
+            return self.saliency.choose(members, logits, lengths, layout.starts[rows + 1] - 1)
         view = self.last_view(members, lengths)
         if group.stream is not None:
             second = self.streams.logits(members).float()
             view = view.with_(second_logits=second[:, : logits.shape[1]])
         return adjusted(logits, group.adjusting, view)
+
+    def block_rows(self, members: Sequence[Asked]) -> tuple[np.ndarray, Tensor, int]:
+        """Where the cache blocks of some requests are told: rows of the table, the table, tokens a block."""
+        if self._blocks is None or self.layout is None:
+            raise RuntimeError("no step is running")
+        row = {int(slot): i for i, slot in enumerate(self.layout.slots)}
+        return np.array([row[one.slot] for one in members]), *self._blocks
 
     def _ended(self, logits: Tensor) -> Tensor:
         """Logits of answers that end here."""

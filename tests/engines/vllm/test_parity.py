@@ -24,6 +24,8 @@ SPECS = (
     "avc:alpha=1,scheme=mask",
     "avc:alpha=1,scheme=noise",
     f"locore:beta=3+var:{SINKS}+avc:alpha=1",
+    "sgrs:layers=1;2,alpha=0.9",
+    "locore:beta=3+sgrs:layers=1;2,alpha=0.9",
 )
 
 
