@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ENGINES: dict[str, str] = {
     "hf": "grounddecode.engines.hf.engine:HFEngine",
+    "vllm": "grounddecode.engines.vllm.engine:VLLMEngine",
     "openai": "grounddecode.engines.openai:OpenAIEngine",
 }
 

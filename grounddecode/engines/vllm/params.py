@@ -123,9 +123,14 @@ def _method(entry: object, served: Sequence[Method]) -> Method | None:
         large = isinstance(value, int) and abs(value) > _LARGEST
         if large or (isinstance(value, Sequence) and any(isinstance(v, int) and abs(v) > _LARGEST for v in value)):
             raise ValueError(f"{name}: {key} is a number of many digits, give at most {_LARGEST}")
-    known = next((m.to_dict() for m in served if m.name == name), {})
-    known.pop("name", None)
-    return registry.create(name, **known | {str(key): value for key, value in rest.items()})
+    known = next((m for m in served if m.name == name), None)
+    if known is None:
+        return registry.create(name, **{str(key): value for key, value in rest.items()})
+    if "name" in entry:  # `Method.to_dict` names every field: those at their default were not asked for
+        plain = registry.create(name).to_dict()
+        rest = {key: value for key, value in rest.items() if key not in plain or value != plain[key]}
+    inherited = {key: value for key, value in known.to_dict().items() if key != "name"}
+    return registry.create(name, **inherited | {str(key): value for key, value in rest.items()})
 
 
 def _acting(methods: Sequence[Method]) -> tuple[Method, ...]:

@@ -52,13 +52,26 @@ def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         if not hasattr(params, "extra_args"):  # pooling
             return original(self, request_id, prompt, params, *args, **kwargs)
-        methods, asked = _wanted(self, params)
-        request = original(self, request_id, prompt, params, *args, **kwargs)
-        if request.sampling_params is not None:
-            _mark(self, request, methods, asked)
+        try:
+            methods, asked = _wanted(self, params)
+            request = original(self, request_id, prompt, params, *args, **kwargs)
+            if request.sampling_params is not None:
+                _mark(self, request, methods, asked)
+        except Exception:
+            _forget_images(self, prompt)
+            raise
         return request
 
     return process_inputs
+
+
+def _forget_images(frontend: Any, prompt: Any) -> None:
+    """The frontend believes that the engine holds what it has read of an image; after a refusal the engine never got it."""
+    hashes = prompt.get("mm_hashes") if isinstance(prompt, dict) else None
+    cache = getattr(frontend.renderer, "mm_processor_cache", None)
+    if hashes and cache is not None and hasattr(cache, "invalidate"):
+        for one in (key for of_kind in hashes.values() for key in of_kind if key is not None):
+            cache.invalidate(one)
 
 
 def _wanted(frontend: Any, params: Any) -> tuple[tuple[Method, ...], bool]:
