@@ -117,11 +117,7 @@ class EditedRows:
     def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Edited weights (B, H, count, T) of scaled scores, after the methods of each part."""
         scores = self._masked(scores, rows)
-        parts = []
-        for part in rows.parts:
-            plan = part.group.layers[layer]
-            view = rows.view(part, worker.flags_of(rows, part, layer) if plan.edits else None)
-            parts.append(worker.edit(scores[part.start : part.stop], view, plan))
+        parts = [worker.edit(scores[part.start : part.stop], rows, part, layer) for part in rows.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def scores_of(self, query: Tensor, keys: Tensor, rows: Rows, newest: Tensor | None = None) -> Tensor:

@@ -245,10 +245,22 @@ class Worker:
                 self.break_off([rows], error)
                 plan.recorded = []
 
-    def edit(self, scores: Tensor, view: StepView, plan: LayerPlan) -> Tensor:
-        """Weights of the scores (B, H, count, T) of this rank's heads."""
-        if self.ranks == 1 or not any(m.across_heads for m in plan.edits):
+    def edit(self, scores: Tensor, rows: Rows, part: Part, layer: int) -> Tensor:
+        """Weights of the scores (B, H, count, T) of one part of the rows, for this rank's heads."""
+        plan = part.group.layers[layer]
+        if not plan.edits or part.group.broken:
+            return scores.softmax(dim=-1)
+        try:
+            view = rows.view(part, self.flags_of(rows, part, layer))
+            if self.ranks > 1 and any(m.across_heads for m in plan.edits):
+                return self._edit_all_heads(scores, view, plan)
             return edited_rows(scores, view, plan)
+        except Exception as error:  # an error in a method is its requests' own: neither the engine's nor their neighbours'
+            self.requests.break_off([part.group], error)
+            return scores.softmax(dim=-1)
+
+    def _edit_all_heads(self, scores: Tensor, view: StepView, plan: LayerPlan) -> Tensor:
+        """Where heads are compared, every rank edits all of them and keeps its own."""
         from vllm.distributed import tensor_model_parallel_all_gather
 
         heads = scores.shape[1]
