@@ -4,6 +4,7 @@
 
 Runs where vLLM is installed, on CPU, in one process: bursts of the same requests without and with methods alternate, and
 each pair gives one ratio of their median steps; told are the median ratio and a 95 % interval by bootstrap over pairs.
+"Without" is always an engine that was started for nothing.
 Time is that of the engine's thread, so that other work on the machine counts as little as it can. "idle" compares the
 engine with the plug-in's classes against vLLM's own, swapped in place, while no request uses a method. "hf" is engine hf
 with the same requests as one batch, by wall time a step.
@@ -73,10 +74,10 @@ def random_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def open_engine(model: Path, watched: bool):
+def open_engine(model: Path, *watched: str):
     from vllm import LLM
 
-    settings = {"for": [f"var:{SINKS}", "sgrs:layers=2;3"]} if watched else {}
+    settings = {"for": list(watched)}
     return LLM(
         str(model), dtype="float32", max_model_len=1024, block_size=32, max_num_seqs=64, max_num_batched_tokens=16384,
         enforce_eager=True, generation_config="vllm", seed=0, logits_processors=["logits_processors.vllm:GroundDecode"],
@@ -137,7 +138,9 @@ def swapped(plain: bool) -> None:
             delattr(owner, name)
 
 
-def pairs(bursts: Bursts, batch: int, specs: tuple[str, ...], count: int) -> tuple[list[float], list[float], list[float]]:
+def pairs(
+    bursts: Bursts, other: Bursts, batch: int, specs: tuple[str, ...], count: int
+) -> tuple[list[float], list[float], list[float]]:
     """Seconds a step without and with, and their ratios, pair by pair."""
     with_, without, ratios = [], [], []
     for i in range(count + 1):
@@ -149,7 +152,8 @@ def pairs(bursts: Bursts, batch: int, specs: tuple[str, ...], count: int) -> tup
                 took[mitigated] = bursts.run([""] * batch)
                 swapped(plain=False)
             else:
-                took[mitigated] = bursts.run([specs[j % len(specs)] if mitigated else "" for j in range(batch)])
+                wanted = [specs[j % len(specs)] if mitigated else "" for j in range(batch)]
+                took[mitigated] = (bursts if mitigated else other).run(wanted)
         if i:  # the first warms up
             without.append(took[False])
             with_.append(took[True])
@@ -184,28 +188,34 @@ def by_hf(model: Path, batch: int, tokens: int) -> float:
 
 def measure(name: str, model: Path, args: argparse.Namespace) -> list[dict]:
     found = []
-    for watched in (False, True):
-        ENGINES.append(open_engine(model, watched))
-        bursts = Bursts(ENGINES[-1], model, args.tokens)
-        for title, batch, specs in ROWS:
-            if any(s.startswith(("var", "sgrs")) for s in specs) is not watched:
-                continue
-            count = max(4, args.pairs // 4) if batch == 64 else args.pairs
-            without, with_, ratios = pairs(bursts, batch, specs, count)
-            low, high = interval(ratios)
-            found.append(
+    started = {"": (), "var": (f"var:{SINKS}",), "sgrs": ("sgrs:layers=2;3",)}
+    bursts = {}
+    for kind, watched in started.items():
+        ENGINES.append(open_engine(model, *watched))
+        bursts[kind] = Bursts(ENGINES[-1], model, args.tokens)
+    for title, batch, specs in ROWS:
+        kind = next((k for k in started if k and any(s.startswith(k) for s in specs)), "")
+        count = max(4, args.pairs // 4) if batch == 64 else args.pairs
+        without, with_, ratios = pairs(bursts[kind], bursts[""], batch, specs, count)
+        low, high = interval(ratios)
+        found.append(
                 {
                     "model": name, "what": title, "batch": batch, "pairs": count, "ratio": statistics.median(ratios),
                     "low": low, "high": high, "plain_ms": 1e3 * statistics.median(without),
                     "ms": 1e3 * statistics.median(with_),
                 }
             )  # fmt: skip
-            print(found[-1], flush=True)
+        print(found[-1], flush=True)
     return found
 
 
 def table(rows: list[dict], hf: list[dict], about: str) -> str:
-    lines = [about, "", "| model | batch | what | decode step | interval | without | pairs |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        about,
+        "",
+        "| model | batch | what | decode step | interval | without | pairs |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [
         f"| {r['model']} | {r['batch']} | {r['what']} | {r['ratio']:.2f}x | [{r['low']:.2f}, {r['high']:.2f}] | "
         f"{r['plain_ms']:.1f} ms | {r['pairs']} |"

@@ -31,6 +31,19 @@ def edited_rows(scores: Tensor, view: StepView, plan: LayerPlan) -> Tensor:
     return weights.view(batch, count, heads, keys).transpose(1, 2)
 
 
+def log_gains(view: StepView, plan: LayerPlan) -> Tensor:
+    """(R, heads or 1, T): what a plan of nothing but gains on keys adds to the scores, 0 on rows it does not concern."""
+    total: Tensor | None = None
+    for method in plan.edits:
+        gain = method.key_gain(view)
+        if gain is not None:
+            log = gain.log() if view.every_row else torch.where(view.rows(method.rows)[:, None, None], gain.log(), 0.0)
+            total = log if total is None else total + log
+    if total is None:
+        raise RuntimeError("no edit of this layer is a gain on keys")
+    return total
+
+
 def concerned(view: StepView, plan: LayerPlan) -> Tensor:
     """Bool (R,): rows that any edit of the plan concerns."""
     return torch.stack([view.rows(method.rows) for method in plan.edits]).any(dim=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.vllm.stream import Pass
-from grounddecode.engines.vllm.worker import Plan, Worker, worker_of
+from grounddecode.engines.vllm.worker import Worker, worker_of
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.step import Rows
@@ -86,18 +86,23 @@ class EditedRows:
         self, layer: Any, query: Tensor, key: Tensor | None, value: Tensor | None, kv_cache: Tensor,
         attn_metadata: Any, output: Tensor, output_scale: Tensor | None = None, output_block_scale: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        plan = getattr(attn_metadata, "grounded", None)
+        if plan is None:
+            result: Tensor = super().forward(  # type: ignore[misc]
+                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+            )
+            return result
+        if isinstance(plan, Pass):
+            return plan.streams.attend(self, layer, query, key, value, output)
+
         def base() -> Tensor:
             result: Tensor = super(EditedRows, self).forward(  # type: ignore[misc]
                 layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
             )
             return result
 
-        if isinstance(attn_metadata, Pass):
-            return attn_metadata.streams.attend(self, layer, query, key, value, output)
-        plan: Plan | None = getattr(attn_metadata, "grounded", None)
-        if plan is None:
-            return base()
-        return plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
+        attended: Tensor = plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
+        return attended
 
     def edited(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Output (B * count, H, D) of these rows under their methods."""
@@ -116,9 +121,16 @@ class EditedRows:
 
     def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Edited weights (B, H, count, T) of scaled scores, after the methods of each part."""
-        scores = self._masked(scores, rows)
-        parts = [worker.edit(scores[part.start : part.stop], rows, part, layer) for part in rows.parts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.logits_soft_cap:
+            scores = torch.tanh(scores / self.logits_soft_cap) * self.logits_soft_cap
+        scores = scores + self.bias_of(rows, layer, worker)
+        if len(rows.parts) == 1:
+            return worker.edit(scores, rows, rows.parts[0], layer)
+        return torch.cat([worker.edit(scores[part.start : part.stop], rows, part, layer) for part in rows.parts])
+
+    def bias_of(self, rows: Rows, layer: int, worker: Worker) -> Tensor:
+        """(B, heads or 1, count, T), see `Worker.bias`."""
+        return worker.bias(rows, layer, _window(self.sliding_window))
 
     def scores_of(self, query: Tensor, keys: Tensor, rows: Rows, newest: Tensor | None = None) -> Tensor:
         """Scaled scores (B, H, count, T), float32.
@@ -138,16 +150,6 @@ class EditedRows:
             at = rows.queries.repeat_interleave(self.num_kv_heads, dim=0)[:, None].expand(-1, own.shape[1], 1)
             scores = scores.scatter(2, at, own)
         return scores.view(batch, -1, count, rows.keys)
-
-    def _masked(self, scores: Tensor, rows: Rows) -> Tensor:
-        """-inf on keys that the query may not see."""
-        if self.logits_soft_cap:
-            scores = torch.tanh(scores / self.logits_soft_cap) * self.logits_soft_cap
-        hidden = rows.hidden
-        window = _window(self.sliding_window)
-        if window is not None:
-            hidden = hidden | (rows.positions <= rows.queries[..., None] - window)[:, None]
-        return scores.masked_fill(hidden, -torch.inf)
 
 
 def _window(given: Any) -> int | None:

@@ -41,6 +41,7 @@ class Observer:
         self.worker, self.methods, self._layers = worker, tuple(methods), layers
         self._kept, self._keep = kept, keep
         self._flags: dict[tuple[int, str], Tensor] = {}
+        self._last: tuple[Tensor, object, Tensor] | None = None
         self.names = {worker.layer_index(layer): name for name, layer in layers.items()}
         _observers[id(worker.vllm_config.compilation_config.static_forward_context)] = self
         _register_op()
@@ -65,7 +66,13 @@ class Observer:
                 continue
             kept = self._room(i, name, layer)
             if kept is not None:
-                kept.index_copy_(0, slots.where(slots >= 0, len(kept) - 1), flags[: len(slots)])
+                kept.index_copy_(0, self._placed(slots, len(kept) - 1), flags[: len(slots)])
+
+    def _placed(self, slots: Tensor, padding: int) -> Tensor:
+        """The slots with padding in its own place; the layers of a step share them."""
+        if self._last is None or self._last[0] is not slots or self._last[1] is not self.worker.layout:
+            self._last = slots, self.worker.layout, slots.where(slots >= 0, padding)
+        return self._last[2]
 
     def _room(self, index: int, name: str, layer: Any) -> Tensor | None:
         """One flag a slot, and one more for padding; None before the cache has been made."""

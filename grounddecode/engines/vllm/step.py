@@ -75,6 +75,7 @@ class Rows:
     unseen: Tensor | None = None
     whole: bool = False
     memo: dict[str, Any] = field(default_factory=dict)  # what the layers share, e.g. where in a cache the keys lie
+    biases: dict[tuple[tuple[bool, ...], int | None], Tensor] = field(default_factory=dict)
     _some: dict[tuple[int, ...], Rows | None] = field(default_factory=dict)
 
     @cached_property

@@ -45,7 +45,11 @@ class Pass:
     rows: list[Rows]
     places: Tensor
     at: Tensor
-    worker: Worker
+
+    @property
+    def grounded(self) -> Pass:
+        """Where an attention layer looks for what it has to do."""
+        return self
 
 
 class Streams:
@@ -179,6 +183,7 @@ class Streams:
         offset = np.concatenate([[0], np.cumsum(counts)[:-1]])
         places, slots = np.array([s.place for s in streams]), np.array([a.slot for a in asked])
         at = np.concatenate([np.arange(stream.length, stream.held) for stream in streams])
+        in_order = bool((places[order] == np.arange(len(order))).all())
         rows = []
         for piece in range(0, int(counts.max()), _ROWS):
             count = min(_ROWS, int(counts.max()) - piece)
@@ -197,11 +202,11 @@ class Streams:
                     slots=torch.from_numpy(slots[order]).to(device),
                     keys=keys,
                     unseen=None if self._unseen is None else self._unseen[place, :keys],
-                    memo={"place": place},
+                    memo={"place": place, "in_order": in_order},
                 )
             )
         per_token = torch.from_numpy(np.repeat(places, counts)).to(device)
-        return Pass(self, rows, per_token, torch.from_numpy(at).to(device), self.worker)
+        return Pass(self, rows, per_token, torch.from_numpy(at).to(device))
 
     def attend(self, impl: Any, layer: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> Tensor:
         """Attention of one layer in a second stream: its cache takes the new tokens in, then all rows are computed."""
@@ -213,15 +218,37 @@ class Streams:
         values[running.places, :, running.at] = value
         index = self.worker.layer_index(layer)
         for rows in running.rows:
-            edited = impl.edited(query, (keys, values), rows, index, self.worker).to(output.dtype)
-            output.index_copy_(0, rows.tokens, edited)
+            edited = self._fused(impl, query, keys, values, rows, index)
+            if edited is None:
+                edited = impl.edited(query, (keys, values), rows, index, self.worker)
+            output.index_copy_(0, rows.tokens, edited.to(output.dtype))
         return output
+
+    def _fused(
+        self, impl: Any, query: Tensor, keys: Tensor, values: Tensor, rows: Rows, layer: int
+    ) -> Tensor | None:
+        """Output (B * count, H, D) of rows whose edits can be added to the scores; None where one cannot."""
+        plans = [part.group.layers[layer] for part in rows.parts if not part.group.broken]
+        if impl.logits_soft_cap or any(plan.edits and not plan.gains_only for plan in plans):
+            return None
+        batch, count = rows.queries.shape
+        asked = query.index_select(0, rows.tokens).view(batch, count, impl.num_heads, -1).transpose(1, 2)
+        output = nn.functional.scaled_dot_product_attention(
+            asked, self._of(keys, rows), self._of(values, rows), attn_mask=impl.bias_of(rows, layer, self.worker).to(query.dtype),
+            scale=impl.scale, enable_gqa=impl.num_heads != impl.num_kv_heads,
+        )  # fmt: skip
+        return output.transpose(1, 2).reshape(batch * count, impl.num_heads, -1)
+
+    @staticmethod
+    def _of(cache: Tensor, rows: Rows) -> Tensor:
+        """(B, Hkv, T, D) of the rows' requests, a view where they lie in the cache's order."""
+        used = cache[:, :, : rows.keys]
+        return used[: len(rows.slots)] if rows.memo["in_order"] else used.index_select(0, rows.memo["place"])
 
     # -- the dense cache ---------------------------------------------------------------------------------------------
     def read(self, cache: tuple[Tensor, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
         """Keys (B * Hkv, D, T) and values (B * Hkv, T, D), float32: what `cache.Reader` says, of the dense cache."""
-        place = rows.memo["place"]
-        keys, values = (x[place, :, : rows.keys].flatten(0, 1).float() for x in cache)
+        keys, values = (self._of(x, rows).flatten(0, 1).float() for x in cache)
         return keys.mT, values
 
     def note(self, flags: Tensor, index: int, name: str) -> None:

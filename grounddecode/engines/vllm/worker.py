@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grounddecode.engines.choose import adjusted
 from grounddecode.engines.plan import LayerPlan
-from grounddecode.engines.rows import edited_rows, image_row
+from grounddecode.engines.rows import edited_rows, image_row, log_gains
 from grounddecode.engines.vllm.cache import READERS, Reader
 from grounddecode.engines.vllm.observer import Observer
 from grounddecode.engines.vllm.params import KEY, Settings, restored
@@ -248,7 +248,7 @@ class Worker:
     def edit(self, scores: Tensor, rows: Rows, part: Part, layer: int) -> Tensor:
         """Weights of the scores (B, H, count, T) of one part of the rows, for this rank's heads."""
         plan = part.group.layers[layer]
-        if not plan.edits or part.group.broken:
+        if not plan.edits or plan.gains_only or part.group.broken:  # gains are in the scores already, see `bias`
             return scores.softmax(dim=-1)
         try:
             view = rows.view(part, self.flags_of(rows, part, layer))
@@ -258,6 +258,33 @@ class Worker:
         except Exception as error:  # an error in a method is its requests' own: neither the engine's nor their neighbours'
             self.requests.break_off([part.group], error)
             return scores.softmax(dim=-1)
+
+    def bias(self, rows: Rows, layer: int, window: int | None) -> Tensor:
+        """(B, heads or 1, count, T) added to scores: -inf on hidden keys, the logarithm of gains. Shared by like layers."""
+        gaining = tuple(part.group.layers[layer].gains_only and not part.group.broken for part in rows.parts)
+        known = rows.biases.get((gaining, window))
+        if known is None:
+            known = rows.biases[gaining, window] = self._make_bias(rows, layer, window, gaining)
+        return known
+
+    def _make_bias(self, rows: Rows, layer: int, window: int | None, gaining: tuple[bool, ...]) -> Tensor:
+        hidden = rows.hidden
+        if window is not None:
+            hidden = hidden | (rows.positions <= rows.queries[..., None] - window)[:, None]
+        bias = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
+        found = []
+        for part, is_gain in zip(rows.parts, gaining, strict=True):
+            mine = bias[part.start : part.stop]
+            if is_gain:
+                try:
+                    logs = log_gains(rows.view(part), part.group.layers[layer])
+                    mine = mine + logs.view(len(mine), rows.count, logs.shape[1], -1).transpose(1, 2)
+                except Exception as error:
+                    self.requests.break_off([part.group], error)
+            found.append(mine)
+        if len({len(mine[0]) for mine in found}) > 1:  # one has gains by head
+            found = [mine.expand(-1, max(len(other[0]) for other in found), -1, -1) for mine in found]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _edit_all_heads(self, scores: Tensor, view: StepView, plan: LayerPlan) -> Tensor:
         """Where heads are compared, every rank edits all of them and keeps its own."""
