@@ -2,12 +2,12 @@
 
     python -m benchmarks.vllm_speed --out benchmarks/results/vllm_speed.json
 
-Runs where vLLM is installed, on CPU, in one process: bursts of the same requests without and with methods alternate, and
-each pair gives one ratio of their median steps; told are the median ratio and a 95 % interval by bootstrap over pairs.
+Runs where vLLM is installed, on CPU, in one process: bursts of the same requests without and with methods alternate,
+and each pair gives one ratio of their median steps; told are the median and a 95 % interval by bootstrap over pairs.
 "Without" is always an engine that was started for nothing.
 Time is that of the engine's thread, so that other work on the machine counts as little as it can. "idle" compares the
-engine with the plug-in's classes against vLLM's own, swapped in place, while no request uses a method. "hf" is engine hf
-with the same requests as one batch, by wall time a step.
+engine with the plug-in's classes against vLLM's own, swapped in place, while no request uses a method. "hf" is engine
+hf with the same requests as one batch, a token.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ def main() -> None:
             rows += measure(name, Path(model), args)
             hf.append({"model": name, "batch": 64, "ms": 1e3 * by_hf(Path(model), 64, args.tokens)})
     about = (
-        f"`python -m benchmarks.vllm_speed --pairs {args.pairs} --tokens {args.tokens} --out {args.out}`: CPU, one thread, "
-        f"runner V1, eager, float32, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"`python -m benchmarks.vllm_speed --pairs {args.pairs} --tokens {args.tokens} --out {args.out}`: CPU, "
+        f"one thread, runner V1, eager, float32, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"vLLM {vllm.__version__}. Time of the engine's thread; ratio of the steps with and without, median over pairs."
     )
     told = {"about": about, "machine": platform.machine(), "rows": rows, "hf": hf}

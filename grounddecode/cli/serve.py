@@ -13,7 +13,9 @@ import typer
 from grounddecode.cli.engines import Model
 from grounddecode.cli.output import results_only, write_json, write_line
 
-FOR_HELP = "Methods to start for, e.g. var,avc or var:tau=9 (again for more): what needs something before requests come."
+FOR_HELP = (
+    "Methods to start for, e.g. var,avc or var:tau=9 (again for more): what needs something before requests come."
+)
 DEFAULT_HELP = "Methods of requests that say nothing, e.g. locore+avc; they run plain without it."
 _MIB = 2**20
 
@@ -68,8 +70,8 @@ def arguments(
     Raises:
         ValueError: a method that this server could not run.
     """
-    from grounddecode.engines.vllm.engine import FLAG, path_of
-    from grounddecode.engines.vllm.params import KEY, Settings, not_offered
+    from grounddecode.engines.vllm.engine import path_of
+    from grounddecode.engines.vllm.params import FLAG, KEY, Settings, not_offered
     from grounddecode.method import Needs
 
     if device not in ("cuda", "cpu"):
@@ -94,7 +96,9 @@ def arguments(
     if any(settings.values()):
         command += ["--additional-config", json.dumps({KEY: {key: value for key, value in settings.items() if value}})]
         names = ", ".join(wanted) or "a default"
-        reasons.append(f"--additional-config: {names}; part of the key of vLLM's compile cache, so a graph fits its server")
+        reasons.append(
+            f"--additional-config: {names}; part of the key of vLLM's compile cache, so a graph fits its server"
+        )
     command += ["--max-num-seqs", str(max_num_seqs)] + (["--max-model-len", str(longest)] if longest else [])
     if device == "cuda":
         command, reasons = _graphs(command, reasons, bool(started))
@@ -108,9 +112,9 @@ def arguments(
 
 def _graphs(command: list[str], reasons: list[str], watched: bool) -> tuple[list[str], list[str]]:
     if watched:
-        why = "-cc.cudagraph_mode=NONE: what watches hidden states runs inside compiled code, but was not tried in a graph"
+        why = "-cc.cudagraph_mode=NONE: what watches hidden states runs in compiled code, but was not tried in a graph"
         return [*command, "-cc.cudagraph_mode=NONE"], [*reasons, why]
-    why = "-cc.cudagraph_mode=PIECEWISE: attention runs between the graphs, where rows are edited; vLLM would choose it too"
+    why = "-cc.cudagraph_mode=PIECEWISE: attention runs between the graphs, where rows are edited; vLLM chooses it too"
     return [*command, "-cc.cudagraph_mode=PIECEWISE"], [*reasons, why]
 
 

@@ -32,7 +32,7 @@ def edited_rows(scores: Tensor, view: StepView, plan: LayerPlan) -> Tensor:
 
 
 def log_gains(view: StepView, plan: LayerPlan) -> Tensor:
-    """(R, heads or 1, T): what a plan of nothing but gains on keys adds to the scores, 0 on rows it does not concern."""
+    """(R, heads or 1, T): what a plan of nothing but gains adds to the scores, 0 on rows it does not concern."""
     total: Tensor | None = None
     for method in plan.edits:
         gain = method.key_gain(view)

@@ -58,13 +58,20 @@ def local() -> Iterator[Engine]:
 def picture(image: Any) -> dict[str, Any]:
     kept = io.BytesIO()
     image.save(kept, "PNG")
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(kept.getvalue()).decode()}"}}
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/png;base64,{base64.b64encode(kept.getvalue()).decode()}"},
+    }
 
 
 def body(image: Any | None, wanted: Any = None, tokens: int = 48, **options: Any) -> dict[str, Any]:
     content = ([] if image is None else [picture(image)]) + [{"type": "text", "text": DETAIL}]
     chat = {"model": str(lab.checkpoint("seed0")), "messages": [{"role": "user", "content": content}]}
-    given = {} if wanted is None else {"vllm_xargs": {"grounddecode": wanted if isinstance(wanted, str) else json.dumps(wanted)}}
+    given = (
+        {}
+        if wanted is None
+        else {"vllm_xargs": {"grounddecode": wanted if isinstance(wanted, str) else json.dumps(wanted)}}
+    )
     return chat | {"max_tokens": tokens, "temperature": 0} | given | options
 
 
@@ -221,5 +228,3 @@ def _processes() -> list[tuple[int, float, str]]:
                 continue
             found.append((int(folder.name), pages * os.sysconf("SC_PAGE_SIZE") / 2**20, command))
     return found
-
-

@@ -1,4 +1,4 @@
-"""The vLLM engine: methods per request on a vLLM server, behind `--logits-processors logits_processors.vllm:GroundDecode`.
+"""The vLLM engine: methods per request, behind `--logits-processors logits_processors.vllm:GroundDecode`.
 
 Control plane: `params` reads what a request asks for, `plugin` puts it through at admission, `processor` and `requests`
 keep it in the worker. Data plane: `step` says which rows of a step are edited, `backend` edits them in the attention

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from grounddecode.engines.rows import log_gains
 from grounddecode.engines.vllm.stream import Pass
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
@@ -57,7 +58,7 @@ class PlanBuilder:
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> Any:
-        """A whole graph would freeze the unedited path: only between attention calls, where methods may be asked for."""
+        """A whole graph would freeze the unedited path: graphs lie between attention calls where methods may run."""
         from vllm.v1.attention.backend import AttentionCGSupport
 
         if worker_of(vllm_config) is not None:
@@ -84,7 +85,8 @@ class EditedRows:
 
     def forward(
         self, layer: Any, query: Tensor, key: Tensor | None, value: Tensor | None, kv_cache: Tensor,
-        attn_metadata: Any, output: Tensor, output_scale: Tensor | None = None, output_block_scale: Tensor | None = None,
+        attn_metadata: Any, output: Tensor, output_scale: Tensor | None = None,
+        output_block_scale: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         plan = getattr(attn_metadata, "grounded", None)
         if plan is None:
@@ -92,7 +94,7 @@ class EditedRows:
                 layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
             )
             return result
-        if isinstance(plan, Pass):
+        if isinstance(plan, Pass) and key is not None and value is not None:
             return plan.streams.attend(self, layer, query, key, value, output)
 
         def base() -> Tensor:
@@ -117,7 +119,9 @@ class EditedRows:
         """Edited weights (B, H, count, T) and values (B * Hkv, T, D)."""
         reader = worker.reader if rows.blocks is not None else worker.streams
         keys, values = reader.read(cache, rows)
-        return self.weights_of(self.scores_of(query.index_select(0, rows.tokens), keys, rows), rows, layer, worker), values
+        return self.weights_of(
+            self.scores_of(query.index_select(0, rows.tokens), keys, rows), rows, layer, worker
+        ), values
 
     def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Edited weights (B, H, count, T) of scaled scores, after the methods of each part."""
@@ -129,8 +133,13 @@ class EditedRows:
         return torch.cat([worker.edit(scores[part.start : part.stop], rows, part, layer) for part in rows.parts])
 
     def bias_of(self, rows: Rows, layer: int, worker: Worker) -> Tensor:
-        """(B, heads or 1, count, T), see `Worker.bias`."""
-        return worker.bias(rows, layer, _window(self.sliding_window))
+        """(B, heads or 1, count, T) added to scores: -inf on hidden keys, the logarithm of gains."""
+        gaining = tuple(part.group.layers[layer].gains_only and not part.group.broken for part in rows.parts)
+        window = _window(self.sliding_window)
+        known = rows.biases.get((gaining, window))
+        if known is None:
+            known = rows.biases[gaining, window] = _make_bias(rows, layer, window, gaining, worker)
+        return known
 
     def scores_of(self, query: Tensor, keys: Tensor, rows: Rows, newest: Tensor | None = None) -> Tensor:
         """Scaled scores (B, H, count, T), float32.
@@ -157,3 +166,24 @@ def _window(given: Any) -> int | None:
     if isinstance(given, tuple):
         return None if given[0] < 0 else int(given[0]) + 1
     return None if given is None or given < 0 else int(given)
+
+
+def _make_bias(rows: Rows, layer: int, window: int | None, gaining: tuple[bool, ...], worker: Worker) -> Tensor:
+    hidden = rows.hidden
+    if window is not None:
+        hidden = hidden | (rows.positions <= rows.queries[..., None] - window)[:, None]
+    bias = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
+    found = []
+    for part, is_gain in zip(rows.parts, gaining, strict=True):
+        mine = bias[part.start : part.stop]
+        if is_gain:
+            try:
+                logs = log_gains(rows.view(part), part.group.layers[layer])
+                mine = mine + logs.view(len(mine), rows.count, logs.shape[1], -1).transpose(1, 2)
+            except Exception as error:  # an error in a method is its requests' own
+                worker.requests.break_off([part.group], error)
+        found.append(mine)
+    heads = max(mine.shape[1] for mine in found)
+    if heads > 1:  # one has gains by head
+        found = [mine.expand(-1, heads, -1, -1) for mine in found]
+    return found[0] if len(found) == 1 else torch.cat(found)

@@ -29,8 +29,8 @@ class Paged:
         _, heads, size, width = cache.shape
         both = cache.index_select(0, blocks_of(rows).flatten()).view(batch, count, heads, size, width).transpose(1, 2)
         both = both.reshape(batch * heads, count * size, width)
-        keys, values = both.split(width // 2, dim=-1)
-        return keys.mT.float(), values.float()
+        half = width // 2
+        return both[..., :half].mT.float(), both[..., half:].float()
 
 
 class Columns:
@@ -47,7 +47,9 @@ class Columns:
         of_keys, of_values = known
         keys = cache.view(number * heads * 2 * width, size).index_select(0, of_keys)
         values = cache.view(number * heads * 2, size * width).index_select(0, of_values)
-        return keys.view(batch * heads, width, count * size).float(), values.view(batch * heads, count * size, width).float()
+        return keys.view(batch * heads, width, count * size).float(), values.view(
+            batch * heads, count * size, width
+        ).float()
 
     @staticmethod
     def _indices(blocks: Tensor, heads: int, width: int) -> tuple[Tensor, Tensor]:

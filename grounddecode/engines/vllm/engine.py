@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from grounddecode.engines.base import Decoding, Request, Response
 from grounddecode.engines.images import open_image
-from grounddecode.engines.vllm.params import KEY, written
+from grounddecode.engines.vllm.params import FLAG, KEY, written
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FLAG = "logits_processors.vllm:GroundDecode"
 _WATCHED = Needs.TOKEN_FLAGS | Needs.CANDIDATES  # what a server has to be started for
 
 
@@ -87,11 +86,13 @@ class VLLMEngine:
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
     ) -> list[Response]:
-        """Answer one batch. Raises ValueError for beams, for methods vLLM refuses, and for images that cannot be read."""
+        """Answer one batch. Raises ValueError for beams, methods that vLLM refuses, images that cannot be read."""
         if not requests:
             return []
         if decoding.num_beams > 1:
-            raise ValueError(f"engine vllm has no beam search with methods (num_beams is {decoding.num_beams}), use engine hf")
+            raise ValueError(
+                f"engine vllm has no beam search with methods (num_beams is {decoding.num_beams}), use engine hf"
+            )
         chats = [_chat(request) for request in requests]
         params = [_params(request, decoding, methods) for request in requests]
         llm = self._open(methods)

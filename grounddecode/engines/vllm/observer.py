@@ -99,9 +99,11 @@ def _hook(model: nn.Module, name: str) -> None:
     """Have the decoder layer around an attention layer tell its input, before it is compiled."""
     found = _BLOCK.match(name)
     if found is None:
-        raise ValueError(f"grounddecode: {name} lies in no decoder layer, var cannot watch this model, use heads or locore")
+        raise ValueError(
+            f"grounddecode: {name} lies in no decoder layer, var cannot watch this model, use heads or locore"
+        )
     block = model.get_submodule(found.group(1))
-    names = [p for p in inspect.signature(block.forward).parameters]
+    names = list(inspect.signature(block.forward).parameters)
     if "hidden_states" not in names:
         raise ValueError(f"grounddecode: {type(block).__name__} takes no hidden_states, use heads or locore")
     block.register_forward_pre_hook(functools.partial(_tell, name, names), with_kwargs=True)

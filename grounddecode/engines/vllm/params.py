@@ -13,9 +13,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from grounddecode import registry
 from grounddecode.calibration import Calibration, known
 from grounddecode.engines.plan import refusal
+from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
 
 KEY = "grounddecode"  # of a request's `extra_args` / `vllm_xargs`, and of the server's `--additional-config`
+FLAG = "logits_processors.vllm:GroundDecode"
 NONE = ("none", "greedy")
 _LARGEST = 2**31 - 1  # integer that every tensor of positions can hold
 _LONGEST = 8192  # characters of one request's specification
@@ -44,7 +46,9 @@ class Settings:
     def read(cls, given: Mapping[str, Any] | None) -> Settings:
         """Raises ValueError for what it does not know."""
         data = dict(given or {})
-        unknown = next((key for key in data if key not in ("for", "default", "calibration", "on_error", "streams")), None)
+        unknown = next(
+            (key for key in data if key not in ("for", "default", "calibration", "on_error", "streams")), None
+        )
         if unknown is not None:
             names = ("for", "default", "calibration", "on_error", "streams")
             raise ValueError(registry.nearest(str(unknown), names, f"setting of --additional-config's {KEY}"))
@@ -176,6 +180,48 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
                     "leave those hyper-parameters out or start it with others"
                 )
     return None
+
+
+# -- servers ----------------------------------------------------------------------------------------------------------
+def is_asked_for(model_config: Any) -> bool:
+    """Whether a server was started with the flag."""
+    given = getattr(model_config, "logits_processors", None) or ()
+    names = [x if isinstance(x, str) else f"{x.__module__}:{x.__qualname__}" for x in given]
+    return FLAG in names
+
+
+def settings_of(vllm_config: Any) -> Settings:
+    """What the server was started for. Raises ValueError for what is no setting."""
+    additional = getattr(vllm_config, "additional_config", None)
+    return Settings.read(additional.get(KEY) if isinstance(additional, dict) else None)
+
+
+def refused(vllm_config: Any) -> str | None:
+    """Why no method can work on this server, in one sentence; None if they can."""
+    model, parallel, cache = vllm_config.model_config, vllm_config.parallel_config, vllm_config.cache_config
+    reasons = {
+        "a model with latent attention (MLA) keeps no keys and values to edit": bool(getattr(model, "use_mla", False)),
+        "an encoder-decoder has its image outside the sequence": bool(getattr(model, "is_encoder_decoder", False)),
+        "speculative decoding checks tokens that no method has seen, leave --speculative-config out": (
+            vllm_config.speculative_config is not None
+        ),
+        "pipeline parallelism leaves the first stages without the requests' methods, use --tensor-parallel-size": (
+            parallel.pipeline_parallel_size > 1
+        ),
+        "context parallelism gives a worker a part of the sequence only, use --tensor-parallel-size": (
+            getattr(parallel, "decode_context_parallel_size", 1) > 1
+            or getattr(parallel, "prefill_context_parallel_size", 1) > 1
+        ),
+        "a quantised cache cannot be read back, use --kv-cache-dtype auto": str(cache.cache_dtype)
+        not in ("auto", "float16", "bfloat16", "float32"),
+        "a cache that is moved between servers comes without what methods remember, leave --kv-transfer-config out": (
+            vllm_config.kv_transfer_config is not None
+        ),
+        "the configuration of this model names no image token, give a vision-language model": (
+            image_token_id(model.hf_config) is None
+        ),
+    }
+    return next((f"grounddecode: {reason}" for reason, met in reasons.items() if met), None)
 
 
 # -- schema ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The `vllm.general_plugins` entry point: what vLLM has no public hook for, wrapped, and idle until the flag is given."""
+"""The `vllm.general_plugins` entry point: wraps what vLLM has no hook for; idle until the flag is given."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from grounddecode.engines.vllm.params import KEY, Settings, not_offered, read_request, written
-from grounddecode.engines.vllm.worker import FLAG, edits, is_asked_for, refusal, settings_of, worker_of
+from grounddecode.engines.vllm.params import (
+    FLAG,
+    KEY,
+    Settings,
+    is_asked_for,
+    not_offered,
+    read_request,
+    refused,
+    settings_of,
+    written,
+)
+from grounddecode.engines.vllm.worker import edits, worker_of
 from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
 
@@ -27,7 +37,9 @@ def register() -> None:
     wrap(BaseModelLoader, "load_model", _loading, ("self", "vllm_config", "model_config"))
 
 
-def wrap(owner: type, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]], first: tuple[str, ...]) -> None:
+def wrap(
+    owner: type, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]], first: tuple[str, ...]
+) -> None:
     """Put `wrapper(method)` in place of a method, once.
 
     Raises:
@@ -47,7 +59,7 @@ def wrap(owner: type, name: str, wrapper: Callable[[Callable[..., Any]], Callabl
     setattr(owner, name, changed)
 
 
-# -- admission, in the frontend ------------------------------------------------------------------------------------------
+# -- admission, in the frontend ---------------------------------------------------------------------------------------
 def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         if not hasattr(params, "extra_args"):  # pooling
@@ -66,7 +78,7 @@ def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _forget_images(frontend: Any, prompt: Any) -> None:
-    """The frontend believes that the engine holds what it has read of an image; after a refusal the engine never got it."""
+    """The frontend believes that the engine holds every image it has read; after a refusal it never got it."""
     hashes = prompt.get("mm_hashes") if isinstance(prompt, dict) else None
     cache = getattr(frontend.renderer, "mm_processor_cache", None)
     if hashes and cache is not None and hasattr(cache, "invalidate"):
@@ -75,7 +87,7 @@ def _forget_images(frontend: Any, prompt: Any) -> None:
 
 
 def _wanted(frontend: Any, params: Any) -> tuple[tuple[Method, ...], bool]:
-    """The methods of a request, and whether it asked for them itself; one sentence as HTTP 400 if it cannot have them."""
+    """The methods of a request, and whether it asked for them itself; HTTP 400 if it cannot have them."""
     given = (params.extra_args or {}).get(KEY)
     if not is_asked_for(frontend.model_config):
         if given is None:
@@ -131,7 +143,7 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
 
 def _settings(frontend: Any) -> Settings:
     if not hasattr(frontend, "_grounddecode_settings"):
-        reason = refusal(frontend.vllm_config)
+        reason = refused(frontend.vllm_config)
         if reason is not None:
             raise _refused(reason)
         frontend._grounddecode_settings = settings_of(frontend.vllm_config)
@@ -146,7 +158,7 @@ def _refused(sentence: str) -> Exception:
     return error
 
 
-# -- the worker ----------------------------------------------------------------------------------------------------------
+# -- the worker -------------------------------------------------------------------------------------------------------
 def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_model(self: Any, vllm_config: Any, model_config: Any, *args: Any, **kwargs: Any) -> Any:
         worker = worker_of(vllm_config) if model_config is vllm_config.model_config else None

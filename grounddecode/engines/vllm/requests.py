@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from grounddecode.engines.choose import adjusting
 from grounddecode.engines.plan import LayerPlan, first_query, plan_layers

@@ -42,9 +42,13 @@ class Saliency:
     def __init__(self, worker: Worker, layers: dict[str, Any], model: nn.Module, lowest: int) -> None:
         self.worker, self.lowest = worker, lowest
         if worker.ranks > 1:
-            raise ValueError("grounddecode: sgrs needs gradients, which do not cross ranks, use --tensor-parallel-size 1")
+            raise ValueError(
+                "grounddecode: sgrs needs gradients, which do not cross ranks, use --tensor-parallel-size 1"
+            )
         if worker.vllm_config.model_config.quantization is not None:
-            raise ValueError("grounddecode: sgrs needs gradients, which quantised layers do not give, load it unquantised")
+            raise ValueError(
+                "grounddecode: sgrs needs gradients, which quantised layers do not give, load it unquantised"
+            )
         self._layers = {worker.layer_index(layer): (name, layer) for name, layer in layers.items()}
         path = _BLOCK.match(next(iter(layers)))
         if path is None:
@@ -96,7 +100,9 @@ class Saliency:
         for one in members:
             one.memory["judged"] = True
         if fresh:
-            state = state.index_copy(0, torch.tensor(fresh, device=state.device), method.start(len(fresh), state.device))
+            state = state.index_copy(
+                0, torch.tensor(fresh, device=state.device), method.start(len(fresh), state.device)
+            )
         return state
 
     # -- the rows in torch -------------------------------------------------------------------------------------------
@@ -179,7 +185,8 @@ class Saliency:
                 output = output.detach().requires_grad_()
             if layer in wanted:
                 targets[layer] = _Target(weights.detach(), output, values)
-            return output
+            attended: Tensor = output
+            return attended
 
         return forward
 
@@ -199,18 +206,21 @@ class Saliency:
         self._proven = True
 
     def _head_weight(self) -> Tensor:
-        return self.weight(self._head)[: self._scaling.org_vocab_size]
+        rows: Tensor = self.weight(self._head)[: self._scaling.org_vocab_size]
+        return rows
 
     def weight(self, module: Any) -> Tensor:
         """(out, in) of a linear layer; a CPU kernel may have taken it away, then it is asked for once."""
         if module.weight.dim() == 2 and module.weight.numel():
-            return module.weight.detach()  # type: ignore[no-any-return]
+            weight: Tensor = module.weight.detach()
+            return weight
         if module not in self._known:
             width = getattr(module, "input_size_per_partition", None) or module.embedding_dim
             one = torch.eye(int(width), dtype=module.weight.dtype, device=module.weight.device)
             with torch.no_grad():
                 self._known[module] = module.cpu_linear(one, module.weight, None).mT.contiguous()
-        return self._known[module]
+        found: Tensor = self._known[module]
+        return found
 
 
 class _Linear:

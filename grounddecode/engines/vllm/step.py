@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ _ROWS = 256  # query rows of one request that are computed at a time
 
 @dataclass(frozen=True)
 class Layout:
-    """The requests of a step in its order. `slots`: (n,), `Requests.nobody` without methods; `starts`: (n + 1,) where the
-    tokens of each begin; `lengths`: (n,) tokens it has after this step."""
+    """The requests of a step in its order. `slots`: (n,), `Requests.nobody` without methods; `starts`: (n + 1,) where
+    the tokens of each begin; `lengths`: (n,) tokens it has after this step."""
 
     slots: np.ndarray
     starts: np.ndarray
@@ -33,7 +34,7 @@ class Layout:
         return found
 
     def of_streams(self, requests: Requests) -> list[tuple[Asked, int, int, int]]:
-        """Every request with a second stream: it, where its tokens begin, how many it had before, how many it has now."""
+        """Every request with a second stream; where its tokens begin, how many it had before and has now."""
         found = []
         for i in requests.streaming[self.slots].nonzero()[0]:
             asked = requests.by_slot[int(self.slots[i])]
@@ -58,9 +59,9 @@ class Rows:
     """Edited rows of some requests, `count` queries each (those of shorter requests are filled up), sorted by group.
 
     `tokens`: (B * count,) index of each query among the tokens of the step.  `queries`: (B, count) positions.
-    `real`: (R,) index of the rows that are no filling, None if all are real.  `slots`: (B,) of the requests.  `keys`: how
-    many keys are read.  `blocks`: (B, n) cache blocks that hold them.  `unseen`: (B, keys) keys hidden from every query.
-    `whole`: these are all rows of the step.
+    `real`: (R,) index of the rows that are no filling, None if all are real.  `slots`: (B,) of the requests.
+    `keys`: how many keys are read.  `blocks`: (B, n) cache blocks that hold them.  `unseen`: (B, keys) keys hidden from
+    every query.  `whole`: these are all rows of the step.
     """
 
     requests: Requests
@@ -228,7 +229,7 @@ def parts_of(requests: Requests, slots: np.ndarray, start: np.ndarray) -> list[P
     cuts = [0, *((order[1:] != order[:-1]).nonzero()[0] + 1), len(order)]
     sure = start >= requests.sure[slots]
     parts = []
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in pairwise(cuts):
         asked = requests.by_slot[int(slots[begin])]
         if asked is None:
             raise RuntimeError("a request that has ended is among the edited rows")

@@ -59,7 +59,7 @@ class Streams:
         self.worker = worker
         self.by_key: dict[str, Stream] = {}
         self.running: Pass | None = None
-        self._model: nn.Module | None = None
+        self._model: Any = None
         self._free: list[int] = []
         self._rows = self._room = 0
         self._keys: dict[str, Tensor] = {}  # by layer: (rows, Hkv, room, D)
@@ -121,8 +121,6 @@ class Streams:
         streams = [self._stream(one) for one in asked]
         found: list[Tensor | None] = [None] * len(streams)
         for i, (one, stream) in enumerate(zip(asked, streams, strict=True)):
-            if not stream.length:
-                self._begin(one, stream)
             if stream.held - stream.length > 1:
                 found[i] = self._run([one], [stream])
         rest = [i for i, known in enumerate(found) if known is None]
@@ -132,8 +130,11 @@ class Streams:
                 found[i] = row[None]
         return torch.cat([row for row in found if row is not None])
 
-    def _begin(self, asked: Asked, stream: Stream) -> None:
-        """The prompt is complete: overwrite, or hide, what the second stream does not see of the image."""
+    def begin(self, asked: Asked) -> None:
+        """If its prompt has just become complete: overwrite, or hide, what the stream does not see of the image."""
+        stream = self._stream(asked)
+        if stream.length:
+            return
         method, requests, n = asked.group.stream, self.worker.requests, asked.prompt_length
         if method is None or stream.held < n or not stream.recorded:
             raise RuntimeError("the prompt of a second stream did not come in whole")
@@ -163,9 +164,7 @@ class Streams:
         self.running = self._plan(asked, streams, embeds.device)
         names = config.compilation_config.static_forward_context
         try:
-            with set_forward_context(
-                dict.fromkeys(names, self.running), config, skip_compiled=True, slot_mapping={}
-            ):
+            with set_forward_context(dict.fromkeys(names, self.running), config, skip_compiled=True, slot_mapping={}):
                 hidden = self._model(input_ids=None, positions=positions, inputs_embeds=embeds)
         finally:
             self.running = None
@@ -224,18 +223,17 @@ class Streams:
             output.index_copy_(0, rows.tokens, edited.to(output.dtype))
         return output
 
-    def _fused(
-        self, impl: Any, query: Tensor, keys: Tensor, values: Tensor, rows: Rows, layer: int
-    ) -> Tensor | None:
+    def _fused(self, impl: Any, query: Tensor, keys: Tensor, values: Tensor, rows: Rows, layer: int) -> Tensor | None:
         """Output (B * count, H, D) of rows whose edits can be added to the scores; None where one cannot."""
         plans = [part.group.layers[layer] for part in rows.parts if not part.group.broken]
         if impl.logits_soft_cap or any(plan.edits and not plan.gains_only for plan in plans):
             return None
         batch, count = rows.queries.shape
         asked = query.index_select(0, rows.tokens).view(batch, count, impl.num_heads, -1).transpose(1, 2)
+        mask = impl.bias_of(rows, layer, self.worker).to(query.dtype)
         output = nn.functional.scaled_dot_product_attention(
-            asked, self._of(keys, rows), self._of(values, rows), attn_mask=impl.bias_of(rows, layer, self.worker).to(query.dtype),
-            scale=impl.scale, enable_gqa=impl.num_heads != impl.num_kv_heads,
+            asked, self._of(keys, rows), self._of(values, rows), attn_mask=mask, scale=impl.scale,
+            enable_gqa=impl.num_heads != impl.num_kv_heads,
         )  # fmt: skip
         return output.transpose(1, 2).reshape(batch * count, impl.num_heads, -1)
 

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grounddecode.engines.choose import adjusted
 from grounddecode.engines.plan import LayerPlan
-from grounddecode.engines.rows import edited_rows, image_row, log_gains
+from grounddecode.engines.rows import edited_rows, image_row
 from grounddecode.engines.vllm.cache import READERS, Reader
 from grounddecode.engines.vllm.observer import Observer
-from grounddecode.engines.vllm.params import KEY, Settings, restored
+from grounddecode.engines.vllm.params import KEY, is_asked_for, refused, restored, settings_of
 from grounddecode.engines.vllm.requests import Asked, Requests
 from grounddecode.engines.vllm.saliency import Saliency
 from grounddecode.engines.vllm.step import Layout, Part, Rows, groups_of, last_prompt_rows, plan_rows
@@ -25,7 +24,6 @@ from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
 from grounddecode.view import Phase, StepView
 
-FLAG = "logits_processors.vllm:GroundDecode"
 log = logging.getLogger("vllm.grounddecode")  # below vLLM's own, whose handler shows it
 _workers: dict[int, Worker] = {}
 
@@ -39,19 +37,6 @@ class Plan:
     recorded: list[Rows]
 
 
-def is_asked_for(model_config: Any) -> bool:
-    """Whether a server was started with the flag."""
-    given = getattr(model_config, "logits_processors", None) or ()
-    names = [x if isinstance(x, str) else f"{x.__module__}:{x.__qualname__}" for x in given]
-    return FLAG in names
-
-
-def settings_of(vllm_config: Any) -> Settings:
-    """What the server was started for. Raises ValueError for what is no setting."""
-    additional = getattr(vllm_config, "additional_config", None)
-    return Settings.read(additional.get(KEY) if isinstance(additional, dict) else None)
-
-
 def worker_of(vllm_config: Any) -> Worker | None:
     """The worker of this engine in this process; None where the flag was not given."""
     known = _workers.get(id(vllm_config))
@@ -60,39 +45,11 @@ def worker_of(vllm_config: Any) -> Worker | None:
     return known
 
 
-def refusal(vllm_config: Any) -> str | None:
-    """Why no method can work on this server, in one sentence; None if they can."""
-    model, parallel, cache = vllm_config.model_config, vllm_config.parallel_config, vllm_config.cache_config
-    reasons = {
-        "a model with latent attention (MLA) keeps no keys and values to edit": bool(getattr(model, "use_mla", False)),
-        "an encoder-decoder has its image outside the sequence": bool(getattr(model, "is_encoder_decoder", False)),
-        "speculative decoding checks tokens that no method has seen, leave --speculative-config out": (
-            vllm_config.speculative_config is not None
-        ),
-        "pipeline parallelism leaves the first stages without the requests' methods, use --tensor-parallel-size": (
-            parallel.pipeline_parallel_size > 1
-        ),
-        "context parallelism gives a worker a part of the sequence only, use --tensor-parallel-size": (
-            getattr(parallel, "decode_context_parallel_size", 1) > 1
-            or getattr(parallel, "prefill_context_parallel_size", 1) > 1
-        ),
-        "a quantised cache cannot be read back, use --kv-cache-dtype auto": str(cache.cache_dtype)
-        not in ("auto", "float16", "bfloat16", "float32"),
-        "a cache that is moved between servers comes without what methods remember, leave --kv-transfer-config out": (
-            vllm_config.kv_transfer_config is not None
-        ),
-        "the configuration of this model names no image token, give a vision-language model": (
-            image_token_id(model.hf_config) is None
-        ),
-    }
-    return next((f"grounddecode: {reason}" for reason, met in reasons.items() if met), None)
-
-
 class Worker:
     """Raises ValueError for a server on which no method can work."""
 
     def __init__(self, vllm_config: Any) -> None:
-        reason = refusal(vllm_config)
+        reason = refused(vllm_config)
         if reason is not None:
             raise ValueError(reason)
         self.vllm_config = vllm_config
@@ -140,7 +97,9 @@ class Worker:
         for name, layer in layers.items():
             kind = layer.attn_backend.get_name()
             if kind not in READERS or not hasattr(layer.impl, "edited"):
-                raise ValueError(f"grounddecode: the attention backend {kind} cannot be read, choose one of {', '.join(READERS)}")
+                raise ValueError(
+                    f"grounddecode: the attention backend {kind} cannot be read, choose one of {', '.join(READERS)}"
+                )
             odd = next((x for x in ("alibi_slopes", "sinks") if getattr(layer.impl, x, None) is not None), None)
             if odd is not None:
                 raise ValueError(f"grounddecode: {name} has {odd}, which no method knows, use another model")
@@ -210,7 +169,14 @@ class Worker:
         return Plan(self, found, recorded) if found or recorded else None
 
     def attend(
-        self, impl: Any, layer: Any, query: Tensor, cache: Tensor, output: Tensor, plan: Plan, base: Callable[[], Tensor]
+        self,
+        impl: Any,
+        layer: Any,
+        query: Tensor,
+        cache: Tensor,
+        output: Tensor,
+        plan: Plan,
+        base: Callable[[], Tensor],
     ) -> Tensor:
         """The attention of one layer: `output` with the concerned rows edited."""
         index = self.layer_index(layer)
@@ -248,43 +214,20 @@ class Worker:
     def edit(self, scores: Tensor, rows: Rows, part: Part, layer: int) -> Tensor:
         """Weights of the scores (B, H, count, T) of one part of the rows, for this rank's heads."""
         plan = part.group.layers[layer]
-        if not plan.edits or plan.gains_only or part.group.broken:  # gains are in the scores already, see `bias`
+        if (
+            not plan.edits or plan.gains_only or part.group.broken
+        ):  # gains are in the scores already, see `EditedRows.bias_of`
             return scores.softmax(dim=-1)
         try:
             view = rows.view(part, self.flags_of(rows, part, layer))
             if self.ranks > 1 and any(m.across_heads for m in plan.edits):
                 return self._edit_all_heads(scores, view, plan)
             return edited_rows(scores, view, plan)
-        except Exception as error:  # an error in a method is its requests' own: neither the engine's nor their neighbours'
+        except (
+            Exception
+        ) as error:  # an error in a method is its requests' own: neither the engine's nor their neighbours'
             self.requests.break_off([part.group], error)
             return scores.softmax(dim=-1)
-
-    def bias(self, rows: Rows, layer: int, window: int | None) -> Tensor:
-        """(B, heads or 1, count, T) added to scores: -inf on hidden keys, the logarithm of gains. Shared by like layers."""
-        gaining = tuple(part.group.layers[layer].gains_only and not part.group.broken for part in rows.parts)
-        known = rows.biases.get((gaining, window))
-        if known is None:
-            known = rows.biases[gaining, window] = self._make_bias(rows, layer, window, gaining)
-        return known
-
-    def _make_bias(self, rows: Rows, layer: int, window: int | None, gaining: tuple[bool, ...]) -> Tensor:
-        hidden = rows.hidden
-        if window is not None:
-            hidden = hidden | (rows.positions <= rows.queries[..., None] - window)[:, None]
-        bias = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
-        found = []
-        for part, is_gain in zip(rows.parts, gaining, strict=True):
-            mine = bias[part.start : part.stop]
-            if is_gain:
-                try:
-                    logs = log_gains(rows.view(part), part.group.layers[layer])
-                    mine = mine + logs.view(len(mine), rows.count, logs.shape[1], -1).transpose(1, 2)
-                except Exception as error:
-                    self.requests.break_off([part.group], error)
-            found.append(mine)
-        if len({len(mine[0]) for mine in found}) > 1:  # one has gains by head
-            found = [mine.expand(-1, max(len(other[0]) for other in found), -1, -1) for mine in found]
-        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _edit_all_heads(self, scores: Tensor, view: StepView, plan: LayerPlan) -> Tensor:
         """Where heads are compared, every rank edits all of them and keeps its own."""
@@ -318,58 +261,13 @@ class Worker:
     def break_off(self, plan: Sequence[Rows], error: Exception) -> None:
         self.requests.break_off(groups_of(plan), error)
 
-    # -- logits ----------------------------------------------------------------------------------------------------
-    def adjust(self, logits: Tensor, rows: np.ndarray) -> Tensor:
-        """The logits of a step, those of requests whose methods change them changed. `rows`: which request each is of."""
-        layout = self.layout
-        if layout is None:
-            return logits
-        slots = self.row_slots[rows]
-        there = self.requests.deciding[slots]
-        there &= self.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has no next token
-        found = there.nonzero()[0]
-        if not len(found):
-            return logits
-        asked = [one for i in found if (one := self.requests.by_slot[int(slots[i])]) is not None]
-        index = dict(zip((one.key for one in asked), found.tolist(), strict=True))
-        for group in {id(one.group): one.group for one in asked}.values():
-            members = [one for one in asked if one.group is group]
-            at = torch.tensor([index[one.key] for one in members], device=logits.device)
-            try:
-                changed = self._changed(logits[at], members, np.array([index[one.key] for one in members]))
-            except Exception as error:
-                self.requests.break_off([group], error)
-                changed = self._changed(logits[at], members, np.empty(0))
-            logits[at] = changed.to(logits.dtype)
-        return logits
-
-    def _changed(self, logits: Tensor, members: Sequence[Asked], rows: np.ndarray) -> Tensor:
-        """New logits (R, vocabulary) of requests of one group. `rows`: theirs in the step."""
-        group, layout = members[0].group, self.layout
-        if group.broken or layout is None:
-            return self._ended(logits) if self.settings.on_error == "stop" else logits
-        lengths = layout.lengths[rows]
-        if group.judge is not None and self.saliency is not None:
-            return self.saliency.choose(members, logits, lengths, layout.starts[rows + 1] - 1)
-        view = self.last_view(members, lengths)
-        if group.stream is not None:
-            second = self.streams.logits(members).float()
-            view = view.with_(second_logits=second[:, : logits.shape[1]])
-        return adjusted(logits, group.adjusting, view)
-
+    # -- views of the newest rows ------------------------------------------------------------------------------------
     def block_rows(self, members: Sequence[Asked]) -> tuple[np.ndarray, Tensor, int]:
         """Where the cache blocks of some requests are told: rows of the table, the table, tokens a block."""
         if self._blocks is None or self.layout is None:
             raise RuntimeError("no step is running")
         row = {int(slot): i for i, slot in enumerate(self.layout.slots)}
         return np.array([row[one.slot] for one in members]), *self._blocks
-
-    def _ended(self, logits: Tensor) -> Tensor:
-        """Logits of answers that end here."""
-        ends = self.vllm_config.model_config.hf_text_config.eos_token_id
-        kept = torch.full_like(logits, -torch.inf)
-        kept[:, ends if isinstance(ends, list) else [ends]] = 0.0
-        return kept
 
     def last_view(self, members: Sequence[Asked], lengths: np.ndarray) -> StepView:
         """The view of the newest row of some requests: what logits are adjusted with. `lengths`: their tokens."""

@@ -49,12 +49,16 @@ def by_vllm(llm: Any, processor: Any, asked: Sequence[Question], tokens: int = 4
     prompts, params = [], []
     for question in asked:
         text = chat_prompt(processor, question.prompt, len(question.images))
-        prompts.append({"prompt": text} | ({"multi_modal_data": {"image": list(question.images)}} if question.images else {}))
+        prompts.append(
+            {"prompt": text} | ({"multi_modal_data": {"image": list(question.images)}} if question.images else {})
+        )
         extra = {"grounddecode": question.spec} if question.spec else None
         params.append(SamplingParams(temperature=0, max_tokens=tokens, logprobs=0, extra_args=extra, **options))
     outputs = [out.outputs[0] for out in llm.generate(prompts, params, use_tqdm=False)]
     return [
-        Answer(list(out.token_ids), [row[token].logprob for row, token in zip(out.logprobs, out.token_ids, strict=True)])
+        Answer(
+            list(out.token_ids), [row[token].logprob for row, token in zip(out.logprobs, out.token_ids, strict=True)]
+        )
         for out in outputs
     ]
 

@@ -1,4 +1,4 @@
-"""Tests of the vLLM engine: those that need vLLM run in the environment that has it (make test-vllm), and skip elsewhere."""
+"""Tests of the vLLM engine: those that need vLLM run where it is installed (make test-vllm), and skip elsewhere."""
 
 from __future__ import annotations
 

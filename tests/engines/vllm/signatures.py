@@ -30,7 +30,8 @@ USED = {
         "AttentionBackend.get_builder_cls", "AttentionBackend.full_cls_name",
     ],
     "v1/attention/backends/cpu_attn.py": [
-        "CPUAttentionMetadataBuilder.build", "CPUAttentionBackendImpl.forward", "CPUAttentionBackendImpl.do_kv_cache_update",
+        "CPUAttentionMetadataBuilder.build", "CPUAttentionBackendImpl.forward",
+        "CPUAttentionBackendImpl.do_kv_cache_update",
     ],
     "v1/attention/backends/flash_attn.py": ["FlashAttentionMetadataBuilder.build", "FlashAttentionImpl.forward"],
     "v1/attention/backends/triton_attn.py": ["TritonAttentionMetadataBuilder.build", "TritonAttentionImpl.forward"],

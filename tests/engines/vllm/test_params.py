@@ -56,7 +56,9 @@ def test_a_request_inherits_what_the_server_was_started_for():
     assert read_request({"method": "var", "p": 0.2}, served) == (VAR(sink_dims=(3, 11), tau=1.5, p=0.2),)
     whole = VAR(p=0.2).to_dict()  # what engine openai sends
     assert read_request(whole, served) == (VAR(sink_dims=(3, 11), tau=1.5, p=0.2),)
-    assert read_request({"method": "var", "tau": "auto"}, served) == (VAR(sink_dims=(3, 11)),), "asked for, so not inherited"
+    assert read_request({"method": "var", "tau": "auto"}, served) == (VAR(sink_dims=(3, 11)),), (
+        "asked for, so not inherited"
+    )
     settings = Settings.read({"for": ["var:sink_dims=3;11,tau=1.5"], "default": {"method": "var"}})
     assert settings.serves == settings.default == served
 

@@ -39,7 +39,9 @@ def mixed(llm: Any, local: Any, expected: dict[Question, Answer]) -> list[Answer
     return by_vllm(llm, local.processor, list(expected))
 
 
-def test_all_methods_in_one_batch_give_what_engine_hf_gives(mixed: list[Answer], expected: dict[Question, Answer]) -> None:
+def test_all_methods_in_one_batch_give_what_engine_hf_gives(
+    mixed: list[Answer], expected: dict[Question, Answer]
+) -> None:
     assert len(mixed) >= 24
     found = {question: ours.differs(theirs) for (question, theirs), ours in zip(expected.items(), mixed, strict=True)}
     assert max(found.values()) <= TOLERANCE, {q.spec: d for q, d in found.items() if d > TOLERANCE}
@@ -57,7 +59,9 @@ def test_again_with_a_warm_prefix_cache(
     assert max(a.differs(b) for a, b in zip(mixed, again, strict=True)) <= 1e-5
 
 
-def test_requests_without_methods_are_not_touched_by_their_neighbours(llm: Any, local: Any, mixed: list[Answer]) -> None:
+def test_requests_without_methods_are_not_touched_by_their_neighbours(
+    llm: Any, local: Any, mixed: list[Answer]
+) -> None:
     plain = [q for q in questions(SPECS, 3) if not q.spec]
     llm.reset_prefix_cache()
     alone = by_vllm(llm, local.processor, plain)

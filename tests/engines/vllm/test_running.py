@@ -1,4 +1,4 @@
-"""How vLLM runs a batch makes no difference to methods: preemption, pieces, compilation, ranks, runners, errors, ends."""
+"""How vLLM runs a batch makes no difference to methods: preemption, compilation, ranks, runners, errors, ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from tests.engines.vllm.asking import DETAIL, Answer, Question, by_hf, by_vllm, 
 from tests.engines.vllm.conftest import SINKS, open_llm
 
 pytestmark = pytest.mark.vllm
-SPECS = ("", "locore:beta=3", "heads:alpha=4", f"var:{SINKS}", "avc:alpha=1", f"var:{SINKS}+avc:alpha=1", "sgrs:layers=1;2,alpha=0.9")
+SPECS = (
+    "",
+    "locore:beta=3",
+    "heads:alpha=4",
+    f"var:{SINKS}",
+    "avc:alpha=1",
+    f"var:{SINKS}+avc:alpha=1",
+    "sgrs:layers=1;2,alpha=0.9",
+)
 SETTINGS = {"for": [f"var:{SINKS}", "sgrs:layers=1;2,alpha=0.9"]}
 
 
@@ -117,7 +125,7 @@ def test_preempted_requests_go_on_as_they_were(local: Any, asked: list[Question]
     assert max(a.differs(b) for a, b in zip(answers, expected, strict=True)) <= 2e-4
 
 
-# -- in processes of their own: other runners, ranks, compiled code ------------------------------------------------------
+# -- in processes of their own: other runners, ranks, compiled code ---------------------------------------------------
 CHILD = """
 import json, runpy, sys
 settings, options, specs, out = json.loads(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
@@ -133,7 +141,9 @@ if __name__ == "__main__":
 """
 
 
-def in_a_process(tmp_path: Path, specs: list[str], settings: Any, options: Any, **environment: str) -> tuple[bool, list[Answer]]:
+def in_a_process(
+    tmp_path: Path, specs: list[str], settings: Any, options: Any, **environment: str
+) -> tuple[bool, list[Answer]]:
     script, out = tmp_path / "child.py", tmp_path / "out.json"
     script.write_text(CHILD)
     root = str(Path(__file__).parents[3])
@@ -174,5 +184,3 @@ def test_the_second_runner_gives_the_same(tmp_path: Path, expected: list[Answer]
     )  # fmt: skip
     assert is_second
     assert max(a.differs(b) for a, b in zip(answers, expected, strict=True)) <= 2e-4
-
-

@@ -42,7 +42,7 @@ class Active:
         return True
 
 
-# vLLM's second runner needs Triton, which has no backend for CPUs; under its interpreter it needs none, but vLLM counts.
+# vLLM's second runner needs Triton, which has no backend for CPUs; its interpreter needs none, but vLLM counts.
 if os.environ.get("TRITON_INTERPRET") == "1":
     from triton.backends import backends
 
