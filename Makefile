@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv/.matrix-%/.done
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-plan test test-fast test-matrix lint format typecheck lock canary check-python clean distclean
+.PHONY: help demo demo-plan test test-fast test-matrix test-vllm test-slow serve serve-check lint format typecheck lock \
+    canary check-python clean distclean
 
 # The first Python that the locked torch has wheels for.
 IN_RANGE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
@@ -21,6 +22,7 @@ VLLM := .venv-vllm
 CANARY := .venv-canary
 BIN := $(VENV)/bin
 OUT ?= out/demo
+SERVE_PORT ?= 8000
 WORKERS ?= 2
 SMOKE ?= tests/contract tests/engines tests/lab tests/test_calibration.py
 
@@ -47,8 +49,15 @@ demo-plan: | check-python
 	@echo "3 of 3: write $(OUT)/index.html"
 	@echo "Ctrl-C is safe at any moment: the same command goes on from there."
 
-test: lint typecheck $(VLLM)/.done test-matrix ## install, then ruff, mypy (strict), test-matrix and every test
+test: lint typecheck test-vllm test-matrix ## install, then ruff, mypy (strict), test-vllm, test-matrix and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+# One process: the engines of these tests live in it.
+test-vllm: $(VLLM)/.done ## the vLLM engine, in the environment that has vLLM
+	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m "not slow" tests/engines/vllm; fi
+
+test-slow: $(VLLM)/.done ## its second runner under Triton's interpreter, two ranks, compiled code
+	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m slow tests/engines/vllm; fi
 
 test-fast: $(VENV)/.dev ## the tests without the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
@@ -57,6 +66,16 @@ test-matrix: $(MATRIX:%=matrix-%) ## what touches transformers with its oldest v
 
 matrix-%: $(VENV)/.matrix-%/.done
 	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(SMOKE)
+
+serve: $(VLLM)/.done ## a vLLM server with the lab model on this machine, methods per request; SERVE_PORT=8000
+	PATH="$(abspath $(VLLM))/bin:$$PATH" PYTHONPATH=tests/support/vllm HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 \
+	    VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind \
+	    sh -c "exec $$($(VLLM)/bin/python -m grounddecode serve-args --model lab --device cpu --for sgrs,avc --max-num-seqs 8 \
+	    --max-model-len 512 | grep -v '^#') --served-model-name lab --dtype float32 --enforce-eager --generation-config vllm \
+	    --host 127.0.0.1 --port $(SERVE_PORT)"
+
+serve-check: $(VENV)/.dev ## one request a method to the server of `make serve`
+	$(BIN)/python demos/serve_check.py http://127.0.0.1:$(SERVE_PORT)
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .

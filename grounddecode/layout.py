@@ -121,3 +121,13 @@ def token_grids(inputs: Mapping[str, Any], config: Any) -> list[tuple[int, int]]
         return None
     merge = int(getattr(getattr(config, "vision_config", config), "spatial_merge_size", 1) or 1)
     return [(int(t) * int(h) // merge, int(w) // merge) for t, h, w in grid.tolist()]
+
+
+def image_token_id(config: Any) -> int | None:
+    """Id of the token that stands for a piece of an image in a prompt, from a model's configuration."""
+    for holder in (config, getattr(config, "vision_config", None)):
+        for key in ("image_token_id", "image_token_index"):
+            value = getattr(holder, key, None)
+            if value is not None:
+                return int(value)
+    return None

@@ -55,6 +55,7 @@ class Method:
     paper: ClassVar[str]
     summary: ClassVar[str]
     extra_needs: ClassVar[Needs] = Needs.NOTHING
+    across_heads: ClassVar[bool] = False  # its attention edit compares the heads of a layer, or tells them apart
 
     # -- what the method is --------------------------------------------------------------------------------------
     @property
@@ -149,6 +150,10 @@ class Method:
     def flag_tokens(self, hidden: Tensor, layer: int) -> Tensor:
         """Bool (rows, tokens): one flag per token from the input of decoder layer `layer`, (rows, tokens, width)."""
         raise TypeError(f"{type(self).__name__} flags no tokens")
+
+    def same_flags(self, other: Method) -> bool:
+        """Whether `flag_tokens` of both says the same of every token; engines then keep one set of flags for them."""
+        return self == other
 
     # -- second stream and logits --------------------------------------------------------------------------------
     def second_stream(self, step: StepView) -> ImageEdit:

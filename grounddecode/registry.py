@@ -74,6 +74,12 @@ def parse(spec: str) -> tuple[Method, ...]:
 
 
 def _parse_one(part: str) -> Method:
+    name, params = split(part)
+    return create(name, **params)
+
+
+def split(part: str) -> tuple[str, dict[str, str]]:
+    """Name and hyper-parameters of one method in a specification: `"avc:alpha=1"` gives `("avc", {"alpha": "1"})`."""
     name, _, rest = part.strip().partition(":")
     params: dict[str, str] = {}
     for item in filter(None, rest.split(",")):
@@ -81,7 +87,7 @@ def _parse_one(part: str) -> Method:
         if not equals:
             raise ValueError(f"{item!r} in {part!r} is no setting, write key=value")
         params[key.strip()] = value.strip()
-    return create(name, **params)
+    return name, params
 
 
 def _types(cls: type[Method]) -> dict[str, Any]:

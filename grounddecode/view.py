@@ -83,7 +83,7 @@ class StepView:
     keys: Tensor  # (T,) long: position of each key
     image: Tensor  # (R, T) bool: the key is an image token
     image_end: Tensor  # (R,) long: position of the last image token of the request, -1 without image
-    prompt_length: int  # padded prompt length: position of the first generated token
+    prompt_length: int | Tensor  # position of the first generated token: one for all rows, or (R,) long
     every_row: bool = False  # known without a look at the device: every edit concerns every row
     flags: Tensor | None = None  # (R, T) bool: what `flag_tokens` said of each key in this layer
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
@@ -93,6 +93,11 @@ class StepView:
     state: Any = None  # what `start` and `advance` of the method returned
     laid_out: LaidOut | None = field(default=None, repr=False, compare=False)  # how the engine serves `of_image`
     memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def answer_start(self) -> Any:
+        """`prompt_length` to be compared with keys: an int, or (R, 1) long where rows differ."""
+        return self.prompt_length if isinstance(self.prompt_length, int) else self.prompt_length[:, None]
 
     def rows(self, which: Rows) -> Tensor:
         """Bool (R,): the rows an edit concerns.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from grounddecode import __version__
-from grounddecode.cli import bench, calibrate, data, generate, lab, methods, report, score
+from grounddecode.cli import bench, calibrate, data, generate, lab, methods, report, score, serve
 from grounddecode.cli.command import App
 from grounddecode.cli.errors import DEBUG_VARIABLE, QUIET_VARIABLE
 
@@ -55,6 +55,7 @@ app.command("compare")(bench.compare)
 app.command("merge")(bench.merge)
 app.command("calibrate")(calibrate.calibrate)
 app.command("report")(report.report)
+app.command("serve-args")(serve.serve_args)
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")
 app.add_typer(lab.app, name="lab")

@@ -15,7 +15,7 @@ OTHERS_HELP = (
 )
 
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
-Engine = Annotated[str, typer.Option("--engine", help="What runs the model: hf, openai.")]
+Engine = Annotated[str, typer.Option("--engine", help="What runs the model: hf, vllm, openai.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, ...; default: by device.")]
 Calibration = Annotated[Path | None, typer.Option("--calibration", help="File of `grounddecode calibrate`.")]

@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method only, with its hyper-parameters.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_schema: Annotated[
+        bool, typer.Option("--json-schema", help="Print the JSON schema of what a request to vLLM may say.")
+    ] = False,
 ) -> None:
     """List the decoding methods and their hyper-parameters."""
     from grounddecode import registry
 
+    if json_schema:
+        from grounddecode.engines.vllm.params import json_schema as schema
+
+        write_json(schema())
+        return
     chosen = [name] if name is not None else registry.names()
     cards = {method: card(registry.method_class(method)) for method in chosen}
     if as_json:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENGINES: dict[str, str] = {
     "hf": "grounddecode.engines.hf.engine:HFEngine",
+    "vllm": "grounddecode.engines.vllm.engine:VLLMEngine",
     "openai": "grounddecode.engines.openai.engine:OpenAIEngine",
 }
 #: Options of engines that no answer depends on: a run goes on under others of them.

@@ -37,6 +37,7 @@ class HeadModulation(Method):
     paper: ClassVar[str] = "ours, after arXiv:2501.12206"
     summary: ClassVar[str] = "raises image attention in visually sensitive heads"
     extra_needs: ClassVar[Needs] = Needs.IMAGE_KEYS
+    across_heads: ClassVar[bool] = True
 
     alpha: float = option(0.5, "gain of the most sensitive head minus one, >= 0", source="ours", neutral=0.0)
     sensitivity: Literal["row", "calibrated"] = option("row", "where a head's sensitivity is measured", source="ours")

@@ -65,7 +65,7 @@ class LocoRE(Method):
         own = step.queries[:, None]
         before = torch.maximum(own - (self.window + 1), step.image_end[:, None])
         if self.history == "generated":
-            before = before.clamp(min=step.prompt_length - 1)
+            before = before.clamp(min=step.answer_start - 1)
         raised = (step.keys > before) & (step.keys < own)
         return torch.ones_like(raised, dtype=torch.float32).masked_fill(raised, 1.0 + self.beta)[:, None]
 

@@ -118,7 +118,7 @@ class SGRS(Method):
         Returns:
             NaN for rows without a key in the history.
         """
-        first = step.prompt_length if self.history == "generated" else 0
+        first = step.answer_start if self.history == "generated" else 0
         behind = (keys > step.image_end[:, None]) & (keys >= first) & (keys <= step.queries[:, None]) & there
         return masked_mean(unit_rows(saliency), behind[:, None])
 

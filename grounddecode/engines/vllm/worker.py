@@ -1,0 +1,300 @@
+"""Worker: what the processor, the attention backends and the hooks of one worker process share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grounddecode.engines.plan import LayerPlan
+from grounddecode.engines.rows import edited_rows, image_row
+from grounddecode.engines.vllm.cache import READERS, Reader
+from grounddecode.engines.vllm.observer import Observer
+from grounddecode.engines.vllm.params import KEY, is_asked_for, refused, restored, settings_of
+from grounddecode.engines.vllm.requests import Asked, Requests
+from grounddecode.engines.vllm.saliency import Saliency
+from grounddecode.engines.vllm.step import Layout, Part, Rows, groups_of, last_prompt_rows, plan_rows
+from grounddecode.engines.vllm.stream import Streams
+from grounddecode.layout import image_token_id
+from grounddecode.method import Method, Needs
+from grounddecode.view import Phase, StepView
+
+log = logging.getLogger("vllm.grounddecode")  # below vLLM's own, whose handler shows it
+_workers: dict[int, Worker] = {}
+
+
+@dataclass
+class Plan:
+    """The rows of one step of one group of layers: edited ones, and last prompt rows that second streams ask about."""
+
+    worker: Worker
+    rows: list[Rows]
+    recorded: list[Rows]
+
+
+def worker_of(vllm_config: Any) -> Worker | None:
+    """The worker of this engine in this process; None where the flag was not given."""
+    known = _workers.get(id(vllm_config))
+    if known is None and is_asked_for(vllm_config.model_config):
+        known = _workers[id(vllm_config)] = Worker(vllm_config)
+    return known
+
+
+class Worker:
+    """Raises ValueError for a server on which no method can work."""
+
+    def __init__(self, vllm_config: Any) -> None:
+        reason = refused(vllm_config)
+        if reason is not None:
+            raise ValueError(reason)
+        self.vllm_config = vllm_config
+        self.settings = settings_of(vllm_config)
+        model = vllm_config.model_config
+        self.knowledge = self.settings.knowledge(model.hf_config)
+        self.serves = tuple(m.calibrated(self.knowledge) for m in self.settings.serves)
+        self.n_layers = int(model.hf_text_config.num_hidden_layers)
+        self.max_requests = int(vllm_config.scheduler_config.max_num_seqs)
+        self.max_length = int(model.max_model_len)
+        self.runner: Any = None  # set by the first step
+        self.reader: Reader = READERS["CPU_ATTN"]
+        self.ranks, self.rank = int(vllm_config.parallel_config.tensor_parallel_size), 0
+        self.streams = Streams(self)
+        self.observer: Observer | None = None
+        self.saliency: Saliency | None = None
+        self.positions: Tensor | None = None  # of the tokens of this step, as the model is given them
+        self._blocks: tuple[Tensor, int] | None = None
+        self.layout: Layout | None = None  # of the step that runs
+        self._requests: Requests | None = None
+        self._methods: dict[str, tuple[Method, ...]] = {}
+        self.row_slots = np.empty(0, dtype=np.int64)  # V1: by row of the batch; V2: by vLLM's own slot
+
+    @property
+    def requests(self) -> Requests:
+        if self._requests is None:
+            raise RuntimeError("grounddecode: the processor was not built before the first step")
+        return self._requests
+
+    def open(self, device: Any, rows: int) -> None:
+        """Called by the processor: make room for requests. `rows`: how many the runner can have at a time."""
+        token = image_token_id(self.vllm_config.model_config.hf_config)
+        # Twice: one that is preempted keeps its place while another takes its row.
+        self._requests = Requests(2 * rows, self.max_length, self.n_layers, int(token or 0), device)
+        self.row_slots = np.full(rows, self._requests.nobody, dtype=np.int64)
+
+    def attach(self, model: Any) -> None:
+        """Called once the model is loaded. Raises ValueError for attention layers whose rows cannot be made here."""
+        from vllm.distributed import get_tensor_model_parallel_rank
+        from vllm.model_executor.layers.attention import Attention
+
+        self.rank = get_tensor_model_parallel_rank()
+        context = self.vllm_config.compilation_config.static_forward_context
+        layers = {name: layer for name, layer in context.items() if isinstance(layer, Attention)}
+        for name, layer in layers.items():
+            kind = layer.attn_backend.get_name()
+            if kind not in READERS or not hasattr(layer.impl, "edited"):
+                raise ValueError(
+                    f"grounddecode: the attention backend {kind} cannot be read, choose one of {', '.join(READERS)}"
+                )
+            odd = next((x for x in ("alibi_slopes", "sinks") if getattr(layer.impl, x, None) is not None), None)
+            if odd is not None:
+                raise ValueError(f"grounddecode: {name} has {odd}, which no method knows, use another model")
+            self.reader, self.kind = READERS[kind], kind
+        flagging = [m for m in self.serves if Needs.TOKEN_FLAGS in m.active_needs()]
+        judging: list[Any] = [m for m in self.serves if Needs.CANDIDATES in m.active_needs()]
+        if judging:
+            lowest = min(m.target_layers(self.n_layers)[0] for m in judging)
+            self.saliency = Saliency(self, layers, model, lowest)
+            self.observer = Observer(self, flagging, layers, model, lowest, self.saliency.keep)
+        elif flagging:
+            self.observer = Observer(self, flagging, layers, model)
+        self.streams.attach(model)
+
+    def announce(self, runner: str) -> None:
+        """One line: what this server can do."""
+        mode = self.vllm_config.compilation_config.cudagraph_mode
+        serves = ", ".join(m.name for m in self.serves) or "nothing more"
+        log.info(
+            "grounddecode: runner %s, compilation %s, graphs %s; started for %s; default %s; an error in a method: %s",
+            runner, self.vllm_config.compilation_config.mode.name, getattr(mode, "name", mode), serves,
+            "+".join(m.name for m in self.settings.default) or "none", self.settings.on_error,
+        )  # fmt: skip
+
+    # -- requests --------------------------------------------------------------------------------------------------
+    def methods_of(self, params: Any) -> tuple[Method, ...]:
+        """The methods that a request's parameters ask for, with what is known of the checkpoint filled in."""
+        text = (getattr(params, "extra_args", None) or {}).get(KEY)
+        if text is None:
+            return ()
+        if text not in self._methods:
+            if len(self._methods) > 1024:
+                self._methods.clear()
+            self._methods[text] = tuple(m.calibrated(self.knowledge) for m in restored(text))
+        return self._methods[text]
+
+    def place(self, row: int, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray | None) -> None:
+        """A request has come into this row of the batch."""
+        if not methods or prompt is None:
+            self.row_slots[row] = self.requests.nobody
+            return
+        self.row_slots[row] = self.requests.add(key, methods, prompt).slot
+
+    def asked(self, row: int) -> Asked | None:
+        """The request with methods in this row, if it is one."""
+        slot = int(self.row_slots[row])
+        return None if slot == self.requests.nobody else self.requests.by_slot[slot]
+
+    def finished(self, keys: Sequence[str]) -> None:
+        """Requests that have ended, however they did."""
+        for asked in self.requests.drop(keys):
+            self.streams.drop(asked)
+            self.row_slots[self.row_slots == asked.slot] = self.requests.nobody
+
+    # -- attention -------------------------------------------------------------------------------------------------
+    def plan(self, common: Any, block_size: int) -> Plan | None:
+        """The rows of a step that methods have to do with, from the metadata that all its layers share."""
+        count = int(common.num_reqs)
+        rows = np.arange(count) if common.req_idx is None else np.asarray(common.req_idx)[:count]
+        starts = common.query_start_loc_cpu.numpy()[: count + 1].astype(np.int64)
+        lengths = common.seq_lens_cpu_upper_bound.numpy()[:count].astype(np.int64)
+        requests, blocks = self.requests, common.block_table_tensor
+        self._blocks = (blocks, block_size)
+        self.layout = layout = Layout(self.row_slots[rows], starts, lengths)
+        found = plan_rows(requests, layout, blocks, block_size)
+        recorded = last_prompt_rows(requests, layout, blocks, block_size)
+        return Plan(self, found, recorded) if found or recorded else None
+
+    def attend(
+        self,
+        impl: Any,
+        layer: Any,
+        query: Tensor,
+        cache: Tensor,
+        output: Tensor,
+        plan: Plan,
+        base: Callable[[], Tensor],
+    ) -> Tensor:
+        """The attention of one layer: `output` with the concerned rows edited."""
+        index = self.layer_index(layer)
+        acting = [rows for given in plan.rows if (rows := given.of_layer(index)) is not None]
+        is_whole = len(acting) == 1 and acting[0].whole
+        if not is_whole:
+            base()
+        for rows in acting:
+            try:
+                edited = impl.edited(query, cache, rows, index, self).to(output.dtype)
+                tokens = rows.tokens if rows.real is None else rows.tokens[rows.real]
+                output.index_copy_(0, tokens, edited if rows.real is None else edited[rows.real])
+            except Exception as error:  # an error in a method must not take the engine with it
+                self.break_off([rows], error)
+                plan.rows = []
+                return base()
+        self._record(impl, query, cache, plan, index)
+        return output
+
+    def _record(self, impl: Any, query: Tensor, cache: Tensor, plan: Plan, layer: int) -> None:
+        """Tell second streams how their last prompt row attends to the image."""
+        for rows in plan.recorded:
+            try:
+                weights, _ = impl.weights(query, cache, rows, layer, self)
+                image = torch.cat([rows.view(part).image for part in rows.parts])
+                means = self.mean_of_ranks(image_row(weights[:, :, 0], image))
+                asked = [self.requests.by_slot[slot] for slot in rows.slots.tolist()]
+                for one, mean in zip(asked, means, strict=True):
+                    if one is not None:
+                        self.streams.record(one, layer, mean)
+            except Exception as error:
+                self.break_off([rows], error)
+                plan.recorded = []
+
+    def edit(self, scores: Tensor, rows: Rows, part: Part, layer: int) -> Tensor:
+        """Weights of the scores (B, H, count, T) of one part of the rows, for this rank's heads."""
+        plan = part.group.layers[layer]
+        if (
+            not plan.edits or plan.gains_only or part.group.broken
+        ):  # gains are in the scores already, see `EditedRows.bias_of`
+            return scores.softmax(dim=-1)
+        try:
+            view = rows.view(part, self.flags_of(rows, part, layer))
+            if self.ranks > 1 and any(m.across_heads for m in plan.edits):
+                return self._edit_all_heads(scores, view, plan)
+            return edited_rows(scores, view, plan)
+        except (
+            Exception
+        ) as error:  # an error in a method is its requests' own: neither the engine's nor their neighbours'
+            self.requests.break_off([part.group], error)
+            return scores.softmax(dim=-1)
+
+    def _edit_all_heads(self, scores: Tensor, view: StepView, plan: LayerPlan) -> Tensor:
+        """Where heads are compared, every rank edits all of them and keeps its own."""
+        from vllm.distributed import tensor_model_parallel_all_gather
+
+        heads = scores.shape[1]
+        every = edited_rows(tensor_model_parallel_all_gather(scores.contiguous(), dim=1), view, plan)
+        return every[:, self.rank * heads : (self.rank + 1) * heads]
+
+    def mean_of_ranks(self, values: Tensor) -> Tensor:
+        """The mean over all heads, from each rank's mean over its own."""
+        if self.ranks == 1:
+            return values
+        from vllm.distributed import tensor_model_parallel_all_reduce
+
+        total: Tensor = tensor_model_parallel_all_reduce(values.contiguous())
+        return total / self.ranks
+
+    def flags_of(self, rows: Rows, part: Part, layer: int) -> Tensor | None:
+        """(B, T) bool, what was noted of the keys of these rows for the methods of one part."""
+        flagger, observer = part.group.flagger, self.observer
+        if flagger is None or observer is None:
+            return None
+        index = observer.index(flagger)
+        if index is None:
+            raise RuntimeError(f"{flagger.name}: the server keeps no flags for these hyper-parameters")
+        if rows.blocks is None:
+            return self.streams.flags(index, observer.names[layer], rows)
+        return observer.flags(index, layer, rows)
+
+    def break_off(self, plan: Sequence[Rows], error: Exception) -> None:
+        self.requests.break_off(groups_of(plan), error)
+
+    # -- views of the newest rows ------------------------------------------------------------------------------------
+    def block_rows(self, members: Sequence[Asked]) -> tuple[np.ndarray, Tensor, int]:
+        """Where the cache blocks of some requests are told: rows of the table, the table, tokens a block."""
+        if self._blocks is None or self.layout is None:
+            raise RuntimeError("no step is running")
+        row = {int(slot): i for i, slot in enumerate(self.layout.slots)}
+        return np.array([row[one.slot] for one in members]), *self._blocks
+
+    def last_view(self, members: Sequence[Asked], lengths: np.ndarray) -> StepView:
+        """The view of the newest row of some requests: what logits are adjusted with. `lengths`: their tokens."""
+        requests, device = self.requests, self.requests.image.device
+        slots = torch.tensor([one.slot for one in members], device=device)
+        keys = int(lengths.max())
+        return StepView(
+            phase=Phase.MIXED,
+            step=0,
+            n_layers=self.n_layers,
+            slots=slots,
+            queries=torch.from_numpy(np.asarray(lengths) - 1).to(device),
+            keys=torch.arange(keys, device=device),
+            image=requests.image[slots, :keys],
+            image_end=requests.image_end[slots],
+            prompt_length=requests.prompt_length[slots],
+        )
+
+    def layer_index(self, layer: Any) -> int:
+        """Number of the decoder layer that an attention layer belongs to."""
+        known = layer.__dict__.get("_grounddecode_layer")
+        if known is None:
+            parts = str(layer.layer_name).split(".")
+            known = layer.__dict__["_grounddecode_layer"] = next(int(p) for p in parts if p.isdigit())
+        return int(known)
+
+
+def edits(methods: Sequence[Method]) -> bool:
+    """Whether any of the methods changes what later layers and tokens see, so that its cache is its own."""
+    return any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods)

@@ -1,0 +1,186 @@
+"""How vLLM runs a batch makes no difference to methods: preemption, compilation, ranks, runners, errors, ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grounddecode import lab
+from grounddecode.lab import world
+from tests.engines.vllm.asking import DETAIL, Answer, Question, by_hf, by_vllm, questions
+from tests.engines.vllm.conftest import SINKS, open_llm
+
+pytestmark = pytest.mark.vllm
+SPECS = (
+    "",
+    "locore:beta=3",
+    "heads:alpha=4",
+    f"var:{SINKS}",
+    "avc:alpha=1",
+    f"var:{SINKS}+avc:alpha=1",
+    "sgrs:layers=1;2,alpha=0.9",
+)
+SETTINGS = {"for": [f"var:{SINKS}", "sgrs:layers=1;2,alpha=0.9"]}
+
+
+def worker(llm: Any) -> Any:
+    from grounddecode.engines.vllm.worker import worker_of
+
+    return worker_of(llm.llm_engine.vllm_config)
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Question]:
+    return questions(SPECS, 2)
+
+
+@pytest.fixture(scope="module")
+def expected(local: Any, asked: list[Question]) -> list[Answer]:
+    return [by_hf(local, question) for question in asked]
+
+
+@pytest.fixture
+def sabotaged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """LocoRE fails in the middle of an answer; what is logged of it."""
+    from grounddecode.engines.vllm import requests
+    from grounddecode.methods.locore import LocoRE
+
+    usual = LocoRE._gain
+
+    def gain(self: Any, step: Any) -> Any:
+        if int(step.queries.max()) > 90:
+            raise ArithmeticError("as a test")
+        return usual(self, step)
+
+    told: list[Any] = []
+    monkeypatch.setattr(LocoRE, "_gain", gain)
+    monkeypatch.setattr(requests.log, "error", lambda *args, **_: told.append(args))
+    return told
+
+
+def test_an_error_in_a_method_leaves_the_engine_and_everybody_else_alone(
+    llm: Any, local: Any, asked: list[Question], expected: list[Answer], sabotaged: list[Any]
+) -> None:
+    answers = by_vllm(llm, local.processor, asked)
+    for question, ours, theirs in zip(asked, answers, expected, strict=True):
+        if "locore" not in question.spec:
+            assert ours.differs(theirs) <= 2e-4, question.spec
+    assert len(sabotaged) == 1, "it is logged once"
+    assert str(sabotaged[0][1]) == "locore"
+
+
+def test_nothing_is_left_of_500_requests_of_which_a_third_is_aborted(llm: Any, local: Any) -> None:
+    from vllm import SamplingParams
+
+    from grounddecode.engines.hf.engine import chat_prompt
+
+    engine, images = llm.llm_engine, [scene.image for scene in world.scenes("evaluation", 4)]
+    text = chat_prompt(local.processor, DETAIL, 1)
+    served = worker(llm)
+    most = 0
+    for i in range(500):
+        prompt = {"prompt": text, "multi_modal_data": {"image": images[i % 4]}}
+        spec = SPECS[i % len(SPECS)]
+        extra = {"grounddecode": spec} if spec else None
+        params = SamplingParams(temperature=0, max_tokens=3 + i % 5, extra_args=extra)
+        engine.add_request(str(i), prompt, params)
+        if i % 3 == 0:
+            engine.step()
+            engine.abort_request([str(i)])
+    while engine.has_unfinished_requests():
+        engine.step()
+        most = max(most, len(served.streams.by_key))
+    by_vllm(llm, local.processor, questions([""], 1), tokens=3)  # workers hear of ends with the next step
+    assert 0 < most <= 16
+    assert served.requests.by_key == {}
+    assert served.requests._groups == {}
+    assert len(served.requests._free) == len(served.requests.by_slot)
+    assert served.streams.by_key == {}
+    assert served.streams._keys == {}
+    assert served.saliency._states == {} or len(served.saliency._states) <= 1
+
+
+def test_preempted_requests_go_on_as_they_were(local: Any, asked: list[Question], expected: list[Answer]) -> None:
+    tight = open_llm(
+        str(lab.checkpoint("seed0")), additional_config={"grounddecode": SETTINGS}, num_gpu_blocks_override=20,
+        max_num_seqs=8, async_scheduling=False,
+    )  # fmt: skip
+    scheduler = tight.llm_engine.engine_core.engine_core.scheduler
+    preempted = []
+    usual = scheduler._preempt_request
+
+    def count(request: Any, *args: Any, **kwargs: Any) -> Any:
+        preempted.append(request.sampling_params.extra_args)
+        return usual(request, *args, **kwargs)
+
+    scheduler._preempt_request = count
+    answers = by_vllm(tight, local.processor, asked)
+    assert [a for a in preempted if a], "no request with a method was preempted, so nothing was shown"
+    assert max(a.differs(b) for a, b in zip(answers, expected, strict=True)) <= 2e-4
+
+
+# -- in processes of their own: other runners, ranks, compiled code ---------------------------------------------------
+CHILD = """
+import json, runpy, sys
+settings, options, specs, out = json.loads(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
+from tests.engines.vllm.asking import by_vllm, questions
+from tests.engines.vllm.conftest import open_llm
+from grounddecode import lab
+from grounddecode.lab import load
+if __name__ == "__main__":
+    llm = open_llm(str(lab.checkpoint("seed0")), additional_config={"grounddecode": settings}, **options)
+    answers = by_vllm(llm, load("seed0")[1], questions(specs, 2))
+    runner = bool(llm.llm_engine.vllm_config.use_v2_model_runner)
+    json.dump({"second": runner, "answers": [[a.tokens, a.log_probs] for a in answers]}, open(out, "w"))
+"""
+
+
+def in_a_process(
+    tmp_path: Path, specs: list[str], settings: Any, options: Any, **environment: str
+) -> tuple[bool, list[Answer]]:
+    script, out = tmp_path / "child.py", tmp_path / "out.json"
+    script.write_text(CHILD)
+    root = str(Path(__file__).parents[3])
+    given = os.environ | environment
+    given["PYTHONPATH"] = os.pathsep.join([root, given["PYTHONPATH"]])
+    command = [sys.executable, str(script), *map(json.dumps, (settings, options, specs)), str(out)]
+    done = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "failed, switched off" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-6000:]
+    told = json.loads(out.read_text())
+    return told["second"], [Answer(tokens, log_probs) for tokens, log_probs in told["answers"]]
+
+
+@pytest.mark.slow
+def test_compiled_code_gives_the_same(tmp_path: Path, expected: list[Answer]) -> None:
+    _, answers = in_a_process(tmp_path, list(SPECS), SETTINGS, {"enforce_eager": False})
+    assert max(a.differs(b) for a, b in zip(answers, expected, strict=True)) <= 2e-4
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_same(tmp_path: Path, asked: list[Question], expected: list[Answer]) -> None:
+    specs = [spec for spec in SPECS if "sgrs" not in spec]
+    _, answers = in_a_process(
+        tmp_path, specs, {"for": [f"var:{SINKS}"]},
+        {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}, VLLM_ENABLE_V1_MULTIPROCESSING="1",
+    )  # fmt: skip
+    theirs = [b for q, b in zip(asked, expected, strict=True) if "sgrs" not in q.spec]
+    assert max(a.differs(b) for a, b in zip(answers, theirs, strict=True)) <= 2e-4
+
+
+@pytest.mark.slow
+def test_the_second_runner_gives_the_same(tmp_path: Path, expected: list[Answer]) -> None:
+    """Under Triton's interpreter: its kernels are Python here."""
+    support = Path(__file__).parents[2] / "support" / "vllm"
+    is_second, answers = in_a_process(
+        tmp_path, list(SPECS), SETTINGS, {"max_num_seqs": 8}, TRITON_INTERPRET="1", VLLM_USE_V2_MODEL_RUNNER="1",
+        PYTHONPATH=str(support),
+    )  # fmt: skip
+    assert is_second
+    assert max(a.differs(b) for a, b in zip(answers, expected, strict=True)) <= 2e-4
