@@ -19,12 +19,14 @@ from grounddecode.engines.hf.attach.compilation import disable_compile, uncompil
 from grounddecode.engines.hf.attach.place import Place
 from grounddecode.engines.hf.attach.running import Run, lock_of
 from grounddecode.engines.hf.attention import kernels
-from grounddecode.engines.hf.attention.attend import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
+from grounddecode.engines.hf.attention.attend import attend
+from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
 from grounddecode.engines.hf.bookkeeping import begin, check_layers
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys, require_layers
 from grounddecode.engines.hf.parts import Forward, Part, calibrated, parts_for, refuse_twice, through
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.same_inputs import kept_offsets, offset_holders, own_offsets
+from grounddecode.engines.plan import LayerPlan, plan_layers
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:

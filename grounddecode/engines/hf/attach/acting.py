@@ -19,7 +19,7 @@ from torch import nn
 from grounddecode.engines.hf.attention import kernels
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.attention.attend import Call
+    from grounddecode.engines.hf.attention.call import Call
     from grounddecode.engines.hf.session import Session
 
 _alive: WeakSet[Any] = WeakSet()

@@ -13,14 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.attention.attend import (
-    Call,
-    LayerPlan,
-    Output,
-    apply_mask,
-    edited_weights,
-    weighted_values,
-)
+from grounddecode.engines.hf.attention.attend import apply_mask, weighted_values, weights_of
+from grounddecode.engines.hf.attention.call import Call, Output
 from grounddecode.engines.hf.saliency.last_row import LastRowCall, times_matrix
 from grounddecode.engines.hf.saliency.replay import PromptReplay
 from grounddecode.engines.hf.saliency.unembedding import Unembedding
@@ -29,6 +23,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.parts import Forward
     from grounddecode.engines.hf.session import Session
     from grounddecode.engines.hf.step import Step
+    from grounddecode.engines.plan import LayerPlan
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,7 @@ class RowGradients:
         if graph is None:
             raise RuntimeError(f"{self.name}: no step is being recorded")
         last = step.length - 1
-        weights = edited_weights(row, plan, step, last, step.length)
+        weights = weights_of(row, plan, step, last, step.length)
         output = weighted_values(weights, row).to(row.query.dtype)
         if plan.layer == self.lowest:  # the graph starts here
             output = output.detach().requires_grad_()
@@ -209,7 +204,7 @@ class RowGradients:
         if graph is None or graph.hidden is None:
             raise RuntimeError(f"{self.name}: no step was recorded")
         hidden = graph.hidden
-        start = self._unembedding.log_odds_gradients(hidden.detach()[:, 0], self.logits, tokens)
+        start = self._unembedding.gradients(hidden.detach()[:, 0], self.logits, tokens)
         outputs = [graph.targets[layer].output for layer in self.targets]
         backward = functools.partial(torch.autograd.grad, hidden, outputs, retain_graph=True)
         try:

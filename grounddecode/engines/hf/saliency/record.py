@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.attention.attend import Call, LayerPlan, Output, edited_weights, weighted_values
+from grounddecode.engines.hf.attention.attend import weighted_values, weights_of
+from grounddecode.engines.hf.attention.call import Call, Output
 from grounddecode.engines.hf.saliency.gradients import RowGradients, RowSaliency
 from grounddecode.engines.hf.session import Session
 from grounddecode.layout import ImageLayout, token_grids
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from grounddecode.calibration import Calibration
     from grounddecode.engines.hf.parts import Forward
     from grounddecode.engines.hf.step import Step
+    from grounddecode.engines.plan import LayerPlan
 
 _BEAMS = "saliency cannot follow beams, set num_beams=1"
 _DECIDERS = Needs.LOGITS | Needs.SECOND_STREAM | Needs.CANDIDATES
@@ -171,7 +173,7 @@ class _WholeMatrices(_Quiet):
         return forward(kwargs)
 
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output:
-        weights = edited_weights(call, plan, step, 0, step.length).nan_to_num()  # a padding row sees nothing
+        weights = weights_of(call, plan, step, 0, step.length).nan_to_num()  # a padding row sees nothing
         self.weights[plan.layer] = weights
         return weighted_values(weights, call).to(call.query.dtype), None
 

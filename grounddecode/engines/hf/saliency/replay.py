@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.attention.attend import Call
+from grounddecode.engines.hf.attention.call import Call
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.saliency.last_row import LastRowCall, own_column
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from grounddecode.calibration import Calibration, fingerprint, kept, scaled_tau
 from grounddecode.engines.hf.attention import kernels
-from grounddecode.engines.hf.attention.attend import BaseAttention, Call, Output, row_scores
+from grounddecode.engines.hf.attention.attend import row_scores
+from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
 from grounddecode.engines.hf.generation import Sequence as Sequences
 from grounddecode.engines.hf.step import Step

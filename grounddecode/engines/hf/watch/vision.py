@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.attention import kernels
-from grounddecode.engines.hf.attention.attend import BaseAttention, Call, Output
+from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
 from grounddecode.engines.hf.generation import Sequence
 from grounddecode.engines.hf.step import Step
 from grounddecode.view import Phase, VisionView
