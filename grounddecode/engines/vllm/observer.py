@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from grounddecode.method import Method
 
 OP = "grounddecode_observe"
+OTHERS = "use methods that look at no hidden states"
 _observers: dict[int, Observer] = {}  # by vLLM's table of layers, which a forward pass knows
 _BLOCK = re.compile(r"^(.*\.layers\.\d+)\.")
 
@@ -99,13 +100,11 @@ def _hook(model: nn.Module, name: str) -> None:
     """Have the decoder layer around an attention layer tell its input, before it is compiled."""
     found = _BLOCK.match(name)
     if found is None:
-        raise ValueError(
-            f"grounddecode: {name} lies in no decoder layer, var cannot watch this model, use heads or locore"
-        )
+        raise ValueError(f"grounddecode: {name} lies in no decoder layer, this model cannot be watched, {OTHERS}")
     block = model.get_submodule(found.group(1))
     names = list(inspect.signature(block.forward).parameters)
     if "hidden_states" not in names:
-        raise ValueError(f"grounddecode: {type(block).__name__} takes no hidden_states, use heads or locore")
+        raise ValueError(f"grounddecode: {type(block).__name__} takes no hidden_states, {OTHERS}")
     block.register_forward_pre_hook(functools.partial(_tell, name, names), with_kwargs=True)
 
 

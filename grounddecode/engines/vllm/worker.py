@@ -105,10 +105,10 @@ class Worker:
                 raise ValueError(f"grounddecode: {name} has {odd}, which no method knows, use another model")
             self.reader, self.kind = READERS[kind], kind
         flagging = [m for m in self.serves if Needs.TOKEN_FLAGS in m.active_needs()]
-        judging: list[Any] = [m for m in self.serves if Needs.CANDIDATES in m.active_needs()]
-        if judging:
-            lowest = min(m.target_layers(self.n_layers)[0] for m in judging)
-            self.saliency = Saliency(self, layers, model, lowest)
+        targets = [(wanted[0], m.name) for m in self.serves if (wanted := m.reads(self.n_layers).saliency)]
+        if targets:
+            lowest, name = min(targets)
+            self.saliency = Saliency(self, layers, model, lowest, name)
             self.observer = Observer(self, flagging, layers, model, lowest, self.saliency.keep)
         elif flagging:
             self.observer = Observer(self, flagging, layers, model)

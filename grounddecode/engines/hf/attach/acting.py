@@ -19,22 +19,48 @@ from torch import nn
 from grounddecode.engines.hf.attention import kernels
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from grounddecode.engines.hf.attention.call import Call
-    from grounddecode.engines.hf.session import Session
+    from grounddecode.engines.hf.decoder import Decoder
+    from grounddecode.engines.hf.watch.vision import TowerWatch
 
 _alive: WeakSet[Any] = WeakSet()
-_open: WeakKeyDictionary[nn.Module, Session] = WeakKeyDictionary()
+_open: WeakKeyDictionary[nn.Module, Standing] = WeakKeyDictionary()
 _lock = threading.RLock()
+
+
+class Standing(Protocol):
+    """What acts on the calls of a model."""
+
+    model: Any
+    decoder: Decoder
+
+    @property
+    def watch(self) -> TowerWatch | None:
+        """Of the vision tower, if it has to be watched before the loop."""
+        ...
+
+    @property
+    def is_aside(self) -> bool: ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """What this thread does with the model in the context is plain."""
+        ...
+
+    def generate(self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call]) -> Any:
+        """A decoding loop under the methods."""
+        ...
 
 
 class Processor(Protocol):
     """What is asked of a processor that names methods."""
 
-    session: Session
+    session: Standing
     closed: bool
 
     @classmethod
-    def together(cls, processors: Sequence[Any]) -> Session:
+    def together(cls, processors: Sequence[Any]) -> Standing:
         """The session of several in one list."""
         ...
 
@@ -53,8 +79,8 @@ class _Here(threading.local):
     """What is so in this thread."""
 
     def __init__(self) -> None:
-        self.offered: list[Session] = []
-        self.running: list[Session] = []  # whose decoding loops are on the stack
+        self.offered: list[Standing] = []
+        self.running: list[Standing] = []  # whose decoding loops are on the stack
         self.listed: list[Any] = []  # processors at work
         self.towers: WeakKeyDictionary[nn.Module, dict[str, Call]] = WeakKeyDictionary()
 
@@ -63,7 +89,7 @@ _here = _Here()
 
 
 # -- blocks and offers -------------------------------------------------------------------------------------------------
-def open_block(session: Session) -> None:
+def open_block(session: Standing) -> None:
     """From now on `session` acts on every call of its model. Raises RuntimeError where another one does."""
     runner = session.decoder.runner
     with _lock:
@@ -71,14 +97,14 @@ def open_block(session: Session) -> None:
         _open[runner] = session
 
 
-def close_block(session: Session) -> None:
+def close_block(session: Standing) -> None:
     with _lock:
         if _open.get(session.decoder.runner) is session:
             del _open[session.decoder.runner]
 
 
 @contextmanager
-def offered(session: Session) -> Iterator[None]:
+def offered(session: Standing) -> Iterator[None]:
     """`session` acts on the calls of its model that this thread makes until the context ends."""
     _refuse_second(session, _open.get(session.decoder.runner))
     if session in _here.running:
@@ -93,19 +119,19 @@ def offered(session: Session) -> Iterator[None]:
         _here.offered.remove(session)
 
 
-def stands(session: Session) -> bool:
+def stands(session: Standing) -> bool:
     """Whether `session` acts on what this thread does with its model outside of any decoding loop."""
     return _standing(session.decoder.runner) is session
 
 
-def _standing(runner: nn.Module) -> Session | None:
+def _standing(runner: nn.Module) -> Standing | None:
     for session in reversed(_here.offered):
         if session.decoder.runner is runner:
             return session
     return _open.get(runner)
 
 
-def _refuse_second(session: Session, other: Session | None) -> None:
+def _refuse_second(session: Standing, other: Standing | None) -> None:
     if other is not None:
         raise RuntimeError(
             f"{type(session.model).__name__} is grounded already, pass all methods at once: ground(model, [A(), B()])"
@@ -144,13 +170,13 @@ def catch_loop(model: nn.Module, loop: Callable[..., Any], args: tuple[Any, ...]
         del _here.listed[len(_here.listed) - len(mine) :]
 
 
-def _offered_inside(model: nn.Module, outer: Session) -> bool:
+def _offered_inside(model: nn.Module, outer: Standing) -> bool:
     """Whether a callback of the outer loop asked for methods of its own."""
     standing = _standing(model)
     return standing is not None and standing is not outer and standing is not _open.get(model)
 
 
-def _mine(model: nn.Module, listed: Sequence[Any], outer: Session | None) -> list[Any]:
+def _mine(model: nn.Module, listed: Sequence[Any], outer: Standing | None) -> list[Any]:
     """The listed processors that this loop shall act by; those of the loop around an assistant's are at work."""
     for processor in listed:
         name = type(processor).__name__
