@@ -1,17 +1,20 @@
-"""Answers while they grow: which rows have ended, and what a trace is told of the others."""
+"""Answers while they grow: their logits through the methods, which rows have ended, and what a trace is told."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from grounddecode.engines.choose import adjusted
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.engines.choose import Note
+    from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.step import Step
     from grounddecode.method import Method
     from grounddecode.trace import Recorder
@@ -27,6 +30,19 @@ def ended(model: PreTrainedModel, step: Step, kwargs: Mapping[str, Any]) -> Tens
     known = [x for x in (settings.eos_token_id, settings.pad_token_id) if x is not None]
     stops = [token for x in known for token in (x if isinstance(x, list) else [x])]
     return torch.isin(ids[:, -1], torch.tensor(stops, dtype=ids.dtype, device=ids.device))
+
+
+def adjusted_answers(
+    binding: Binding, methods: Sequence[Method], step: Step, logits: Tensor, kwargs: Mapping[str, Any]
+) -> Tensor:
+    """Logits (rows, tokens, vocabulary) of a forward pass, those of the next token through the methods."""
+    if logits.shape[1] > 1 and not step.completes_prompt:
+        raise ValueError(f"{methods[0].name} cannot verify drafted tokens, switch assisted decoding off")
+    view, note = step.last_view(logits.device).with_(second_logits=step.second_logits), None
+    if binding.trace is not None:
+        note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))
+    last = adjusted(logits[:, -1], methods, view, note)
+    return last[:, None] if logits.shape[1] == 1 else torch.cat([logits[:, :-1], last[:, None]], dim=1)
 
 
 def note_of(trace: Recorder, step: Step, view: StepView, over: Tensor | None) -> Note:

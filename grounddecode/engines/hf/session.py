@@ -6,14 +6,12 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from torch import cat
-
-from grounddecode.engines.choose import adjusted, adjusting
+from grounddecode.engines.choose import adjusting
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.answers import ended, note_of
+from grounddecode.engines.hf.answers import adjusted_answers
 from grounddecode.engines.hf.attach import acting, layers, loops
 from grounddecode.engines.hf.attach.aside import set_aside
 from grounddecode.engines.hf.attach.binding import Binding
@@ -91,14 +89,6 @@ class Session:
     @property
     def watch(self) -> TowerWatch | None:  # of the vision tower, if a method asks for it
         return next((part.watch for part in self.parts if hasattr(part, "watch")), None)
-
-    def aside(self) -> AbstractContextManager[None]:
-        """What the thread does with the model in this context is a run of its own, and plain."""
-        return self.binding.aside()
-
-    @property
-    def is_aside(self) -> bool:
-        return self.binding.is_aside
 
     # -- attach and restore --------------------------------------------------------------------------------------
     def prepare(self) -> Session:
@@ -225,7 +215,7 @@ class Session:
     @contextmanager
     def _callback(self) -> Iterator[None]:
         """Around processors, criteria and streamers: what they do with the model is no step of the loop."""
-        with self.aside(), kept_offsets(offset_holders(self.model)):
+        with self.binding.aside(), kept_offsets(offset_holders(self.model)):
             yield
 
     def _keep_from_compiling(self, config: Any) -> None:
@@ -298,17 +288,8 @@ class Session:
 
     def _adjust(self, step: Step, output: Any, kwargs: dict[str, Any]) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
-        acting = self._adjusting
-        if not acting or step.total < step.sequence.prompt_length:
-            return
-        logits = output.logits
-        if logits.shape[1] > 1 and not step.completes_prompt:
-            raise ValueError(f"{acting[0].name} cannot verify drafted tokens, switch assisted decoding off")
-        view, note = step.last_view(logits.device).with_(second_logits=step.second_logits), None
-        if self.trace is not None:
-            note = note_of(self.trace, step, view, ended(self.model, step, kwargs))
-        last = adjusted(logits[:, -1], acting, view, note)
-        output.logits = last[:, None] if logits.shape[1] == 1 else cat([logits[:, :-1], last[:, None]], dim=1)
+        if self._adjusting and step.total >= step.sequence.prompt_length:
+            output.logits = adjusted_answers(self.binding, self._adjusting, step, output.logits, kwargs)
 
 
 _counting = threading.Lock()

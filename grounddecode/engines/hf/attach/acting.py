@@ -19,8 +19,7 @@ from torch import nn
 from grounddecode.engines.hf.attention import kernels
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
+    from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.attention.call import Call
     from grounddecode.engines.hf.decoder import Decoder
     from grounddecode.engines.hf.watch.vision import TowerWatch
@@ -35,17 +34,11 @@ class Standing(Protocol):
 
     model: Any
     decoder: Decoder
+    binding: Binding
 
     @property
     def watch(self) -> TowerWatch | None:
         """Of the vision tower, if it has to be watched before the loop."""
-        ...
-
-    @property
-    def is_aside(self) -> bool: ...
-
-    def aside(self) -> AbstractContextManager[None]:
-        """What this thread does with the model in the context is plain."""
         ...
 
     def generate(self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call]) -> Any:
@@ -151,7 +144,8 @@ def catch_loop(model: nn.Module, loop: Callable[..., Any], args: tuple[Any, ...]
     listed = [p for p in kwargs.get("logits_processor") or () if isinstance(p, Listed)]
     mine = _mine(model, listed, outer)
     if outer is not None and not mine and not _offered_inside(model, outer):
-        with outer.aside():  # the model generates inside its own `generate`: that is a run of its own, and plain
+        # The model generates inside its own `generate`: that is a run of its own, and plain.
+        with outer.binding.aside():
             return loop(model, *args, **kwargs)
     standing = _standing(model)
     if mine:
@@ -183,7 +177,7 @@ def _mine(model: nn.Module, listed: Sequence[Any], outer: Standing | None) -> li
         if processor.closed:
             raise RuntimeError(f"{name} was closed, build a new one")
         if at_work(processor):
-            if outer is not None and outer.is_aside and processor.session.decoder.runner is model:
+            if outer is not None and outer.binding.is_aside and processor.session.decoder.runner is model:
                 raise RuntimeError(f"{name} is at work in the generate call around this one, build another one for it")
         elif processor.session.decoder.runner is not model:
             raise RuntimeError(
