@@ -19,46 +19,6 @@ if TYPE_CHECKING:
     from grounddecode.method import Method
 
 
-class Judging:
-    """Has methods judge the candidates of their requests, and keeps what they remember of them, by slot."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self._states: dict[int, Any] = {}  # by group
-
-    def choose(
-        self, method: Method, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray
-    ) -> Tensor:
-        """Logits (R, vocabulary) with the chosen token raised. `at`: index of each newest token in the step."""
-        worker, reads = self.worker, method.reads(self.worker.n_layers)
-        view, saliency = worker.last_view(members, lengths), None
-        with torch.inference_mode(False):
-            logits = logits.clone()
-            if reads.saliency:
-                if worker.saliency is None:
-                    raise RuntimeError(f"{method.name}: the server was not started for gradients")
-                saliency = functools.partial(worker.saliency.of, members, logits, lengths, at, reads.saliency)
-            view = view.with_(state=self._state(method, members))
-            raised, judgement = chosen(logits, method, reads, view, saliency)
-            self._states[members[0].group.order] = judgement.state
-            return raised
-
-    def _state(self, method: Method, members: Sequence[Asked]) -> Any:
-        """What the method remembers, that of new requests as `start` gives it."""
-        order, requests = members[0].group.order, self.worker.requests
-        alive = {one.group.order for one in requests.by_key.values()}
-        self._states = {order: state for order, state in self._states.items() if order in alive}
-        if order not in self._states:
-            self._states[order] = method.start(len(requests.by_slot), requests.image.device)
-        state = self._states[order]
-        fresh = [one.slot for one in members if not one.memory.get("judged")]
-        for one in members:
-            one.memory["judged"] = True
-        if state is None or not fresh:
-            return state
-        return state.index_copy(0, torch.tensor(fresh, device=state.device), method.start(len(fresh), state.device))
-
-
 class Processing:
     """Both of vLLM's interfaces of a logits processor, but for their constructors."""
 
@@ -70,7 +30,6 @@ class Processing:
         if worker is None:
             raise ValueError("grounddecode: the processor was built without the flag --logits-processors")
         self.worker, self._states = worker, given if is_second else None
-        self._judging = Judging(worker)
         self._waiting: list[tuple[int, str, Any]] = []
         device = given.device if is_second else given
         worker.open(device, int(given.max_num_reqs) if is_second else worker.max_requests)
@@ -174,7 +133,7 @@ class Processing:
             return self._ended(logits) if worker.settings.on_error == "stop" else logits
         lengths = layout.lengths[rows]
         if group.judge is not None:
-            return self._judging.choose(group.judge, members, logits, lengths, layout.starts[rows + 1] - 1)
+            return _judged(worker, group.judge, members, logits, lengths, layout.starts[rows + 1] - 1)
         view = worker.last_view(members, lengths)
         if group.stream is not None:
             others = torch.stack([second[one.key] for one in members])
@@ -187,3 +146,35 @@ class Processing:
         kept = torch.full_like(logits, -torch.inf)
         kept[:, ends if isinstance(ends, list) else [ends]] = 0.0
         return kept
+
+
+def _judged(
+    worker: Worker, method: Method, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray
+) -> Tensor:
+    """Logits (R, vocabulary) with the chosen token raised. `at`: index of each newest token in the step."""
+    reads, group = method.reads(worker.n_layers), members[0].group
+    view, saliency = worker.last_view(members, lengths), None
+    with torch.inference_mode(False):
+        logits = logits.clone()
+        if reads.saliency:
+            if worker.saliency is None:
+                raise RuntimeError(f"{method.name}: the server was not started for gradients")
+            saliency = functools.partial(worker.saliency.of, members, logits, lengths, at, reads.saliency)
+        view = view.with_(state=_state(worker, method, members))
+        raised, judgement = chosen(logits, method, reads, view, saliency)
+        group.state = judgement.state
+        return raised
+
+
+def _state(worker: Worker, method: Method, members: Sequence[Asked]) -> Any:
+    """What the method remembers, by slot; of new requests what `start` gives."""
+    group, requests = members[0].group, worker.requests
+    if group.state is None:
+        group.state = method.start(len(requests.by_slot), requests.image.device)
+    state = group.state
+    fresh = [one.slot for one in members if not one.memory.get("judged")]
+    for one in members:
+        one.memory["judged"] = True
+    if state is None or not fresh:
+        return state
+    return state.index_copy(0, torch.tensor(fresh, device=state.device), method.start(len(fresh), state.device))

@@ -21,8 +21,8 @@ from grounddecode.engines.log_odds import log_odds_gradients
 from grounddecode.engines.vllm.step import Rows, rows_at
 
 if TYPE_CHECKING:
-    from grounddecode.engines.vllm.requests import Asked
-    from grounddecode.engines.vllm.worker import Worker
+    from grounddecode.engines.vllm.cache import Reader
+    from grounddecode.engines.vllm.requests import Asked, Current
 
 _BLOCK = re.compile(r"^((.*)\.layers)\.(\d+)\.")
 OTHERS = "use a method without gradients"
@@ -44,8 +44,11 @@ class Saliency:
         name: of the method that asks.
     """
 
-    def __init__(self, worker: Worker, layers: dict[str, Any], model: nn.Module, lowest: int, name: str) -> None:
+    def __init__(
+        self, worker: Current, reader: Reader, layers: dict[str, Any], model: nn.Module, lowest: int, name: str
+    ) -> None:
         self.worker, self.lowest, self.name = worker, lowest, name
+        self._reader = reader
         if worker.ranks > 1:
             raise ValueError(
                 f"grounddecode: {name} needs gradients, which do not cross ranks, use --tensor-parallel-size 1"
@@ -148,7 +151,7 @@ class Saliency:
     ) -> Callable[..., Tensor]:
         def forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
             impl, worker = attention.impl, self.worker
-            keys, values = (x.clone() for x in worker.reader.read(attention.kv_cache, rows))
+            keys, values = (x.clone() for x in self._reader.read(attention.kv_cache, rows))
             values = values.masked_fill(rows.hidden[:, 0].mT.repeat_interleave(impl.num_kv_heads, dim=0), 0.0)
             own = rows.queries[:, :, None].expand(-1, impl.num_heads, 1)
             scores = impl.scores_of(query.view(len(query), impl.num_heads, -1), keys, rows, key)
