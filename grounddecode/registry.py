@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
-from dataclasses import Field, fields
+from dataclasses import fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, cast
+
+from grounddecode import schema
 
 if TYPE_CHECKING:
     from grounddecode.method import Method
@@ -54,7 +55,7 @@ def create(name: str, **params: Any) -> Method:
     for key in params:
         if key not in known:
             raise ValueError(nearest(key, known, f"hyper-parameter of {name}"))
-    return cls(**{key: _coerce(name, known[key], _types(cls)[key], value) for key, value in params.items()})
+    return cls(**{key: schema.read(name, known[key], schema.kinds(cls)[key], value) for key, value in params.items()})
 
 
 def from_dict(data: typing.Mapping[str, Any]) -> Method:
@@ -88,69 +89,3 @@ def split(part: str) -> tuple[str, dict[str, str]]:
             raise ValueError(f"{item!r} in {part!r} is no setting, write key=value")
         params[key.strip()] = value.strip()
     return name, params
-
-
-def _types(cls: type[Method]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _coerce(method: str, field: Field[Any], kind: Any, value: Any) -> Any:
-    """`value` as the declared type of the field."""
-    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if value is None or (value in ("none", "None") and type(None) in options):
-        return None
-    for option in options:
-        try:
-            return _as(option, value)
-        except (TypeError, ValueError):
-            continue
-    raise ValueError(f"{method}: {field.name} is {value!r}, give {_wanted(options)}")
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "none"}
-
-
-def _wanted(kinds: typing.Iterable[Any]) -> str:
-    """What a value of one of these types looks like when it is written down."""
-    words = [word for kind in kinds for word in _written(kind)]
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _written(kind: Any) -> list[str]:
-    if get_origin(kind) is Literal:
-        return [str(word) for word in get_args(kind)]
-    if get_origin(kind) is not tuple:
-        return [_WORDS.get(kind, getattr(kind, "__name__", str(kind)))]
-    item = get_args(kind)[0]
-    if get_origin(item) is tuple:
-        return ["rows of numbers such as 1;2/3;4"]
-    return ["whole numbers such as 9;10" if item is int else "numbers such as 0.5;1"]
-
-
-def _as(kind: Any, value: Any) -> Any:
-    if get_origin(kind) is Literal:
-        if value in get_args(kind):
-            return value
-        raise ValueError
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        items = value.split("/" if get_origin(item) is tuple else ";") if isinstance(value, str) else list(value)
-        return tuple(_as(item, entry) for entry in items if entry != "")
-    if kind is bool:
-        return _as_bool(value)
-    if kind is type(None):
-        raise ValueError
-    if kind is int and isinstance(value, float) and not value.is_integer():
-        raise ValueError
-    return kind(value)
-
-
-def _as_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    lowered = str(value).lower()
-    if lowered in ("true", "1", "yes", "on"):
-        return True
-    if lowered in ("false", "0", "no", "off"):
-        return False
-    raise ValueError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -39,7 +38,7 @@ class HeadModulation(Method):
     extra_needs: ClassVar[Needs] = Needs.IMAGE_KEYS
     across_heads: ClassVar[bool] = True
 
-    alpha: float = option(0.5, "gain of the most sensitive head minus one, >= 0", source="ours", neutral=0.0)
+    alpha: float = option(0.5, "gain of the most sensitive head minus one", low=0, source="ours", neutral=0.0)
     sensitivity: Literal["row", "calibrated"] = option("row", "where a head's sensitivity is measured", source="ours")
     rows: Literal["last", "after_image"] = option("last", "query rows it acts on, as in LocoRE or VAR", source="ours")
     layers: tuple[int, ...] | None = option(None, "decoder layers (0-based) it acts on; all by default", source="ours")
@@ -47,24 +46,18 @@ class HeadModulation(Method):
         None, "sensitivity of every layer's heads; by default the calibration's", source="ours"
     )
     gains: tuple[tuple[float, ...], ...] | None = option(
-        None, "constant gains >= 0 in place of ranks: of every layer's heads, or one row for all layers", source="ours"
+        None,
+        "constant gains in place of ranks; of every layer's heads, or one row for all layers",
+        low=0,
+        filled=True,
+        source="ours",
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < math.inf:
-            raise ValueError(f"heads: alpha is {self.alpha}, give a finite number of at least 0")
-        if self.sensitivity not in ("row", "calibrated"):
-            raise ValueError(f"heads: sensitivity is {self.sensitivity!r}, give row or calibrated")
-        if self.rows not in ("last", "after_image"):
-            raise ValueError(f"heads: rows is {self.rows!r}, give last or after_image")
-
-        if self.gains is not None:
-            self._check_gains(self.gains)
-
-    def _check_gains(self, gains: tuple[tuple[float, ...], ...]) -> None:
-        if not gains or not all(row and all(0 <= gain < math.inf for gain in row) for row in gains):
-            raise ValueError(f"heads: gains is {gains}, give finite numbers of at least 0, one a head in every row")
-        if self.head_sensitivity is not None:
+        super().__post_init__()
+        if self.gains is not None and not all(self.gains):
+            raise ValueError(f"heads: gains is {self.gains}, give one number a head in every row")
+        if self.gains is not None and self.head_sensitivity is not None:
             raise ValueError("heads: gains and head_sensitivity are both given, give one of them")
 
     def is_neutral(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,39 +44,36 @@ class PAINT(Method):
     summary: ClassVar[str] = "raises the scores of local and summary image tokens"
     extra_needs: ClassVar[Needs] = Needs.VISION_ATTENTION | Needs.IMAGE_KEYS
 
-    alpha: float = option(0.5, "added share of |score| on local tokens, in [0, 1); paper: 0.7", source="ours")
-    beta: float = option(0.4, "added share of |score| on summary tokens, in [0, 1)")
-    local_share: float = option(0.25, "share of the patches that are local, in [0, 1]")
-    spatial_share: float = option(0.0, "share of the patches that the spatial stream adds, in [0, 1]; paper: 0 or 0.05")
-    layers: tuple[int, ...] = option((2, 32), "decoder layers lo;hi it acts on, hi not included", neutral=(0, 0))
+    alpha: float = option(
+        0.5, "added share of |score| on local tokens; paper: 0.7", low=0, high=1, open_high=True, source="ours"
+    )
+    beta: float = option(0.4, "added share of |score| on summary tokens", low=0, high=1, open_high=True)
+    local_share: float = option(0.25, "share of the patches that are local", low=0, high=1)
+    spatial_share: float = option(
+        0.0, "share of the patches that the spatial stream adds; paper: 0 or 0.05", low=0, high=1
+    )
+    layers: tuple[int, ...] = option((2, 32), "decoder layers lo;hi it acts on, hi not included", low=0, neutral=(0, 0))
     local_tokens: tuple[tuple[int, ...], ...] | None = option(
         None,
-        "local tokens in place of measured ones: numbers in an image, a set an image or one for all",
+        "local tokens in place of measured ones; numbers in an image, a set an image or one for all",
+        low=0,
+        filled=True,
         source="ours",
     )
     summary_tokens: tuple[tuple[int, ...], ...] | None = option(
-        None, "summary tokens in place of measured ones: a set an image or one for all", source="ours"
+        None,
+        "summary tokens in place of measured ones; a set an image or one for all",
+        low=0,
+        filled=True,
+        source="ours",
     )
-    gamma: float = option(1.0, "weight of the text-only contrast, >= 1; 1 is none; paper: 1.1", source="ours")
-    cut: float = option(0.1, "plausibility cut of the contrast relative to the best token, in [0, 1]")
+    gamma: float = option(1.0, "weight of the text-only contrast; 1 is none; paper: 1.1", low=1, source="ours")
+    cut: float = option(0.1, "plausibility cut of the contrast relative to the best token", low=0, high=1)
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"paint: {name} is {getattr(self, name)}, give a number of at least 0 and below 1")
-        for name in ("local_share", "spatial_share", "cut"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"paint: {name} is {getattr(self, name)}, give a number between 0 and 1")
-        if len(self.layers) != 2 or not 0 <= self.layers[0] <= self.layers[1]:
+        super().__post_init__()
+        if len(self.layers) != 2 or self.layers[0] > self.layers[1]:
             raise ValueError(f"paint: layers is {self.layers}, give two layers lo;hi with 0 <= lo <= hi")
-        for name in ("local_tokens", "summary_tokens"):
-            sets = getattr(self, name)
-            if sets is not None and (not sets or any(token < 0 for tokens in sets for token in tokens)):
-                raise ValueError(
-                    f"paint: {name} is {sets}, give sets of numbers of at least 0, one for all or an image"
-                )
-        if not 1 <= self.gamma < math.inf:
-            raise ValueError(f"paint: gamma is {self.gamma}, give a finite number of at least 1")
 
     @property
     def _edits(self) -> bool:

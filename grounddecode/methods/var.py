@@ -49,28 +49,20 @@ class VAR(Method):
     summary: ClassVar[str] = "moves attention from sink tokens to the rest of the image"
     extra_needs: ClassVar[Needs] = Needs.IMAGE_KEYS
 
-    p: float = option(0.6, "fraction of the sinks' weight that moves, in [0, 1]", neutral=0.0)
-    rho: float = option(0.5, "least share of the image mass on tokens that are no sinks, in [0, 1]")
+    p: float = option(0.6, "fraction of the sinks' weight that moves", low=0, high=1, neutral=0.0)
+    rho: float = option(0.5, "least share of the image mass on tokens that are no sinks", low=0, high=1)
     tau: float | Literal["auto"] = option(
-        "auto", "sink threshold, > 0; auto: the calibration's, or 20 * sqrt(width / 4096); paper: 20", source="ours"
+        "auto",
+        "sink threshold; auto: the calibration's, or 20 * sqrt(width / 4096); paper: 20",
+        low=0,
+        open_low=True,
+        source="ours",
     )
-    sink_dims: tuple[int, ...] | None = option(None, "sink dimensions of the model; by default the calibration's")
+    sink_dims: tuple[int, ...] | None = option(
+        None, "sink dimensions of the model; by default the calibration's", low=0, filled=True
+    )
     sinks: Literal["all", "prompt"] = option("all", "`prompt`: generated tokens are never sinks")
     variant: Literal["paper", "released"] = option("paper", "`released`: see above")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"var: p is {self.p}, give a number between 0 and 1")
-        if not 0 <= self.rho <= 1:
-            raise ValueError(f"var: rho is {self.rho}, give a number between 0 and 1")
-        if self.tau != "auto" and not 0 < self.tau < math.inf:
-            raise ValueError(f"var: tau is {self.tau}, give a number above 0 or 'auto'")
-        if self.sink_dims is not None and (not self.sink_dims or min(self.sink_dims) < 0):
-            raise ValueError(f"var: sink_dims is {self.sink_dims}, give one or more dimensions of at least 0")
-        if self.sinks not in ("all", "prompt"):
-            raise ValueError(f"var: sinks is {self.sinks!r}, give all or prompt")
-        if self.variant not in ("paper", "released"):
-            raise ValueError(f"var: variant is {self.variant!r}, give paper or released")
 
     @property
     def rows(self) -> Rows:
