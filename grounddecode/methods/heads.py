@@ -110,7 +110,7 @@ class HeadModulation(Method):
         return image_mass.new_tensor(rows[layer if len(rows) > 1 else 0])[None] - 1.0
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
-        parts = step.of_image("heads: all keys, image keys", _parts)
+        parts = step.of_image(_parts)
         total, image = torch.bmm(weights, parts.mT).unbind(dim=-1)  # sums of each row, (R, heads)
         extra = self._constant(image, layer) if self.gains else self.extra(self._sensitivity(image, layer))
         divisor = torch.addcmul(total, extra, image).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -111,13 +111,13 @@ class PAINT(Method):
         """(R, 1, T): alpha on local tokens, beta on summary tokens, 0 elsewhere."""
         if step.vision is None:
             raise RuntimeError("paint: the engine gave no attention of the vision tower")
-        gain = step.vision.once((self, "gain"), self._patch_gain)
+        gain = step.vision.once(self._patch_gain)
         image = step.vision.image_of_key
         of_key = gain[image.clamp(min=0), step.vision.patch_of_key]
         return of_key.masked_fill(image < 0, 0.0)[:, None, :]
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
-        gain = step.once((self, "gain"), self._gain)
+        gain = step.once(self._gain)
         size = scores.abs().clamp(max=torch.finfo(scores.dtype).max)  # a masked score is -inf and stays so
         return torch.addcmul(scores, gain, size)
 

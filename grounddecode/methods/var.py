@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -119,8 +119,8 @@ class VAR(Method):
         if self.sinks == "prompt" or self.variant == "released":
             sink = sink & (step.keys < step.answer_start)
         least = max(self.rho if self.variant == "paper" else 1.0 - self.rho, _NOTHING)
-        plain = step.of_image(("var: plain keys", least), partial(_plain_keys, least=least))
-        parts = torch.addcmul(plain, step.of_image("var: sinks", _if_sink), sink[:, None])
+        plain = step.of_image(_plain_keys, least)
+        parts = torch.addcmul(plain, step.of_image(_if_sink), sink[:, None])
         sums = torch.baddbmm(_floors(weights.device), weights, parts.mT)  # by head, see `_plain_keys`
         edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
         changes = sums[..., 1:3] / sums[..., :1] * edited  # (sinking / looking, -1), of image tokens and of sinks
