@@ -97,16 +97,11 @@ def _parsed(text: str) -> object:
         raise ValueError(f"{KEY} is a text of {len(text)} characters, give at most {_LONGEST}")
     stripped = text.strip()
     if not stripped.startswith(("{", "[", '"')):
-        return [] if stripped in NONE else [_entry(part) for part in stripped.split("+")]
+        return [] if stripped in NONE else [{"method": name} | settings for name, settings in registry.parts(stripped)]
     try:
         return json.loads(stripped)
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{KEY} is no JSON ({error}), give e.g. {{"method": "var", "p": 0.6}}') from None
-
-
-def _entry(part: str) -> dict[str, str]:
-    name, params = registry.split(part)
-    return {"method": name} | params
 
 
 def _method(entry: object, served: Sequence[Method]) -> Method | None:
