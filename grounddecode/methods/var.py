@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
+from grounddecode.maths import move_mass
 from grounddecode.method import Method, Needs, option
 from grounddecode.view import Rows
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from grounddecode.view import StepView
 
 MASS_FLOOR = 0.2  # image mass below which a head does not look at the image
-_TINY = 1e-18  # vanishes in every mass that is divided by, and its inverse square is finite: no gradient is nan
-_NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,41 +114,14 @@ class VAR(Method):
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         if step.flags is None:
             raise RuntimeError("var: the engine gave no token flags")
-        sink = step.flags
+        sinks = step.flags
         if self.sinks == "prompt" or self.variant == "released":
-            sink = sink & (step.keys < step.answer_start)
-        least = max(self.rho if self.variant == "paper" else 1.0 - self.rho, _NOTHING)
-        plain = step.of_image(_plain_keys, least)
-        parts = torch.addcmul(plain, step.of_image(_if_sink), sink[:, None])
-        sums = torch.baddbmm(_floors(weights.device), weights, parts.mT)  # by head, see `_plain_keys`
-        edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
-        changes = sums[..., 1:3] / sums[..., :1] * edited  # (sinking / looking, -1), of image tokens and of sinks
-        return torch.addcmul(weights, weights, torch.bmm(changes, parts[:, :2]), value=self.moved)
+            sinks = sinks & (step.keys < step.answer_start)
+        least = self.rho if self.variant == "paper" else 1.0 - self.rho
+        return move_mass(weights, sinks, step.of_image, share=self.moved, least=least, floor=MASS_FLOOR)
 
 
 @lru_cache(maxsize=64)
 def _indices(dims: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # it outlives the caller's mode
         return torch.tensor(dims, device=device)
-
-
-@lru_cache(maxsize=64)
-def _floors(device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -MASS_FLOOR]]], device=device)
-
-
-def _plain_keys(image: Tensor, least: float) -> Tensor:
-    """(R, 5, T): what a key that is no sink counts for, in an edit made of as few operations as it can be.
-
-    The sums of a head's weights over these are: its mass on image tokens that are no sinks, on sinks, minus the first,
-    by how much the first exceeds the share `least` of the image mass, and the image mass.
-    """
-    image = image.to(torch.float32)
-    return torch.stack([image, torch.zeros_like(image), -image, (1.0 - least) * image, image], dim=1)
-
-
-def _if_sink(image: Tensor) -> Tensor:
-    """(R, 5, T): what is added to that if the key is a sink."""
-    image = image.to(torch.float32)
-    return torch.stack([-image, torch.ones_like(image), image, -image, torch.zeros_like(image)], dim=1)
