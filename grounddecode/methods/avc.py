@@ -31,6 +31,21 @@ class AvisC(Method):
     work; the blind set is `>= mean + lamb * std` as there (the paper's text says `>`); `mask` is the ablation of the
     paper that was never released. `alpha=0` switches the method off, its cut included. Cost: both streams run as one
     batch of twice the rows; the image is encoded once; twice the cache.
+
+    Formula: per layer `AP_i = sum_j a_ij / sum` (Eq. 3-4); layers, most `AP` first, until they hold `gamma` (Eq. 5);
+    `s_j` the mean of `a_ij` over them; blind where `s_j >= mean + lamb * std` (Eq. 6-7); `logit' = (1 + alpha) l -
+    alpha l_blind` where `l >= ln(beta) + max l`, else -inf (Eq. 9-10).
+    Shapes: `a` (layers, R, T) head mean of the last prompt row, R rows against T keys; logits (R, vocabulary).
+    Units: `alpha` is a factor on logits, `beta` a share of the best token's probability, `gamma` a share of the image
+    attention, `lamb` standard deviations.
+    Ranges: see the fields; usual are `alpha` 2.5 to 3, `beta` 0.1, `gamma` 0.5, `lamb` 1.
+    Errors: ValueError for a value outside its range; engines refuse models that read images through cross-attention.
+
+    Example:
+        >>> with ground(model, AvisC(alpha=1.0)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The photo was taken in a kitchen. There is a cat on the']
     """
 
     name: ClassVar[str] = "avc"

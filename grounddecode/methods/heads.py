@@ -30,6 +30,19 @@ class HeadModulation(Method):
     Ours: the paper "Fixing Imbalanced Attention" (arXiv 2501.12206) announces head-specific modulation by measured
     sensitivity but publishes no formula, and its code has none. The published neighbour that acts by head is SPIN,
     which damps the heads with the least image score.
+
+    Formula: `w_hj' = g_hj w_hj / sum_k g_hk w_hk`, `g_hj = 1 + alpha * rank_h / H` on image tokens, else 1.
+    Shapes: weights (R, heads, T) float32; sensitivities (R, heads), or (layers, heads) from a calibration.
+    Units: gains are factors; sensitivities are shares of a row's attention; `layers` numbers from 0.
+    Ranges: see the fields; ours is an `alpha` of 0.5.
+    Errors: ValueError for a value outside its range, for rows or heads that are not the model's, or a sensitivity that
+    nobody measured.
+
+    Example:
+        >>> with ground(model, HeadModulation(alpha=1.0)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The image shows a kitchen. There is a blue cell phone on the']
     """
 
     name: ClassVar[str] = "heads"

@@ -37,6 +37,19 @@ class PAINT(Method):
     prompt with all image tokens hidden, their positions kept, where the code leaves them out. Needs patches that map
     to image tokens; families where they do not are refused. `layers=(0, 0)` switches the edit off. `local_tokens` and
     `summary_tokens` put constants in the place of the two sets: numbers of an image's tokens in reading order, from 0.
+
+    Formula: `z_j' = z_j + a_j |z_j|`, `a_j` = `alpha` on local, `beta` on summary tokens, else 0; with a contrast
+    `s' = gamma (s - u) + u` where `s >= ln(cut) + max s`, else -inf, `s` and `u` log-probabilities.
+    Shapes: scores (R, heads, T) float32; sets (images, patches) bool; log-probabilities (R, vocabulary).
+    Units: `alpha` and `beta` are shares of a score, `local_share` and `spatial_share` of an image's patches.
+    Ranges: see the fields; usual are `alpha` 0.5 to 0.7, `beta` 0.4, `gamma` 1 to 1.1; `layers` (2, 32) of 32.
+    Errors: ValueError for a value outside its range, for layers the model has not, or token sets that do not fit.
+
+    Example:
+        >>> with ground(model, PAINT(layers=(1, 6))):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The image shows a kitchen. There is a red cup on the right']
     """
 
     name: ClassVar[str] = "paint"

@@ -44,6 +44,20 @@ class SGRS(Method):
     `layers`: `auto` is from half to three quarters of the depth (the paper says "middle-to-deep"), `released` the
     released code's 6 to 8 of 32, scaled. Cost: one backward pass for all candidates, through the layers above the
     lowest target.
+
+    Formula: `S_c = mean over target layers and keys j behind the image of r_cj / ||r_c||`, `r_c = mean over heads of
+    |A * dL_c/dA|` of the last row; c is accepted where `S_c >= alpha * mean of the last window accepted S` (Eq. 6-7).
+    Shapes: saliency (R, K) of the K = `top_k` candidates of R rows; the history (slots, window).
+    Units: `alpha` is a share of a mean saliency; `top_k`, `max_resample` and `window` count tokens.
+    Ranges: see the fields; usual are `alpha` 0.6, `top_k` 5, `max_resample` 3, `window` 5.
+    Errors: ValueError for a value outside its range, or a layer that the model has not; RuntimeError where no gradient
+    can be had (`torch.inference_mode`).
+
+    Example:
+        >>> with ground(model, SGRS(alpha=0.3)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The photo was taken in a kitchen. There is a blue cell phone']
     """
 
     name: ClassVar[str] = "sgrs"

@@ -41,6 +41,19 @@ class VAR(Method):
     sample for the whole run, rows inside the image, mixed-up batches, layers without a visual sink left out. `p=0`
     switches the paper's form off, `p=1` the released one. Cost: the concerned rows are computed directly, no matrix of
     the whole sequence.
+
+    Formula: with `t` and `g` a head's weight on image tokens that are no sinks and on sinks, `w_j' = w_j + p g w_j / t`
+    for the former and `w_j' = (1 - p) w_j` for the latter, in heads as above; see `grounddecode.maths.move_mass`.
+    Shapes: weights (R, heads, T) float32, sinks (R, T) bool; inputs of a layer (rows, tokens, width).
+    Units: `p` and `rho` are shares of attention; `tau` is in root mean squares of a token; `sink_dims` numbers from 0.
+    Ranges: see the fields; usual are `p` 0.6, `rho` 0.5 to 0.9, `tau` 20 at a width of 4096.
+    Errors: ValueError for a value outside its range, for a model whose sink dimensions are not known, or that has none.
+
+    Example:
+        >>> with ground(model, VAR(sink_dims=(3,), tau=1.0)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The photo was taken in a kitchen. There is a blue cell phone']
     """
 
     name: ClassVar[str] = "var"
