@@ -23,12 +23,12 @@ from pathlib import Path
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
 from grounddecode.evaluate.benchmarks.base import Wanted, load
 from grounddecode.evaluate.folder.store import RunFolder
-from grounddecode.evaluate.plan import plans
 from grounddecode.evaluate.run.asking import Answering
 from grounddecode.evaluate.run.batches import batches, units
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.evaluate.run.runner import Recipe, bench
 from grounddecode.evaluate.sample import Sample, open_picture
+from grounddecode.registry import plans
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

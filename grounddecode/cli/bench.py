@@ -13,7 +13,7 @@ from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, MaxPixe
 from grounddecode.cli.errors import complain, resumable
 from grounddecode.cli.output import results_only, width, write_json, write_line
 from grounddecode.cli.progress import Meter
-from grounddecode.evaluate.names import listed
+from grounddecode.registry import listed
 
 OUT_HELP = "Run folder. The same command continues a stopped run; more methods or a larger --limit extend one."
 METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."

@@ -34,12 +34,13 @@ class Columns:
     _of_image: dict[Hashable, Tensor] = field(default_factory=dict)
     _part: dict[Hashable, tuple[int, int, Tensor]] = field(default_factory=dict)  # the one that was asked for last
 
-    def of_image(self, start: int, stop: int, count: int, key: Hashable, value: Callable[[Tensor], Tensor]) -> Tensor:
+    def of_image(self, start: int, stop: int, count: int, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """What follows from `image` column by column, of the columns `start:stop`; every row `count` times."""
+        key = (function, args)
         known = self._part.get(key)
         if known is None or known[:2] != (start, stop):
             if key not in self._of_image:
-                self._of_image[key] = value(self.image)
+                self._of_image[key] = function(self.image, *args)
             known = self._part[key] = start, stop, self._of_image[key][..., start:stop]
         return known[2] if count == 1 else known[2].repeat_interleave(count, dim=0)
 

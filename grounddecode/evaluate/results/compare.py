@@ -10,7 +10,6 @@ from typing import Any
 from grounddecode.evaluate.benchmarks.measure import Record, Scoring, scoring_of
 from grounddecode.evaluate.benchmarks.measures import measure_of
 from grounddecode.evaluate.folder.store import RunFolder
-from grounddecode.evaluate.plan import GREEDY
 from grounddecode.evaluate.results.columns import COST, Layout, layout
 from grounddecode.evaluate.results.results import (
     BASELINES,
@@ -26,6 +25,7 @@ from grounddecode.evaluate.results.results import (
     score,
 )
 from grounddecode.evaluate.results.tables import Cell, Column, Comparison, Row, Table, small_print
+from grounddecode.registry import GREEDY
 
 __all__ = ["Comparison", "compare"]
 LEGEND = (

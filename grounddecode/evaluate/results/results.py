@@ -24,9 +24,9 @@ from grounddecode.evaluate.intervals import (
     verdict,
 )
 from grounddecode.evaluate.language.unfinished import drop_unfinished
-from grounddecode.evaluate.plan import GREEDY
 from grounddecode.evaluate.results.controls import length_matched
 from grounddecode.evaluate.sample import Sample
+from grounddecode.registry import GREEDY
 
 SAMPLED = "sample+cut"
 #: Plans that the others are compared with, and under which key.

@@ -10,10 +10,10 @@ from typing import Any
 
 from grounddecode.engines.base import BatchError, Decoding, Engine, Request, Response
 from grounddecode.evaluate.folder.store import Record, RunFolder
-from grounddecode.evaluate.plan import Plan
 from grounddecode.evaluate.run.batches import Opened, Unit, opened
 from grounddecode.evaluate.run.memory import out_of_memory, peak_memory, release
 from grounddecode.evaluate.sample import Pictures
+from grounddecode.registry import Plan
 from grounddecode.secrets import hidden
 
 log = logging.getLogger(__name__)

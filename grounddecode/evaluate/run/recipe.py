@@ -11,10 +11,10 @@ from grounddecode.engines.base import INCIDENTAL
 from grounddecode.evaluate.benchmarks.base import EVALUATION, LAB_DATA, Wanted
 from grounddecode.evaluate.benchmarks.measure import Scoring
 from grounddecode.evaluate.folder.schema import Between, Misfit, check
-from grounddecode.evaluate.names import listed
 from grounddecode.evaluate.run.batches import parse_shard
 from grounddecode.evaluate.run.settings import plain
 from grounddecode.evaluate.scoring.chair import PATTERN, default_flavour
+from grounddecode.registry import listed
 from grounddecode.secrets import masked
 
 _LISTS = ("methods", "benchmarks")
@@ -27,7 +27,7 @@ class Recipe:
     Attributes:
         model: "lab", "lab:NAME", a folder, a hub id, or whatever the engine takes.
         engine: an engine by name, see `grounddecode.engines.base`.
-        methods: plans, see `grounddecode.evaluate.plan.plan`; methods decode greedily unless they say otherwise.
+        methods: plans, see `grounddecode.registry.plan`; methods decode greedily unless they say otherwise.
         benchmarks: of `grounddecode.evaluate.benchmarks.base.names()`.
         limit: at most so many samples of each split of a benchmark; None: all.
         seed: of sampling.

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from grounddecode.evaluate.benchmarks.base import names
-from grounddecode.evaluate.plan import plans
 from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.registry import plans
 from tests.evaluate.fake import FakeEngine, write_folder
 
 RECIPES = sorted((Path(__file__).parents[3] / "benchmarks" / "recipes").glob("*.yaml"))
