@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
-from grounddecode.evaluate.benchmarks.base import Wanted, load
+from grounddecode.evaluate.benchmarks.base import Wanted
+from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.plan import plans
 from grounddecode.evaluate.run.asking import Answering

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.measure import Record, Scoring, scoring_of
-from grounddecode.evaluate.benchmarks.measures import measure_of
+from grounddecode.evaluate.benchmarks.base import Column, Measure, Record
+from grounddecode.evaluate.benchmarks.rules import Scoring, scoring_of
+from grounddecode.evaluate.benchmarks.table import measure_of, title_of
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.plan import GREEDY
-from grounddecode.evaluate.results.columns import COST, Layout, layout
 from grounddecode.evaluate.results.results import (
     BASELINES,
     SAMPLED,
@@ -25,9 +25,13 @@ from grounddecode.evaluate.results.results import (
     group,
     score,
 )
-from grounddecode.evaluate.results.tables import Cell, Column, Comparison, Row, Table, small_print
+from grounddecode.evaluate.results.tables import Cell, Comparison, Row, Table, small_print
 
 __all__ = ["Comparison", "compare"]
+COST = (
+    Column("tokens_per_second_ratio", "tokens/s ratio", digits=2),
+    Column("peak_memory_mib", "peak MiB", digits=0),
+)
 LEGEND = (
     "Under each number its 95 % interval, or the difference from greedy with its 95 % interval: paired, resampled by "
     "picture, [-] where the pictures give none. tokens/s ratio: its interval is that of the pictures, not of what else "
@@ -113,7 +117,7 @@ def _in_order(
 
 def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
     benchmark, split = part
-    measure, shown = measure_of(benchmark, split), layout(benchmark, split)
+    measure, title = measure_of(benchmark, split), title_of(benchmark, split)
     scored = {entry.label: score(measure, entry.parts[part], scoring) for entry in entries if part in entry.parts}
     rows: list[Row] = []
     pictures: list[int] = []
@@ -125,13 +129,13 @@ def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
         numbers = block(measure, scored[entry.label], others, scoring)
         greedy = bases.get(GREEDY)
         paid = cost(entry.parts[part], greedy.parts[part] if greedy else entry.parts[part], scoring.resamples)
-        rows.append(_row(entry.label, shown, measure.directions, {**numbers, **paid}))
+        rows.append(_row(entry.label, measure, {**numbers, **paid}))
         if "control" in numbers and entry.method != SAMPLED:
-            rows.append(_control_row(entry.label, shown, numbers))
+            rows.append(_control_row(entry.label, measure, numbers))
         pictures.append(numbers.get("n_pictures", 0))
     lacking = [name for name in BASELINES if all(entry.method != name for entry in entries if part in entry.parts)]
-    notes = _notes(shown.title, lacking, min(filter(None, pictures), default=0))
-    return Table(benchmark, split, _caption(shown.title, scored), (*shown.columns, *COST), rows, notes)
+    notes = _notes(title, lacking, min(filter(None, pictures), default=0))
+    return Table(benchmark, split, _caption(title, scored), (*measure.columns, *COST), rows, notes)
 
 
 def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _Entry | None:
@@ -140,21 +144,22 @@ def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _E
     return min(same, key=lambda one: (one.run != entry.run, one.run), default=None)
 
 
-def _row(label: str, shown: Layout, directions: Mapping[str, bool | None], numbers: Mapping[str, Any]) -> Row:
+def _row(label: str, measure: Measure, numbers: Mapping[str, Any]) -> Row:
     versus, ci = numbers.get(BASELINES[GREEDY], {}), {**numbers.get("ci", {})}
     if versus and numbers["tokens_per_second_ratio_ci"] != [None, None]:  # greedy is as fast as itself
         ci["tokens_per_second_ratio"] = numbers["tokens_per_second_ratio_ci"]
-    cells = {column.key: _cell(column.key, numbers, ci, versus) for column in (*shown.columns, *COST)}
-    sign = _sign(shown, directions, numbers)
+    cells = {column.key: _cell(column.key, numbers, ci, versus) for column in (*measure.columns, *COST)}
+    sign = _sign(measure, numbers)
     return Row(label, cells, sign=sign, notes={key: numbers[key] for key in ("n", "n_failed")})
 
 
-def _control_row(label: str, shown: Layout, numbers: Mapping[str, Any]) -> Row:
+def _control_row(label: str, measure: Measure, numbers: Mapping[str, Any]) -> Row:
     """The control's own numbers and how they differ from greedy's; its sign is how the method differs from it."""
     cells = {
-        column.key: _cell(column.key, numbers["control"], {}, numbers["control_vs_greedy"]) for column in shown.columns
+        column.key: _cell(column.key, numbers["control"], {}, numbers["control_vs_greedy"])
+        for column in measure.columns
     }
-    first = next(column for column in shown.columns if column.key == shown.headlines[0])
+    first = next(column for column in measure.columns if column.key == measure.headlines[0])
     versus = Row("", {first.key: _cell(first.key, {}, {}, numbers["vs_control"])})
     return Row(f"greedy cut to {label}", cells, of=label, sign=f"{label} minus this: {small_print(versus, first)}")
 
@@ -164,25 +169,25 @@ def _cell(key: str, numbers: Mapping[str, Any], ci: Mapping[str, Any], versus: M
     return Cell(numbers.get(key), ci.get(key), found.get("difference"), found.get("ci"), str(found.get("verdict", "")))
 
 
-def _sign(shown: Layout, directions: Mapping[str, bool | None], numbers: Mapping[str, Any]) -> str:
+def _sign(measure: Measure, numbers: Mapping[str, Any]) -> str:
     """What the differences of a row are worth, in words: as its cells say, number by number."""
     greedy = numbers.get(BASELINES[GREEDY])
     if not greedy:
         return ""
-    judged = [column for column in shown.columns if directions.get(column.key) is not None]
+    judged = [column for column in measure.columns if measure.directions.get(column.key) is not None]
     better, worse = ([c for c in judged if greedy[c.key]["verdict"] == said] for said in ("better", "worse"))
     if not better and not worse:
         return "= not told apart from greedy"
     if not better:
-        plain = any(column.key == shown.headlines[0] for column in worse)
+        plain = any(column.key == measure.headlines[0] for column in worse)
         return "- worse than greedy" if plain else f"- worse than greedy in {_headings(worse)}"
-    gain = _gain(shown, better, numbers.get("vs_control") or numbers.get(BASELINES[SAMPLED]))
+    gain = _gain(measure, better, numbers.get("vs_control") or numbers.get(BASELINES[SAMPLED]))
     return f"± {gain.removeprefix('+ ')}, but worse in {_headings(worse)}" if worse else gain
 
 
-def _gain(shown: Layout, better: Sequence[Column], control: Mapping[str, Any] | None) -> str:
+def _gain(measure: Measure, better: Sequence[Column], control: Mapping[str, Any] | None) -> str:
     """What is better than greedy's; better than the control is said only of what is better than greedy too."""
-    first, *others = shown.headlines
+    first, *others = measure.headlines
     plain = any(column.key == first for column in better)  # the number that the benchmark is about
     if not control:
         return "better than greedy (no control)" if plain else f"better than greedy in {_headings(better)} (no control)"

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.measure import Measure, Record, Row, Scoring
-from grounddecode.evaluate.benchmarks.measures import measure_of
+from grounddecode.evaluate.benchmarks.base import Measure, Record, Row
+from grounddecode.evaluate.benchmarks.rules import Scoring
+from grounddecode.evaluate.benchmarks.table import BENCHMARKS, measure_of
 from grounddecode.evaluate.intervals import (
     FEW,
     LEAST,
@@ -240,12 +241,8 @@ def _place(shown: dict[str, Any], part: Part, block: dict[str, Any]) -> None:
 
 def _place_totals(shown: dict[str, Any]) -> None:
     """The numbers of a benchmark that rest on several splits."""
-    mme, amber = shown.get("mme"), shown.get("amber", {})
-    if mme:
-        mme["total"] = sum(block["score"] or 0.0 for block in mme.values())
-    parts = [amber.get(split, {}) for split in ("generative", "discriminative")]
-    if all(part.get("n") for part in parts):
-        amber["amber_score"] = (100 - parts[0]["chair"] + parts[1]["f1"]) / 2
+    for name, splits in shown.items():
+        splits |= BENCHMARKS[name].total(splits)
 
 
 def _flat(parts: Mapping[Any, Sequence[Record]]) -> list[Record]:

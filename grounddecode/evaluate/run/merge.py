@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.measure import scoring_of
+from grounddecode.evaluate.benchmarks.rules import scoring_of
 from grounddecode.evaluate.folder.places import data_folder
 from grounddecode.evaluate.folder.run_file import RunFile
 from grounddecode.evaluate.folder.store import RunFolder

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from grounddecode.engines.base import INCIDENTAL
-from grounddecode.evaluate.benchmarks.base import EVALUATION, LAB_DATA, Wanted
-from grounddecode.evaluate.benchmarks.measure import Scoring
+from grounddecode.evaluate.benchmarks.base import EVALUATION, Wanted
+from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.folder.schema import Between, Misfit, check
 from grounddecode.evaluate.names import listed
 from grounddecode.evaluate.run.batches import parse_shard
 from grounddecode.evaluate.run.settings import plain
+from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.evaluate.scoring.chair import PATTERN, default_flavour
 from grounddecode.secrets import masked
 
@@ -28,7 +29,7 @@ class Recipe:
         model: "lab", "lab:NAME", a folder, a hub id, or whatever the engine takes.
         engine: an engine by name, see `grounddecode.engines.base`.
         methods: plans, see `grounddecode.evaluate.plan.plan`; methods decode greedily unless they say otherwise.
-        benchmarks: of `grounddecode.evaluate.benchmarks.base.names()`.
+        benchmarks: of `grounddecode.evaluate.benchmarks.table.names()`.
         limit: at most so many samples of each split of a benchmark; None: all.
         seed: of sampling.
         batch_size: samples asked at once, 1 or more. Padding can change answers a little; 1 for reference runs.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from grounddecode.engines.base import ENGINES, open_engine
-from grounddecode.evaluate.benchmarks.base import LAB_DATA
 from grounddecode.evaluate.folder.run_file import RunFile, Session
 from grounddecode.evaluate.folder.store import Record, RunFolder
 from grounddecode.evaluate.results.results import rehearse
@@ -22,6 +21,7 @@ from grounddecode.evaluate.run.recipe import Recipe
 from grounddecode.evaluate.run.rescore import finish, rescore, truths
 from grounddecode.evaluate.run.settings import digest, engine_facts, refuse_others
 from grounddecode.evaluate.run.task import Task, task_of
+from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.registry import nearest
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.base import load
+from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.folder.run_file import RunFile, Stage
 from grounddecode.evaluate.plan import Plan, plans
 from grounddecode.evaluate.run.batches import Unit, batches, shard_of, units

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grounddecode.evaluate.benchmarks.measure import Scoring, scoring_of
-from grounddecode.evaluate.benchmarks.measures import measure_of
+from grounddecode.evaluate.benchmarks.rules import Scoring, scoring_of
+from grounddecode.evaluate.benchmarks.table import measure_of
 from grounddecode.evaluate.intervals import point
 from grounddecode.evaluate.results.compare import compare
 from grounddecode.evaluate.results.controls import cut_to_words, length_matched, matched_lengths
@@ -106,7 +106,7 @@ def test_the_counts_give_the_scorers_numbers(rule: str) -> None:
     rng = np.random.default_rng(1)
     words = ["Yes.", "No.", "yes", "no", "There isn't one.", "Nothing", "Yes. But no."]
     records = [question(at, words[rng.integers(7)], ["yes", "no"][rng.integers(2)]) for at in range(120)]
-    measure = measure_of("pope", "")
+    measure = measure_of("pope", "random")
     found = scored(measure, records, Scoring(pope_rule=rule))
     ratios = point(found.counts(), measure.ratios)
     for key in measure.directions:

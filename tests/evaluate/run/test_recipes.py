@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grounddecode.evaluate.benchmarks.base import names
+from grounddecode.evaluate.benchmarks.table import names
 from grounddecode.evaluate.plan import plans
 from grounddecode.evaluate.run.recipes import read, run
 from tests.evaluate.fake import FakeEngine, write_folder

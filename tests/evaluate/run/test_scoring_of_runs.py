@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.benchmarks.measure import Scoring
+from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.language import tagger
 from grounddecode.evaluate.results.compare import compare
