@@ -160,9 +160,9 @@ def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool)
     if as_json:
         write_json(metrics)
     else:
-        from grounddecode.evaluate.results.compare import compare as side_by_side
+        from grounddecode.evaluate.results.compare import tables_of
 
-        write_line(side_by_side([out]).text(width()).rstrip("\n"))
+        write_line(tables_of(metrics).text(width()).rstrip("\n"))
         write_line(f"\nrun folder: {out}" + (f" (failed samples: {failed})" if failed else ""))
     for method, reason in refused.items():
         complain(f"{method} was not measured: {reason}")

@@ -64,7 +64,7 @@ def test_a_further_benchmark_is_one_object(data: Path, tmp_path: Path) -> None:
     # Greedy's description has 11 words, sampling's a 12th.
     assert found["greedy"]["toy"]["plain"]["brief"] == 1.0
     assert found["sample"]["toy"]["plain"]["brief"] == 0.0
-    assert found["sample"]["toy"]["plain"]["vs_greedy"]["brief"]["verdict"] == "worse"
+    assert found["sample"]["toy"]["plain"]["vs_greedy"]["brief"]["difference"] == -1.0
     assert found["greedy"]["toy"]["doubled"] == 2.0
     assert "Toy plain, 6 samples" in compare([tmp_path / "run"]).text()
 
