@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from grounddecode.evaluate.results.compare import tables_of
-from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.run.runner import run
 
 
 def main() -> None:

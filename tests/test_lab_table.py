@@ -11,7 +11,7 @@ from benchmarks import lab_markdown, lab_table, lab_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
 from grounddecode.evaluate.plan import plan
-from grounddecode.evaluate.run.recipes import read
+from grounddecode.evaluate.run.recipe import read
 
 
 def graded(chair_i: float, recall: float, adversarial: float) -> dict[str, float]:

@@ -40,7 +40,7 @@ def _read_recipe(context: typer.Context, recipe: Path | None) -> Path | None:
     """Make what a recipe says the default of the other options."""
     if recipe is None:
         return None
-    from grounddecode.evaluate.run.recipes import said
+    from grounddecode.evaluate.run.recipe import said
 
     context.default_map = _as_options(said(recipe))
     return recipe

@@ -8,7 +8,7 @@ from typing import Any
 
 from grounddecode.evaluate.benchmarks.base import Measure, Record, Row
 from grounddecode.evaluate.benchmarks.rules import Scoring
-from grounddecode.evaluate.benchmarks.table import BENCHMARKS, measure_of
+from grounddecode.evaluate.benchmarks.table import BENCHMARKS, measure_of, part_of
 from grounddecode.evaluate.intervals import (
     FEW,
     LEAST,
@@ -67,7 +67,7 @@ class Entry:
 def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, Any]]:
     """`{method: {benchmark: numbers, "cost": ...}}`; a benchmark with splits has `{split: numbers}`.
 
-    The numbers are those of `measured`; the cost of a method is that of all its answers.
+    The numbers are those of `measured`; `cost` is that of all answers, and under `parts` that of each part.
     """
     entries = [Entry(method, method, parts) for method, parts in group(as_scored(records, scoring)).items()]
     greedy = next((entry for entry in entries if entry.method == GREEDY), None)
@@ -75,7 +75,8 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
     shown: dict[str, dict[str, Any]] = {}
     for entry in entries:
         ours = shown[entry.label] = placed(blocks[entry.label])
-        ours["cost"] = cost(_flat(entry.parts), _flat(greedy.parts) if greedy else [], scoring.resamples)
+        whole = cost(_flat(entry.parts), _flat(greedy.parts) if greedy else [], scoring.resamples)
+        ours["cost"] = whole | ours["cost"]
     return shown
 
 
@@ -121,26 +122,27 @@ def _base(name: str, entry: Entry, entries: Sequence[Entry], part: Part) -> Entr
 
 
 def placed(blocks: Mapping[Part, dict[str, Any]]) -> dict[str, Any]:
-    """Numbers by benchmark, and by split where there are several, with what rests on all of them."""
+    """Numbers by benchmark, and by split where there are several, with what rests on all of them; costs apart."""
     shown: dict[str, Any] = {}
-    for (benchmark, split), numbers in blocks.items():
+    for (benchmark, split), block in blocks.items():
+        numbers = {key: value for key, value in block.items() if key != "cost"}
         if split:
             shown.setdefault(benchmark, {})[split] = numbers
         else:
             shown[benchmark] = numbers
     for benchmark, splits in shown.items():
         splits |= BENCHMARKS[benchmark].total(splits)
-    return shown
+    return shown | {"cost": {"parts": {part_of(*part): block["cost"] for part, block in blocks.items()}}}
 
 
 def by_part(shown: Mapping[str, Any]) -> dict[Part, dict[str, Any]]:
-    """What `placed` has put away, by part."""
+    """What `placed` has put away, by part, each with its cost."""
     blocks: dict[Part, dict[str, Any]] = {}
     for benchmark, found in shown.items():
         parts = BENCHMARKS[benchmark].parts if benchmark in BENCHMARKS else {}
         splits = {"": found} if "" in parts else found
         blocks |= {(benchmark, split): splits[split] for split in splits if split in parts}
-    return blocks
+    return {part: {**block, "cost": shown["cost"]["parts"][part_of(*part)]} for part, block in blocks.items()}
 
 
 def as_scored(records: Iterable[Record], scoring: Scoring) -> Iterable[Record]:

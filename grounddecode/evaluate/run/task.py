@@ -11,8 +11,7 @@ from grounddecode.evaluate.folder.run_file import RunFile, Stage
 from grounddecode.evaluate.plan import Plan, plans
 from grounddecode.evaluate.run.batches import Unit, batches, shard_of, units
 from grounddecode.evaluate.run.provenance import calibration, weights
-from grounddecode.evaluate.run.recipe import Recipe, lasting
-from grounddecode.evaluate.run.settings import refuse_others
+from grounddecode.evaluate.run.recipe import Recipe, lasting, refuse_others
 from grounddecode.evaluate.sample import Sample, fingerprint
 
 #: Settings in which a run may be extended: it keeps what it has, and answers what is new.

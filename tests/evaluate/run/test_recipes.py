@@ -8,7 +8,8 @@ import pytest
 
 from grounddecode.evaluate.benchmarks.table import names
 from grounddecode.evaluate.plan import plans
-from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.run.runner import run
 from tests.evaluate.fake import FakeEngine, write_folder
 
 RECIPES = sorted((Path(__file__).parents[3] / "benchmarks" / "recipes").glob("*.yaml"))
