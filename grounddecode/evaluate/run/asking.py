@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from grounddecode.engines.base import BatchError, Decoding, Engine, Request, Response
+from grounddecode.engines.base import BatchError, Decoding, Engine, Request, Response, refusal_of
 from grounddecode.evaluate.folder.store import Record
 from grounddecode.evaluate.plan import Plan
 from grounddecode.evaluate.run.batches import Opened, Unit
@@ -73,7 +73,10 @@ class Asker:
         return getattr(self.engine, "draws_alone", False)
 
     def refusal(self, plan: Plan, group: Sequence[Opened]) -> str | None:
-        """Why the model does not take the plan's methods, tried on the first sample with a picture; else None."""
+        """Why the model does not take the plan's methods, else None: the engine is asked, then tried on a picture."""
+        told = refusal_of(self.engine, plan.methods)
+        if told is not None:
+            return reason(" ".join(told.split()))
         requests = [_request(one) for one in group if one.picture is not None][:1]
         if not requests:
             return None
