@@ -22,6 +22,7 @@ from grounddecode.engines.hf.step import Step
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
+from grounddecode.layout import image_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -140,8 +141,9 @@ def _read(model: Any, decoder: Decoder, inputs: dict[str, Tensor], processor: An
 
 def _observe(model: Any, decoder: Decoder, inputs: dict[str, Tensor]) -> Observed:
     ids = inputs["input_ids"]
-    observed = Observed((ids == decoder.image_token_id)[0].cpu())
-    step = Step(Sequences(ids.shape[1], ids == decoder.image_token_id), decoder.n_layers, 0, ids.shape[1])
+    image = image_mask(ids, decoder.image_token_id)
+    observed = Observed(image[0].cpu())
+    step = Step(Sequences(ids.shape[1], image), decoder.n_layers, 0, ids.shape[1])
     with torch.no_grad(), _watched(decoder, observed, step):
         model(**inputs)
     return observed
