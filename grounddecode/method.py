@@ -9,6 +9,7 @@ from enum import Flag, auto
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from grounddecode.reads import Reads
 from grounddecode.schema import Range, check
 
 if TYPE_CHECKING:
@@ -188,8 +189,17 @@ class Method:
         return logits
 
     # -- candidates ----------------------------------------------------------------------------------------------
+    def reads(self, n_layers: int) -> Reads:
+        """What it wants to see of each step in a decoder of `n_layers`, for `judge`."""
+        return Reads()
+
     def judge(self, candidates: Candidates, step: StepView) -> Judgement:
-        """Accept one of the candidates, given their saliencies in `step.saliency`."""
+        """Accept one of the candidates (`reads` says how many, and what else is given).
+
+        `step.saliency`: (layers, R, K, T) float32, |A * dL/dA| of the last attention row in each layer asked for, L the
+        log-odds of the candidate, averaged over heads; -1 at keys that the row may not look at there. `step.state`:
+        what `start` returned, or the latest judgement kept.
+        """
         raise TypeError(f"{type(self).__name__} judges no candidates")
 
     def start(self, slots: int, device: Any) -> Any:

@@ -89,7 +89,7 @@ class StepView:
     flags: Tensor | None = None  # (R, T) bool: what `flag_tokens` said of each key in this layer
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
     second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step
-    saliency: Tensor | None = None  # (R, candidates): score of each candidate token
+    saliency: Tensor | None = None  # (layers, R, candidates, T): see `Method.judge`
     vision: VisionView | None = None
     state: Any = None  # what `start` and `advance` of the method returned
     laid_out: LaidOut | None = field(default=None, repr=False, compare=False)  # how the engine serves `of_image`
@@ -169,22 +169,24 @@ class ImageEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """The K most probable next tokens of each row, most probable first, and the order in which they are drawn.
+    """The K most probable next tokens of each row, most probable first.
 
-    `tokens`: (R, K) long. `log_probs`: (R, K). `order`: (R, K) long: `order[:, i]` is the column drawn i-th.
+    `tokens`: (R, K) long. `log_probs`: (R, K). `uniform`: (R, K) random numbers in [0, 1) if the method asked for some.
     """
 
     tokens: Tensor
     log_probs: Tensor
-    order: Tensor
+    uniform: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """What a rejection method decided: `chosen` (R,) column of the token taken, `accepted` (R,) bool (False: fallback),
-    `draws` (R,) long candidates looked at, `state` what the method remembers for the next step."""
+    `draws` (R,) long candidates looked at, `state` what the method remembers for the next step, `scores` (R, K) what it
+    compared the candidates by, for traces; NaN: nothing."""
 
     chosen: Tensor
     accepted: Tensor
     draws: Tensor
     state: Any
+    scores: Tensor | None = None

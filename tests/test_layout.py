@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,3 +148,88 @@ def test_public_names_are_found() -> None:
         assert getattr(grounddecode, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         grounddecode.no_such_name  # noqa: B018
+
+
+# -- engines -----------------------------------------------------------------------------------------------------------
+def every_import(path: Path) -> set[str]:
+    """Every module that a file may import: lazily and for types too; of `from a import b`, both a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def circles(paths: list[Path]) -> list[set[str]]:
+    """Groups of modules that import each other, however far around."""
+    modules = {module_of(path): every_import(path) for path in paths}
+    reached = {name: seen & set(modules) - {name} for name, seen in modules.items()}
+    for _ in modules:
+        reached = {name: seen.union(*(reached[other] for other in seen)) for name, seen in reached.items()}
+    groups = [{other for other in seen if name in reached[other]} for name, seen in reached.items() if name in seen]
+    return [group for i, group in enumerate(groups) if group not in groups[:i]]
+
+
+def engine_files() -> list[Path]:
+    return sorted((PACKAGE / "engines").rglob("*.py"))
+
+
+def test_no_import_circle_in_engines() -> None:
+    assert circles(engine_files()) == []
+
+
+def test_engines_do_not_import_each_other_nor_a_method() -> None:
+    wrong = []
+    for path in engine_files():
+        mine = path.relative_to(PACKAGE / "engines").parts[0]
+        others = {"hf", "vllm", "openai"} - {mine} if mine in ("hf", "vllm", "openai") else set()
+        banned = ("grounddecode.methods", *(f"grounddecode.engines.{other}." for other in others))
+        wrong += [f"{module_of(path)}: {name}" for name in every_import(path) if f"{name}.".startswith(banned)]
+    assert wrong == []
+
+
+def test_a_part_of_an_engine_sees_no_session() -> None:
+    """Of what hf's parts are made of, nothing imports the session; what runs one to watch a model is no such piece."""
+    session, entrances = "grounddecode.engines.hf.session", {"record", "calibrate"}
+    rooms = [p for room in ("stream", "watch", "saliency") for p in (PACKAGE / "engines" / "hf" / room).glob("*.py")]
+    assert len(rooms) > 10
+    assert [p.stem for p in rooms if p.stem not in entrances and session in every_import(p)] == []
+
+
+def mentions(source: str) -> list[str]:
+    """Names of methods in a source: their classes anywhere, what the registry calls them where it is no plain word.
+
+    `heads` and `var` are words of any program: they count within text that is no docstring, as the others do.
+    """
+    from grounddecode import registry
+
+    classes = [registry.method_class(name).__name__ for name in registry.names()]
+    found = re.findall(rf"\b({'|'.join(classes)})\b", source)
+    tree = ast.parse(source)
+    docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
+    words = [name for name in registry.names() if name not in ("heads", "var")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            found += re.findall(rf"\b({'|'.join(registry.names())})\b", node.value)
+        name = getattr(node, "id", getattr(node, "attr", getattr(node, "arg", getattr(node, "name", None))))
+        found += [word for word in words if word == name]
+    return found
+
+
+@pytest.mark.parametrize("path", engine_files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_engine_names_a_method(path: Path) -> None:
+    assert mentions(path.read_text(encoding="utf-8")) == []
+
+
+def test_these_rules_are_not_vacuous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a"), ("d", "a")):
+        lazily = f"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from {other} import x\n"
+        (tmp_path / f"{name}.py").write_text(lazily if name == "a" else f"def f():\n    import {other}\n")
+    assert circles(sorted(tmp_path.glob("*.py"))) == [{"a", "b", "c"}]
+    assert mentions('"""SGRS."""\n') == ["SGRS"]
+    assert mentions('raise ValueError(f"{x} use heads or locore")') == ["heads", "locore"]
+    assert mentions("def sgrs(avc, heads): return paint") == ["sgrs", "avc", "paint"]
+    assert mentions('"""The heads of var."""\nheads = vars(x)  # locore') == []

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from grounddecode.method import Needs
+from grounddecode.method import Method, Needs
+from grounddecode.view import Candidates, Judgement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from grounddecode.method import Method
+    from grounddecode.reads import Reads
     from grounddecode.view import StepView
+
+Note = Callable[[Method, str, "Tensor"], None]  # takes what is traced: a method, what it did, one value a row
 
 CHOSEN = 1e4  # logit of the chosen token: nothing competes with it, and half precision can hold it
 
@@ -23,11 +26,70 @@ def adjusting(methods: Sequence[Method]) -> list[Method]:
     return [m for m in methods if Needs.LOGITS in m.active_needs()]
 
 
-def adjusted(logits: Tensor, methods: Sequence[Method], view: StepView) -> Tensor:
-    """Next-token logits (R, vocabulary) through every method that adjusts them."""
+def adjusted(logits: Tensor, methods: Sequence[Method], view: StepView, note: Note | None = None) -> Tensor:
+    """Next-token logits (R, vocabulary) through every method that adjusts them.
+
+    `note` is told how far the streams of a method with a second one are apart (`contrast`).
+    """
     for method in methods:
-        logits = method.adjust_logits(logits, view)
+        before, logits = logits, method.adjust_logits(logits, view)
+        if note is not None and view.second_logits is not None and Needs.SECOND_STREAM in method.active_needs():
+            note(method, "contrast", _distance(before, view.second_logits, logits.isfinite()))
     return logits
+
+
+def _distance(main: Tensor, second: Tensor, kept: Tensor) -> Tensor:
+    """(R,) mean distance of the log-probabilities of two streams over the tokens that were kept."""
+    distance = (main.float().log_softmax(-1) - second.float().log_softmax(-1)).abs()
+    there = kept & distance.isfinite()
+    return distance.where(there, 0.0).sum(-1) / there.sum(-1)
+
+
+def probable(logits: Tensor, reads: Reads) -> Candidates:
+    """The most probable next tokens of logits (R, vocabulary), as many as are judged."""
+    best = logits.float().log_softmax(dim=-1).topk(min(reads.candidates, logits.shape[1]), dim=-1)
+    uniform = torch.rand(best.values.shape, device=logits.device) if reads.random else None
+    return Candidates(tokens=best.indices, log_probs=best.values, uniform=uniform)
+
+
+def chosen(
+    logits: Tensor,
+    method: Method,
+    reads: Reads,
+    view: StepView,
+    saliency: Callable[[Tensor], Tensor] | None = None,
+    note: Note | None = None,
+) -> tuple[Tensor, Judgement]:
+    """Next-token logits (R, vocabulary) with the candidate that a method takes as the only likely one; its judgement.
+
+    Args:
+        view: with the method's state.
+        saliency: gives (layers, R, K, T) of candidate tokens (R, K), see `Method.judge`; None: there is none now.
+        note: is told per row whether the first candidate was rejected, whether all were, how many were looked at, and
+            what the one taken was judged by.
+
+    Raises:
+        ValueError: a method that asks for no candidates.
+    """
+    if reads.candidates < 1:
+        raise ValueError(f"{method.name} judges candidates and its `reads` asks for none, give at least 1")
+    candidates = probable(logits, reads)
+    if reads.saliency and saliency is not None:
+        view = view.with_(saliency=saliency(candidates.tokens))
+    judgement = method.judge(candidates, view)
+    if note is not None:
+        _tell(note, method, judgement)
+    return raised(logits, candidates.tokens, judgement.chosen, view.image_end >= 0), judgement
+
+
+def _tell(note: Note, method: Method, judgement: Judgement) -> None:
+    note(method, "rejected", ~judgement.accepted | (judgement.draws > 1))
+    note(method, "fallback", ~judgement.accepted)
+    note(method, "draws", judgement.draws)
+    if judgement.scores is not None:
+        taken = judgement.scores.gather(1, judgement.chosen[:, None])[:, 0]
+        note(method, "not_scored", taken.isnan())
+        note(method, "saliency", taken)
 
 
 def raised(logits: Tensor, tokens: Tensor, chosen: Tensor, rows: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def refusal(methods: Sequence[Method]) -> str | None:
     for need, what in (
         (Needs.SECOND_STREAM, "need a second stream"),
         (Needs.TOKEN_FLAGS, "flag tokens"),
-        (Needs.CANDIDATES, "judge candidates"),
+        (Needs.CANDIDATES, "decide on the next token"),
     ):
         wanting = [m for m in methods if need in m.active_needs()]
         if len(wanting) > 1:
@@ -50,6 +50,6 @@ def refusal(methods: Sequence[Method]) -> str | None:
     if judging and deciding:
         return (
             f"{judging[0].name} and {deciding[0].name} both decide on the next token, use one of them "
-            f"({judging[0].name} composes with attention edits such as locore)"
+            f"({judging[0].name} composes with attention edits)"
         )
     return None

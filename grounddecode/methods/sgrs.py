@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from grounddecode.maths import masked_mean, unit_rows
+from grounddecode.coherence import coherence, target_layers
 from grounddecode.method import Method, Needs, option
+from grounddecode.reads import Reads
 from grounddecode.view import Judgement
 
 if TYPE_CHECKING:
@@ -87,14 +88,13 @@ class SGRS(Method):
     def named_layers(self) -> tuple[int, ...]:
         return self.layers if isinstance(self.layers, tuple) else ()
 
-    def target_layers(self, n_layers: int) -> tuple[int, ...]:
-        """The target layers of a decoder of `n_layers` layers, ascending. Raises ValueError for one it has not."""
-        if self.layers == "auto":
-            return tuple(range(n_layers // 2, max(n_layers // 2 + 1, 3 * n_layers // 4)))
-        if self.layers == "released":
-            return tuple(range(6 * n_layers // 32, max(6 * n_layers // 32 + 1, 9 * n_layers // 32)))
-        self.require_layers(n_layers)
-        return tuple(sorted(set(self.layers)))
+    def reads(self, n_layers: int) -> Reads:
+        return Reads(
+            candidates=self.top_k,
+            saliency=target_layers(self.layers, n_layers, self.name),
+            first_token=self.first_step == "accept",
+            random=self.draw == "sample",
+        )
 
     def order(self, log_probs: Tensor, uniform: Tensor | None) -> Tensor:
         """(R, K) long: column of each draw. `uniform` (R, K) random numbers in [0, 1) for `draw="sample"`.
@@ -106,30 +106,25 @@ class SGRS(Method):
         noise = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)))
         return (log_probs + noise).argsort(dim=-1, descending=True, stable=True)
 
-    def score(self, saliency: Tensor, there: Tensor, keys: Tensor, step: StepView) -> Tensor:
-        """Scores (R, K) of one target layer: the l2-normalised rows, averaged over the history.
-
-        Args:
-            saliency: (R, K, T) |A * dL/dA| of each candidate, averaged over heads.
-            there: (R, T) bool, keys the row may look at.  keys: (T,) their positions.
-
-        Returns:
-            NaN for rows without a key in the history.
-        """
-        first = step.answer_start if self.history == "generated" else 0
-        behind = (keys > step.image_end[:, None]) & (keys >= first) & (keys <= step.queries[:, None]) & there
-        return masked_mean(unit_rows(saliency), behind[:, None])
+    def scores(self, candidates: Candidates, step: StepView) -> Tensor:
+        """(R, K) mean saliency of each candidate over the history and the target layers; NaN: nothing to go by."""
+        if step.saliency is None:
+            if self.first_step == "accept":
+                raise RuntimeError("sgrs: the engine gave no saliency of the candidates")
+            return torch.full_like(candidates.log_probs, torch.nan)
+        scores = coherence(step.saliency, step, step.answer_start if self.history == "generated" else 0)
+        if self.first_step == "skip":
+            scores = scores.masked_fill((step.queries < step.prompt_length)[:, None], torch.nan)
+        return scores
 
     def start(self, slots: int, device: Any) -> Tensor:
         """(slots, window) accepted saliencies, newest last; NaN where there is none yet."""
         return torch.full((slots, self.window), torch.nan, device=device)
 
     def judge(self, candidates: Candidates, step: StepView) -> Judgement:
-        """The choice of each row, from `step.saliency` (R, K) and what its slot accepted so far in `step.state`."""
-        if step.saliency is None:
-            raise RuntimeError("sgrs: the engine gave no saliency of the candidates")
-        score, history = step.saliency, step.state[step.slots]
-        drawn = candidates.order[:, : self.max_resample]
+        """The choice of each row, from its candidates' saliency and what its slot accepted so far in `step.state`."""
+        score, history = self.scores(candidates, step), step.state[step.slots]
+        drawn = self.order(candidates.log_probs, candidates.uniform)[:, : self.max_resample]
         low = score.gather(1, drawn) < self.alpha * history.nanmean(dim=1, keepdim=True)  # False where either is NaN
         accepted = ~low.all(dim=1)
         at = (~low).long().argmax(dim=1)
@@ -143,4 +138,5 @@ class SGRS(Method):
             accepted=accepted,
             draws=torch.where(accepted, at + 1, drawn.shape[1]),
             state=step.state.index_copy(0, step.slots, history),
+            scores=score,
         )

@@ -50,7 +50,7 @@ def view(seed: int, state: Any = None) -> StepView:
         flags=torch.rand(ROWS, KEYS, generator=generator) < 0.2,
         image_attention=attention,
         second_logits=logits + torch.randn(ROWS, WORDS, generator=generator),
-        saliency=torch.rand(ROWS, K, generator=generator),
+        saliency=torch.rand(LAYERS, ROWS, K, KEYS, generator=generator),
         vision=vision,
         state=state,
     )
@@ -77,7 +77,7 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
     if Needs.CANDIDATES in needs:
         log_probs = torch.randn(ROWS, K, generator=generator).log_softmax(-1).sort(descending=True).values
         tokens = torch.stack([torch.randperm(WORDS, generator=generator)[:K] for _ in range(ROWS)])
-        candidates = Candidates(tokens=tokens, log_probs=log_probs, order=torch.arange(K).repeat(ROWS, 1))
+        candidates = Candidates(tokens=tokens, log_probs=log_probs, uniform=torch.rand(ROWS, K, generator=generator))
         yield "judge", method.judge, (candidates,)
 
 

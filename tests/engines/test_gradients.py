@@ -175,7 +175,7 @@ def test_a_certain_token_keeps_its_saliency_and_two_rivals_share_theirs() -> Non
     judge = SGRS.judge
 
     def spy(self: SGRS, candidates: Any, step: Any) -> Any:
-        seen.append(step.saliency)
+        seen.append(self.scores(candidates, step))
         return judge(self, candidates, step)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -5,15 +5,28 @@ import math
 import pytest
 import torch
 
+from grounddecode.coherence import NOT_THERE, coherence, target_layers
 from grounddecode.methods.sgrs import SGRS
+from grounddecode.reads import Reads
 from grounddecode.view import Candidates
 from tests.views import step_view
 
 NAN = math.nan
 
 
+class Scored(SGRS):
+    """SGRS whose candidates' scores and order of draws are given."""
+
+    def scores(self, candidates, step):
+        return step.saliency
+
+    def order(self, log_probs, uniform):
+        return super().order(log_probs, None) if uniform is None else uniform.long()
+
+
 def judge(method, scores, accepted=(), order=None):
     """One row; `accepted` saliencies so far. Returns (column, accepted, draws, what is remembered)."""
+    method = Scored(**vars(method))
     state = method.start(1, "cpu")
     if accepted:
         kept = torch.tensor(accepted[-method.window :])
@@ -22,7 +35,7 @@ def judge(method, scores, accepted=(), order=None):
     candidates = Candidates(
         tokens=torch.arange(count)[None],
         log_probs=torch.zeros(1, count),
-        order=torch.tensor([order or list(range(count))]),
+        uniform=None if order is None else torch.tensor([order]),
     )
     view = step_view([9], 10, range(2, 5), 7, saliency=torch.tensor([scores]), state=state)
     result = method.judge(candidates, view)
@@ -67,13 +80,12 @@ def test_what_is_no_number_is_taken_and_not_remembered() -> None:
 
 
 def test_each_request_has_its_own_history() -> None:
-    method = SGRS(alpha=0.5)
+    method = Scored(alpha=0.5)
     state = torch.full((3, 5), NAN)
     state[0, -1], state[2, -1] = 1.0, 0.25
     candidates = Candidates(
         tokens=torch.tensor([[7, 8], [5, 6]]),
         log_probs=torch.zeros(2, 2),
-        order=torch.tensor([[0, 1], [0, 1]]),
     )
     view = step_view([9, 9], 10, range(2, 5), 7, saliency=torch.tensor([[0.3, 0.2], [0.3, 0.6]]), state=state)
     result = method.judge(candidates, view.with_(slots=torch.tensor([2, 0])))
@@ -83,30 +95,57 @@ def test_each_request_has_its_own_history() -> None:
     assert bool(result.state[1].isnan().all())
 
 
+def scored(method, saliency, view):
+    """Scores of candidates by the saliency (R, K, T) of one layer."""
+    candidates = Candidates(tokens=torch.zeros(1, 1, dtype=torch.long), log_probs=torch.zeros(1, 1))
+    return method.scores(candidates, view.with_(saliency=saliency[None]))
+
+
 def test_score_is_the_mean_over_the_history_of_the_unit_row() -> None:
     # image 2..4, prompt 7 tokens, the own key is 8; the norm covers all columns: sqrt(4 * 16 + 36) = 10
     saliency = torch.tensor([[[4.0, 0, 4, 0, 0, 4, 0, 4, 6, 0]]])
-    there = torch.ones(1, 10, dtype=torch.bool)
     view = step_view([8], 10, range(2, 5), 7)
-    after = SGRS().score(saliency, there, view.keys, view)
-    assert after.item() == pytest.approx((0.4 + 0 + 0.4 + 0.6) / 4)  # keys 5, 6, 7, 8
-    generated = SGRS(history="generated").score(saliency, there, view.keys, view)
-    assert generated.item() == pytest.approx((0.4 + 0.6) / 2)  # keys 7, 8
+    assert scored(SGRS(), saliency, view).item() == pytest.approx((0.4 + 0 + 0.4 + 0.6) / 4)  # keys 5, 6, 7, 8
+    assert scored(SGRS(history="generated"), saliency, view).item() == pytest.approx((0.4 + 0.6) / 2)  # keys 7, 8
+
+
+def test_score_is_the_mean_over_the_layers() -> None:
+    view = step_view([8], 10, range(2, 5), 7)
+    layers = torch.tensor([[[[0.0] * 7 + [1, 0, 0]]], [[[0.0] * 7 + [3, 4, 0]]]])  # unit rows 1 and (0.6, 0.8)
+    assert coherence(layers, view).item() == pytest.approx((1 / 4 + 1.4 / 4) / 2)
 
 
 def test_score_counts_only_keys_that_are_there() -> None:
-    saliency = torch.tensor([[[3.0, 0, 0, 0, 0, 0, 0, 0, 4, 0]]])
-    there = torch.tensor([[True] * 5 + [False, False] + [True] * 3])
-    view = step_view([8], 10, range(2, 5), 7)
-    assert SGRS().score(saliency, there, view.keys, view).item() == pytest.approx(0.8 / 2)
+    saliency = torch.tensor([[[3.0, 0, 0, 0, 0, NOT_THERE, NOT_THERE, 0, 4, 0]]])
+    assert scored(SGRS(), saliency, step_view([8], 10, range(2, 5), 7)).item() == pytest.approx(0.8 / 2)
 
 
 def test_score_without_history_is_no_number_and_zero_rows_are_zero() -> None:
-    view = step_view([6], 7, range(4, 7), 7)
-    there = torch.ones(1, 7, dtype=torch.bool)
-    assert math.isnan(SGRS().score(torch.ones(1, 1, 7), there, view.keys, view).item())
-    view = step_view([6], 7, range(1, 3), 7)
-    assert SGRS().score(torch.zeros(1, 1, 7), there, view.keys, view).item() == 0.0
+    assert math.isnan(scored(SGRS(), torch.ones(1, 1, 7), step_view([6], 7, range(4, 7), 7)).item())
+    assert scored(SGRS(), torch.zeros(1, 1, 7), step_view([6], 7, range(1, 3), 7)).item() == 0.0
+
+
+def test_saliency_that_is_no_number_gives_no_number() -> None:
+    saliency = torch.tensor([[[1.0, 0, 0, 0, 0, NAN, 0]]])
+    assert math.isnan(scored(SGRS(), saliency, step_view([6], 7, range(1, 3), 7)).item())
+
+
+def test_the_first_token_is_scored_unless_it_is_skipped() -> None:
+    first, later = step_view([6], 8, range(1, 3), 7), step_view([7], 8, range(1, 3), 7)
+    saliency, skipping = torch.ones(1, 1, 8), SGRS(first_step="skip")
+    assert not math.isnan(scored(SGRS(), saliency, first).item())
+    assert math.isnan(scored(skipping, saliency, first).item())
+    assert not math.isnan(scored(skipping, saliency, later).item())
+    candidates = Candidates(tokens=torch.zeros(1, 1, dtype=torch.long), log_probs=torch.zeros(1, 1))
+    assert math.isnan(skipping.scores(candidates, first).item())
+    with pytest.raises(RuntimeError, match="the engine gave no saliency"):
+        SGRS().scores(candidates, first)
+
+
+def test_what_it_reads() -> None:
+    assert SGRS().reads(8) == Reads(candidates=5, saliency=(4, 5))
+    sampled = SGRS(draw="sample", first_step="skip", top_k=3, layers=(3, 1, 3)).reads(4)
+    assert sampled == Reads(candidates=3, saliency=(1, 3), first_token=False, random=True)
 
 
 def test_sampled_order_draws_without_replacement() -> None:
@@ -138,12 +177,12 @@ def test_greedy_order_is_by_probability() -> None:
     ],
 )
 def test_target_layers(layers, n, expected) -> None:
-    assert SGRS(layers=layers).target_layers(n) == expected
+    assert SGRS(layers=layers).reads(n).saliency == target_layers(layers, n, "it") == expected
 
 
 def test_target_layer_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="layers 0 to 3"):
-        SGRS(layers=(4,)).target_layers(4)
+        SGRS(layers=(4,)).reads(4)
 
 
 def test_switched_off_only_without_sampling() -> None:

@@ -27,7 +27,7 @@ def ground(
 ) -> Session:
     """Apply methods to every `generate` (or forward) of a model inside a `with` block.
 
-        with ground(model, [LocoRE(), AvisC()]):
+        with ground(model, methods):
             model.generate(**inputs)
 
     A forward pass inside the block is the beginning of a sequence, or goes on with one that began there, told by its
@@ -37,8 +37,8 @@ def ground(
     Args:
         model: a transformers vision-language model whose attention goes through the attention interface, or what
             `torch.compile` or PEFT made of one.
-        methods: one or several, or specifications as the command line takes them ("avc:alpha=2.5+locore"); several
-            compose in the given order.
+        methods: one or several, or specifications as the command line takes them ("name:option=value+name");
+            several compose in the given order.
         calibration: what is known about the checkpoint, for methods that need it.
         trace: a recorder of what the methods did.
 

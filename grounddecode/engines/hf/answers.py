@@ -1,4 +1,4 @@
-"""Answers while they grow: their logits through the methods, which rows have ended, how far two streams differ."""
+"""Answers while they grow: their logits through the methods, which rows have ended, and what a trace is told."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grounddecode.method import Method, Needs
+from grounddecode.engines.choose import adjusted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from grounddecode.engines.hf.session import Session
+    from grounddecode.engines.choose import Note
+    from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.step import Step
+    from grounddecode.method import Method
+    from grounddecode.trace import Recorder
+    from grounddecode.view import StepView
 
 
 def ended(model: PreTrainedModel, step: Step, kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -28,23 +32,25 @@ def ended(model: PreTrainedModel, step: Step, kwargs: Mapping[str, Any]) -> Tens
     return torch.isin(ids[:, -1], torch.tensor(stops, dtype=ids.dtype, device=ids.device))
 
 
-def adjusted(session: Session, acting: Sequence[Method], step: Step, output: Any, kwargs: Mapping[str, Any]) -> Tensor:
-    """(rows, vocabulary) next-token logits through the methods that adjust them, in list order."""
-    last: Tensor = output.logits[:, -1]
-    view = step.last_view(last.device).with_(second_logits=step.second_logits)
-    for method in acting:
-        before, last = last, method.adjust_logits(last, view)
-        streams = Needs.SECOND_STREAM in method.active_needs()
-        if session.trace is not None and streams and view.second_logits is not None:
-            idle, over = view.image_end < 0, ended(session.model, step, kwargs)
-            contrast = _distance(before, view.second_logits, last.isfinite())
-            idle = idle if over is None else idle | over.to(idle.device)
-            session.trace.record(step.generated, method.name, "contrast", contrast.masked_fill(idle, torch.nan))
-    return last
+def adjusted_answers(
+    binding: Binding, methods: Sequence[Method], step: Step, logits: Tensor, kwargs: Mapping[str, Any]
+) -> Tensor:
+    """Logits (rows, tokens, vocabulary) of a forward pass, those of the next token through the methods."""
+    if logits.shape[1] > 1 and not step.completes_prompt:
+        raise ValueError(f"{methods[0].name} cannot verify drafted tokens, switch assisted decoding off")
+    view, note = step.last_view(logits.device).with_(second_logits=step.second_logits), None
+    if binding.trace is not None:
+        note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))
+    last = adjusted(logits[:, -1], methods, view, note)
+    return last[:, None] if logits.shape[1] == 1 else torch.cat([logits[:, :-1], last[:, None]], dim=1)
 
 
-def _distance(main: Tensor, second: Tensor, kept: Tensor) -> Tensor:
-    """(rows,) mean distance of the log-probabilities of two streams over the tokens that were kept."""
-    distance = (main.float().log_softmax(-1) - second.float().log_softmax(-1)).abs()
-    there = kept & distance.isfinite()
-    return distance.where(there, 0.0).sum(-1) / there.sum(-1)
+def note_of(trace: Recorder, step: Step, view: StepView, over: Tensor | None) -> Note:
+    """What enters what it is told of a step in a trace; NaN for rows without an image, and for ended answers."""
+    idle = view.image_end < 0
+    idle = idle if over is None else idle | over.to(idle.device)
+
+    def note(method: Method, what: str, value: Tensor) -> None:
+        trace.record(step.generated, method.name, what, value.float().masked_fill(idle, torch.nan))
+
+    return note

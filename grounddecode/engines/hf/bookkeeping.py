@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Sequence as Methods
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,12 +17,23 @@ from grounddecode.engines.hf.step import Step
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.running import Run
     from grounddecode.engines.hf.decoder import Decoder
-    from grounddecode.engines.hf.session import Session
+    from grounddecode.method import Method
 
 
-def begin(session: Session, run: Run, kwargs: dict[str, Any], outer_ids: Tensor | None) -> Step:
-    """The step that a forward with these arguments is. `outer_ids`: those of the model around a language model."""
-    refuse_checkpointing(session.decoder, session.methods)
+def begin(
+    decoder: Decoder,
+    methods: Methods[Method],
+    run: Run,
+    kwargs: dict[str, Any],
+    outer_ids: Tensor | None,
+    remembers: bool,
+) -> Step:
+    """The step that a forward with these arguments is.
+
+    Args:
+        outer_ids: ids of the model around a language model.  remembers: something is kept of the rows of a sequence.
+    """
+    refuse_checkpointing(decoder, methods)
     ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
     given = ids if ids is not None else embeds
     if given is None:
@@ -32,10 +44,11 @@ def begin(session: Session, run: Run, kwargs: dict[str, Any], outer_ids: Tensor 
     sequence = run.sequence_of(cache)
     if past == 0 or sequence is None:
         first = sequence is None
-        sequence = _new_sequence(session, run, ids if ids is not None else outer_ids, rows, past, kwargs)
+        _refuse_unread(past, run.by_hand or remembers)
+        sequence = _new_sequence(decoder, methods, run, ids if ids is not None else outer_ids, rows, kwargs)
         if past == 0:
             require_images(sequence, length, kwargs, first)
-        if session.parts and cache is not None:
+        if remembers and cache is not None:
             _follow_beams(run, cache, sequence)
     elif past > sequence.read:
         raise ValueError(
@@ -43,20 +56,23 @@ def begin(session: Session, run: Run, kwargs: dict[str, Any], outer_ids: Tensor 
         )
     run.keep(sequence, cache)
     sequence.read = past + length
-    return Step(sequence, session.decoder.n_layers, past, length)
+    return Step(sequence, decoder.n_layers, past, length)
+
+
+def _refuse_unread(past: int, remembers: bool) -> None:
+    if past and remembers:
+        raise ValueError(f"the cache already holds {past} tokens that were not read here, start from the whole prompt")
 
 
 def _new_sequence(
-    session: Session, run: Run, ids: Tensor | None, rows: int, past: int, kwargs: dict[str, Any]
+    decoder: Decoder, methods: Methods[Method], run: Run, ids: Tensor | None, rows: int, kwargs: dict[str, Any]
 ) -> Sequence:
     prompt = run.prompt if run.prompt is not None else ids
     if prompt is None:
         raise ValueError("only inputs_embeds were given, pass input_ids too: image positions are read from them")
-    if past and (run.by_hand or session.parts):
-        raise ValueError(f"the cache already holds {past} tokens that were not read here, start from the whole prompt")
     given = kwargs.get("attention_mask")
     mask = run.padding if run.padding is not None else given  # the forward may get a part, or one a layer kind
-    return read_prompt(prompt, rows, mask, kwargs, session.decoder, session.methods)
+    return read_prompt(prompt, rows, mask, kwargs, decoder, methods)
 
 
 def _follow_beams(run: Run, cache: Any, sequence: Sequence) -> None:

@@ -26,12 +26,15 @@ def chosen(methods: Method | str | Iterable[Method | str], *more: Method | str) 
         elif isinstance(method, Method):
             found.append(method)
         else:
-            raise ValueError(f"{method!r} is no method, give e.g. AvisC() or 'avc:alpha=2.5'")
+            example = registry.names()[0]
+            raise ValueError(
+                f"{method!r} is no method, give e.g. {registry.method_class(example).__name__}() or {example!r}"
+            )
     return found
 
 
 class GroundedModel:
-    """A model with methods, for people who want one call: `GroundedModel(model, AvisC()).generate(**inputs)`.
+    """A model with methods, for people who want one call: `GroundedModel(model, methods).generate(**inputs)`.
 
     `generate`, and a call (a forward pass), run under the methods, in the thread that makes them. Every other attribute
     is the model's own, and what returns the model (`eval()`, `to(...)`, `half()`) returns this object. The model itself

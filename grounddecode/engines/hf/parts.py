@@ -1,80 +1,66 @@
-"""Parts: pieces of the Hugging Face engine that each serve one need of a method."""
+"""The parts of the Hugging Face engine that methods ask for, and which methods a session is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from grounddecode.calibration import known
-from grounddecode.engines.hf.generation import Sequence as Sequences
-from grounddecode.engines.hf.step import Step
+from grounddecode.engines.hf.part import Forward, Part
+from grounddecode.engines.plan import refusal
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.calibration import Calibration
-    from grounddecode.engines.hf.session import Session
-
-Forward = Callable[[dict[str, Any]], Any]
-
-
-class Part(Protocol):
-    """A piece of the engine that serves one need: a second stream, token flags, gradients.
-
-    What it knows of a sequence it keeps there (`Sequence.kept`): sequences may be advanced in turn.
-    """
-
-    def attach(self, session: Session) -> None:
-        """Once, before anything runs. Raises ValueError for a model that it cannot serve."""
-        ...
-
-    def act(self, session: Session) -> None:
-        """Put hooks in place for one `generate` call, or one forward by hand, by `session.hook` and its like."""
-        ...
-
-    def begin(self, step: Step) -> None:
-        """Before every forward pass."""
-        ...
-
-    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
-        """Around every forward pass: call `forward(kwargs)` and return its output, changed or not."""
-        ...
-
-    def finish(self, sequences: Mapping[Any, Sequences]) -> None:
-        """After a `generate` call, and when a block ends, with the sequences by their caches."""
-        ...
+    from grounddecode.engines.hf.step import Step
 
 
 def parts_for(methods: Iterable[Method]) -> tuple[Part, ...]:
-    """The parts that the methods' needs ask for, outermost first."""
+    """The parts that the methods' needs ask for, outermost first. Raises ValueError for methods that exclude others."""
     methods = tuple(methods)
+    reason = refusal(methods)
+    if reason is not None:
+        raise ValueError(reason)
     parts: list[Part] = []
-    streams = [m for m in methods if Needs.SECOND_STREAM in m.active_needs()]
-    if len(streams) > 1:
-        raise ValueError(f"{streams[0].name} and {streams[1].name} both need a second stream, use one of them")
-    if streams:
-        from grounddecode.engines.hf.stream.second import SecondStream
-
-        parts.append(SecondStream(streams[0]))
-    flagging = [m for m in methods if Needs.TOKEN_FLAGS in m.active_needs()]
-    if len(flagging) > 1:
-        raise ValueError(f"{flagging[0].name} and {flagging[1].name} both flag tokens, use one of them")
-    if flagging:
-        from grounddecode.engines.hf.watch.flags import TokenFlags
-
-        parts.append(TokenFlags(flagging[0]))
-    looking = [m for m in methods if Needs.VISION_ATTENTION in m.active_needs()]
-    if looking:
-        from grounddecode.engines.hf.watch.vision import VisionAttention
-
-        parts.append(VisionAttention(looking[0].name))
-    judging = [m for m in methods if Needs.CANDIDATES in m.active_needs()]
-    if judging:
-        from grounddecode.engines.hf.saliency.candidates import Rejection
-
-        parts.append(Rejection(judging[0], methods))
+    for need, make in _PARTS.items():
+        method = next((m for m in methods if need in m.active_needs()), None)
+        if method is not None:
+            parts.append(make(method))
     return tuple(parts)
+
+
+def _second_stream(method: Method) -> Part:
+    from grounddecode.engines.hf.stream.second import SecondStream
+
+    return SecondStream(method)
+
+
+def _token_flags(method: Method) -> Part:
+    from grounddecode.engines.hf.watch.flags import TokenFlags
+
+    return TokenFlags(method)
+
+
+def _vision_attention(method: Method) -> Part:
+    from grounddecode.engines.hf.watch.vision import VisionAttention
+
+    return VisionAttention(method.name)
+
+
+def _rejection(method: Method) -> Part:
+    from grounddecode.engines.hf.saliency.candidates import Rejection
+
+    return Rejection(method)
+
+
+_PARTS = {
+    Needs.SECOND_STREAM: _second_stream,
+    Needs.TOKEN_FLAGS: _token_flags,
+    Needs.VISION_ATTENTION: _vision_attention,
+    Needs.CANDIDATES: _rejection,
+}
 
 
 def through(part: Part, step: Step, forward: Forward, kwargs: dict[str, Any]) -> Any:

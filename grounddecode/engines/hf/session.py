@@ -9,23 +9,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from torch import cat
-
+from grounddecode.engines.choose import adjusting
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.answers import adjusted
+from grounddecode.engines.hf.answers import adjusted_answers
 from grounddecode.engines.hf.attach import acting, layers, loops
 from grounddecode.engines.hf.attach.aside import set_aside
+from grounddecode.engines.hf.attach.binding import Binding
 from grounddecode.engines.hf.attach.compilation import disable_compile, uncompiled
-from grounddecode.engines.hf.attach.place import Place
 from grounddecode.engines.hf.attach.running import Run, lock_of
 from grounddecode.engines.hf.attention import kernels
-from grounddecode.engines.hf.attention.attend import BaseAttention, Call, LayerPlan, Output, attend, plan_layers
+from grounddecode.engines.hf.attention.attend import attend
+from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
 from grounddecode.engines.hf.bookkeeping import begin, check_layers
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys, require_layers
-from grounddecode.engines.hf.parts import Forward, Part, calibrated, parts_for, refuse_twice, through
+from grounddecode.engines.hf.part import Forward, Part
+from grounddecode.engines.hf.parts import calibrated, parts_for, refuse_twice, through
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.same_inputs import kept_offsets, offset_holders, own_offsets
-from grounddecode.method import Method, Needs
+from grounddecode.engines.plan import LayerPlan, plan_layers
+from grounddecode.method import Method
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from grounddecode.trace import Recorder
 
 
-class Session(Place):
+class Session:
     """Methods on a model. Use `with Session(model, methods):`, or `ground`. `parts`: further ones, innermost.
 
     Calls with methods on one model wait for each other; plain calls beside them, in other threads, are not touched.
@@ -55,16 +57,17 @@ class Session(Place):
         parts: Sequence[Part] = (),
         decoder: Decoder | None = None,
     ) -> None:
-        super().__init__()
         self.model: PreTrainedModel = generating(model)
         self.given = model
         self.trace = trace
         self.decoder: Decoder = decoder or find_decoder(self.model)
+        self.binding = Binding(self.model, self.decoder, trace)
         self.methods = calibrated(self.model, methods, calibration)
         require_image_keys(self.decoder, self.methods)
         require_layers(self.decoder, self.methods)
-        self._adjusting = [m for m in self.methods if Needs.LOGITS in m.active_needs()]
+        self._adjusting = adjusting(self.methods)
         self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
+        self._sees_plain = any(part.sees_plain for part in self.parts)
         attending = [layer for layer in self.decoder.layers if not layer.cross]
         self._expected = frozenset(layer.index for layer in attending)  # every forward pass must come through these
         refuse_twice(self.methods, self._expected, self.decoder.n_layers)
@@ -95,7 +98,7 @@ class Session(Place):
                 runner = self.decoder.runner
                 transformers_names.require_cache_argument(runner.forward, type(runner).__name__)
             for part in self.parts:
-                part.attach(self)
+                part.attach(self.binding)
             self._prepared = True
         return self
 
@@ -167,15 +170,9 @@ class Session(Place):
         """Everything in place for one `generate` call, or one forward by hand; others wait."""
         self._count(+1)
         try:
-            with self._lock, ExitStack() as stack:
-                stack.enter_context(layers.busy(self.model))
-                stack.enter_context(layers.busy(self.decoder.runner))
-                self._stack, self.handlers = stack, dict(self._attention)
-                stack.enter_context(kernels.installed(self.decoder.implementation))
-                stack.callback(setattr, self._here, "run", self._here.run)
-                self._here.run = run
+            with self._lock, self.binding.running(run, self._attention):
                 for part in self.parts:
-                    part.act(self)
+                    part.act()
                 yield
         finally:
             self._count(-1)
@@ -186,7 +183,7 @@ class Session(Place):
 
     def _handler(self, plan: LayerPlan) -> kernels.Handler:
         def handle(call: Call, base: BaseAttention) -> Output:
-            step = self._here.step
+            step = self.binding.step
             if step is None:
                 return call.base(base, call.mask)
             if call.options.get(transformers_names.PAGED) is not None:
@@ -218,7 +215,7 @@ class Session(Place):
     @contextmanager
     def _callback(self) -> Iterator[None]:
         """Around processors, criteria and streamers: what they do with the model is no step of the loop."""
-        with self.aside(), kept_offsets(offset_holders(self.model)):
+        with self.binding.aside(), kept_offsets(offset_holders(self.model)):
             yield
 
     def _keep_from_compiling(self, config: Any) -> None:
@@ -238,7 +235,7 @@ class Session(Place):
     # -- forward -------------------------------------------------------------------------------------------------
     def _run_of_forward(self) -> Run | None:
         """What a forward pass of this thread belongs to; none: it is plain."""
-        here = self._here
+        here = self.binding.here
         if here.step is not None or here.aside:
             return None
         if here.run is not None:
@@ -259,7 +256,7 @@ class Session(Place):
 
     def _outer_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The layer over the outer model's forward: keeps the ids that a language model inside does not see."""
-        here = self._here
+        here = self.binding.here
         here.ids = args[0] if args else kwargs.get("input_ids")
         try:
             return original(*args, **kwargs)
@@ -269,34 +266,30 @@ class Session(Place):
     def _pass(self, run: Run, kwargs: dict[str, Any], original: Forward) -> Any:
         run.steps += 1
         self._passes += 1
-        step = begin(self, run, kwargs, self._here.ids)
-        if step.sequence.is_plain:  # a prompt without an image is answered as rows without one in a batch are
+        step = begin(self.decoder, self.methods, run, kwargs, self.binding.here.ids, bool(self.parts))
+        if (
+            step.sequence.is_plain and not self._sees_plain
+        ):  # a prompt without an image is answered as rows without one in a batch are
             return original(kwargs)
-        self.step = step
+        self.binding.step = step
         try:
             forward = original
             for part in reversed(self.parts):
                 part.begin(step)
                 forward = functools.partial(through, part, step, forward)
             own = own_offsets(step.sequence, offset_holders(self.model)) if run.by_hand else nullcontext()
-            with kernels.handling(self.handlers), own:
+            with kernels.handling(self.binding.handlers), own:
                 output = forward(kwargs)
             check_layers(self.decoder, self._expected, step)
             self._adjust(step, output, kwargs)
         finally:
-            self.step = None
+            self.binding.step = None
         return output
 
     def _adjust(self, step: Step, output: Any, kwargs: dict[str, Any]) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
-        acting = self._adjusting
-        if not acting or step.total < step.sequence.prompt_length:
-            return
-        logits = output.logits
-        if logits.shape[1] > 1 and not step.completes_prompt:
-            raise ValueError(f"{acting[0].name} cannot verify drafted tokens, switch assisted decoding off")
-        last = adjusted(self, acting, step, output, kwargs)
-        output.logits = last[:, None] if logits.shape[1] == 1 else cat([logits[:, :-1], last[:, None]], dim=1)
+        if self._adjusting and step.total >= step.sequence.prompt_length:
+            output.logits = adjusted_answers(self.binding, self._adjusting, step, output.logits, kwargs)
 
 
 _counting = threading.Lock()

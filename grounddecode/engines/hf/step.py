@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.generation import FLAGS, Sequence
+from grounddecode.engines.plan import first_query
 from grounddecode.method import Method
 from grounddecode.view import Phase, StepView
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.attention.attend import Capture
+    from grounddecode.engines.hf.attention.call import Call, Output
+    from grounddecode.engines.plan import LayerPlan
+
+
+class Capture(Protocol):
+    """What stands between the model and its attention while something is recorded of it."""
+
+    def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
 
 
 @dataclass
@@ -62,11 +70,10 @@ class Step:
 
     def first_query(self, methods: Iterable[Method]) -> int:
         """Index of the first query of this forward that an edit of any of the methods concerns; `length` if none."""
-        first = self.sequence.prompt_length - 1
-        if self.past >= first:
+        sequence = self.sequence
+        if self.past >= sequence.prompt_length - 1:
             return 0
-        if any(method.rows == "after_image" for method in methods):
-            first = min(first, self.sequence.first_image_end + 1)
+        first = first_query(methods, sequence.prompt_length, sequence.first_image_end)
         return min(max(first - self.past, 0), self.length)
 
     def view(self, start: int, stop: int, keys: int, device: torch.device) -> StepView:

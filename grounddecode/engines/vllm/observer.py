@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from grounddecode.engines.vllm.cache import blocks_of
 
 if TYPE_CHECKING:
+    from grounddecode.engines.vllm.requests import Current
     from grounddecode.engines.vllm.step import Rows
-    from grounddecode.engines.vllm.worker import Worker
+    from grounddecode.engines.vllm.stream import Streams
     from grounddecode.method import Method
 
 OP = "grounddecode_observe"
+OTHERS = "use methods that look at no hidden states"
 _observers: dict[int, Observer] = {}  # by vLLM's table of layers, which a forward pass knows
 _BLOCK = re.compile(r"^(.*\.layers\.\d+)\.")
 
@@ -35,10 +37,11 @@ class Observer:
     """
 
     def __init__(
-        self, worker: Worker, methods: Sequence[Method], layers: dict[str, Any], model: nn.Module,
+        self, worker: Current, streams: Streams, methods: Sequence[Method], layers: dict[str, Any], model: nn.Module,
         kept: int | None = None, keep: Callable[[Tensor], None] | None = None,
     ) -> None:  # fmt: skip
-        self.worker, self.methods, self._layers = worker, tuple(methods), layers
+        self.worker, self.streams = worker, streams
+        self.methods, self._layers = tuple(methods), layers
         self._kept, self._keep = kept, keep
         self._flags: dict[tuple[int, str], Tensor] = {}
         self._last: tuple[Tensor, object, Tensor] | None = None
@@ -62,7 +65,7 @@ class Observer:
         for i, method in enumerate(self.methods):
             flags = method.flag_tokens(hidden[None], self.worker.layer_index(layer))[0]
             if slots is None:
-                self.worker.streams.note(flags, i, name)
+                self.streams.note(flags, i, name)
                 continue
             kept = self._room(i, name, layer)
             if kept is not None:
@@ -99,13 +102,11 @@ def _hook(model: nn.Module, name: str) -> None:
     """Have the decoder layer around an attention layer tell its input, before it is compiled."""
     found = _BLOCK.match(name)
     if found is None:
-        raise ValueError(
-            f"grounddecode: {name} lies in no decoder layer, var cannot watch this model, use heads or locore"
-        )
+        raise ValueError(f"grounddecode: {name} lies in no decoder layer, this model cannot be watched, {OTHERS}")
     block = model.get_submodule(found.group(1))
     names = list(inspect.signature(block.forward).parameters)
     if "hidden_states" not in names:
-        raise ValueError(f"grounddecode: {type(block).__name__} takes no hidden_states, use heads or locore")
+        raise ValueError(f"grounddecode: {type(block).__name__} takes no hidden_states, {OTHERS}")
     block.register_forward_pre_hook(functools.partial(_tell, name, names), with_kwargs=True)
 
 
@@ -123,7 +124,7 @@ def observe(hidden: Tensor, residual: Tensor | None, layer_name: str) -> None:
     if observer is None or context.attn_metadata is None:
         return
     slots = context.slot_mapping.get(layer_name) if isinstance(context.slot_mapping, dict) else None
-    if slots is None and not observer.worker.streams.running:
+    if slots is None and not observer.streams.running:
         return
     observer.note(hidden if residual is None else hidden + residual, layer_name, slots)
 

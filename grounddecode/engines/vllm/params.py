@@ -27,8 +27,8 @@ class Settings:
     """`--additional-config '{"grounddecode": {...}}'`: what a server offers beyond what costs nothing.
 
     Args:
-        serves: methods that need something installed before the first request (`"for"`): `var` flags tokens in every
-            layer, `sgrs` keeps a hidden state. Specifications; their hyper-parameters are the server's.
+        serves: methods that need something installed before the first request (`"for"`): one flags tokens in every
+            layer, another keeps a hidden state. Specifications; their hyper-parameters are the server's.
         default: methods of requests that say nothing.
         calibration: file of `grounddecode calibrate`; without it the checkpoint's own, or the built-in one.
         on_error: an error inside a method leaves its request unmitigated (`plain`) or ends its answer (`stop`).
@@ -74,8 +74,8 @@ def read_request(given: object, served: Sequence[Method] = ()) -> tuple[Method, 
 
     Args:
         served: what the server was started for; its hyper-parameters hold where the request gives none.
-        given: an object `{"method": "var", "p": 0.6}`, a list of them, either of these as JSON text, or a specification
-            such as `"locore+avc:alpha=1"`. `{"method": "none"}` is no method.
+        given: an object `{"method": name, option: value}`, a list of them, either of these as JSON text, or a
+            specification `"name:option=value+name"`. `{"method": "none"}` is no method.
 
     Returns:
         The methods that do something; None where nothing was said.
@@ -101,18 +101,23 @@ def _parsed(text: str) -> object:
     try:
         return json.loads(stripped)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{KEY} is no JSON ({error}), give e.g. {{"method": "var", "p": 0.6}}') from None
+        raise ValueError(f"{KEY} is no JSON ({error}), give e.g. {_example()}") from None
+
+
+def _example() -> str:
+    """What a request may say, for error sentences: a method of the registry."""
+    return json.dumps({"method": registry.names()[0]})
 
 
 def _method(entry: object, served: Sequence[Method]) -> Method | None:
     if isinstance(entry, str):
         entry = {"method": entry}
     if not isinstance(entry, Mapping):
-        raise ValueError(f'{KEY} holds {entry!r:.80}, give an object such as {{"method": "var", "p": 0.6}}')
+        raise ValueError(f"{KEY} holds {entry!r:.80}, give an object such as {_example()}")
     rest = dict(entry)
     name = rest.pop("method", rest.pop("name", None))
     if not isinstance(name, str):
-        raise ValueError(f'{KEY} names no method, give e.g. {{"method": "var"}} or {{"method": "none"}}')
+        raise ValueError(f'{KEY} names no method, give e.g. {_example()} or {{"method": "none"}}')
     if name in NONE:
         if rest:
             raise ValueError(f"{KEY}: method {name!r} takes no hyper-parameters, leave {', '.join(map(str, rest))} out")
@@ -156,8 +161,8 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
         needs = method.active_needs()
         if Needs.VISION_ATTENTION in needs:
             return (
-                f"{method.name}: vLLM's vision tower gives no attention weights, use heads here, or {method.name} with "
-                "engine hf"
+                f"{method.name}: vLLM's vision tower gives no attention weights, use another method here, or "
+                f"{method.name} with engine hf"
             )
         if Needs.ATTENTION_EDIT in needs and not any(method.acts_on(layer, n_layers) for layer in range(n_layers)):
             return f"{method.name} acts on no layer of this model, which has layers 0 to {n_layers - 1}"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from grounddecode.engines.choose import adjusted
+from grounddecode.engines.choose import adjusted, chosen
 from grounddecode.engines.vllm.params import KEY, read_request
 from grounddecode.engines.vllm.requests import Asked
 from grounddecode.engines.vllm.worker import Worker, worker_of
+
+if TYPE_CHECKING:
+    from grounddecode.method import Method
 
 
 class Processing:
@@ -128,8 +132,8 @@ class Processing:
         if group.broken or layout is None:
             return self._ended(logits) if worker.settings.on_error == "stop" else logits
         lengths = layout.lengths[rows]
-        if group.judge is not None and worker.saliency is not None:
-            return worker.saliency.choose(members, logits, lengths, layout.starts[rows + 1] - 1)
+        if group.judge is not None:
+            return _judged(worker, group.judge, members, logits, lengths, layout.starts[rows + 1] - 1)
         view = worker.last_view(members, lengths)
         if group.stream is not None:
             others = torch.stack([second[one.key] for one in members])
@@ -142,3 +146,35 @@ class Processing:
         kept = torch.full_like(logits, -torch.inf)
         kept[:, ends if isinstance(ends, list) else [ends]] = 0.0
         return kept
+
+
+def _judged(
+    worker: Worker, method: Method, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray
+) -> Tensor:
+    """Logits (R, vocabulary) with the chosen token raised. `at`: index of each newest token in the step."""
+    reads, group = method.reads(worker.n_layers), members[0].group
+    view, saliency = worker.last_view(members, lengths), None
+    with torch.inference_mode(False):
+        logits = logits.clone()
+        if reads.saliency:
+            if worker.saliency is None:
+                raise RuntimeError(f"{method.name}: the server was not started for gradients")
+            saliency = functools.partial(worker.saliency.of, members, logits, lengths, at, reads.saliency)
+        view = view.with_(state=_state(worker, method, members))
+        raised, judgement = chosen(logits, method, reads, view, saliency)
+        group.state = judgement.state
+        return raised
+
+
+def _state(worker: Worker, method: Method, members: Sequence[Asked]) -> Any:
+    """What the method remembers, by slot; of new requests what `start` gives."""
+    group, requests = members[0].group, worker.requests
+    if group.state is None:
+        group.state = method.start(len(requests.by_slot), requests.image.device)
+    state = group.state
+    fresh = [one.slot for one in members if not one.memory.get("judged")]
+    for one in members:
+        one.memory["judged"] = True
+    if state is None or not fresh:
+        return state
+    return state.index_copy(0, torch.tensor(fresh, device=state.device), method.start(len(fresh), state.device))

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from grounddecode.engines.choose import adjusting
 from grounddecode.engines.plan import LayerPlan, first_query, plan_layers
 from grounddecode.method import Method, Needs
+from grounddecode.view import Phase, StepView
 
 log = logging.getLogger("vllm.grounddecode")
 NOWHERE = np.iinfo(np.int64).max // 2  # first concerned position of a request that no edit concerns
@@ -20,13 +22,18 @@ NOWHERE = np.iinfo(np.int64).max // 2  # first concerned position of a request t
 
 @dataclass(eq=False)
 class Group:
-    """Requests of the same methods. `layers`: the plan of every layer; `order`: groups of a step are sorted by it."""
+    """Requests of the same methods.
+
+    `layers`: the plan of every layer; `order`: groups of a step are sorted by it; `state`: what a method that judges
+    remembers, by slot. It goes with the last of them.
+    """
 
     order: int
     methods: tuple[Method, ...]
     layers: dict[int, LayerPlan]
     members: int = 0
     broken: bool = False  # an error inside a method switched it off
+    state: Any = None
 
     def __post_init__(self) -> None:
         needs = [m.active_needs() for m in self.methods]
@@ -149,3 +156,83 @@ class Requests:
                     self.first[asked.slot] = NOWHERE
                     self.streaming[asked.slot] = self.judging[asked.slot] = False
                     self.deciding[asked.slot] = True  # what becomes of its answer is up to the server's `on_error`
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The requests of a step in its order. `slots`: (n,), `Requests.nobody` without methods; `starts`: (n + 1,) where
+    the tokens of each begin; `lengths`: (n,) tokens it has after this step."""
+
+    slots: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def past(self) -> np.ndarray:
+        """(n,) tokens that were read before this step."""
+        found: np.ndarray = self.lengths - (self.starts[1:] - self.starts[:-1])
+        return found
+
+    def of_streams(self, requests: Requests) -> list[tuple[Asked, int, int, int]]:
+        """Every request with a second stream; where its tokens begin, how many it had before and has now."""
+        found = []
+        for i in requests.streaming[self.slots].nonzero()[0]:
+            asked = requests.by_slot[int(self.slots[i])]
+            if asked is not None:
+                found.append((asked, int(self.starts[i]), int(self.past[i]), int(self.lengths[i])))
+        return found
+
+
+class Current:
+    """Where a worker stands: its requests, and the step that runs. All that its parts see of it.
+
+    Args:
+        n_layers: decoder layers.
+    """
+
+    def __init__(self, vllm_config: Any, n_layers: int) -> None:
+        self.vllm_config = vllm_config
+        self.n_layers = n_layers
+        self.ranks = int(vllm_config.parallel_config.tensor_parallel_size)
+        self.layout: Layout | None = None  # of the step that runs
+        self.positions: Tensor | None = None  # of the tokens of this step, as the model is given them
+        self._blocks: tuple[Tensor, int] | None = None
+        self._requests: Requests | None = None
+
+    @property
+    def requests(self) -> Requests:
+        if self._requests is None:
+            raise RuntimeError("grounddecode: the processor was not built before the first step")
+        return self._requests
+
+    def block_rows(self, members: Sequence[Asked]) -> tuple[np.ndarray, Tensor, int]:
+        """Where the cache blocks of some requests are told: rows of the table, the table, tokens a block."""
+        if self._blocks is None or self.layout is None:
+            raise RuntimeError("no step is running")
+        row = {int(slot): i for i, slot in enumerate(self.layout.slots)}
+        return np.array([row[one.slot] for one in members]), *self._blocks
+
+    def last_view(self, members: Sequence[Asked], lengths: np.ndarray) -> StepView:
+        """The view of the newest row of some requests: what logits are adjusted with. `lengths`: their tokens."""
+        requests, device = self.requests, self.requests.image.device
+        slots = torch.tensor([one.slot for one in members], device=device)
+        keys = int(lengths.max())
+        return StepView(
+            phase=Phase.MIXED,
+            step=0,
+            n_layers=self.n_layers,
+            slots=slots,
+            queries=torch.from_numpy(np.asarray(lengths) - 1).to(device),
+            keys=torch.arange(keys, device=device),
+            image=requests.image[slots, :keys],
+            image_end=requests.image_end[slots],
+            prompt_length=requests.prompt_length[slots],
+        )
+
+    def layer_index(self, layer: Any) -> int:
+        """Number of the decoder layer that an attention layer belongs to."""
+        known = layer.__dict__.get("_grounddecode_layer")
+        if known is None:
+            parts = str(layer.layer_name).split(".")
+            known = layer.__dict__["_grounddecode_layer"] = next(int(p) for p in parts if p.isdigit())
+        return int(known)

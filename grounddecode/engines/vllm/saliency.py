@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.choose import raised
+from grounddecode.coherence import NOT_THERE
 from grounddecode.engines.log_odds import log_odds_gradients
 from grounddecode.engines.vllm.step import Rows, rows_at
-from grounddecode.view import Candidates
 
 if TYPE_CHECKING:
-    from grounddecode.engines.vllm.requests import Asked
-    from grounddecode.engines.vllm.worker import Worker
+    from grounddecode.engines.vllm.cache import Reader
+    from grounddecode.engines.vllm.requests import Asked, Current
 
 _BLOCK = re.compile(r"^((.*)\.layers)\.(\d+)\.")
+OTHERS = "use a method without gradients"
 _TOLERANCE = 0.02  # share of the logits' size by which the layers in torch may differ from vLLM's
 
 
@@ -37,29 +37,36 @@ class _Target:
 
 
 class Saliency:
-    """`lowest`: the layer that gradients start at. Raises ValueError for models that cannot be run again in torch."""
+    """Raises ValueError for models that cannot be run again in torch.
 
-    def __init__(self, worker: Worker, layers: dict[str, Any], model: nn.Module, lowest: int) -> None:
-        self.worker, self.lowest = worker, lowest
+    Args:
+        layers: its attention layers, by vLLM's name of them.  lowest: the one that gradients start at.
+        name: of the method that asks.
+    """
+
+    def __init__(
+        self, worker: Current, reader: Reader, layers: dict[str, Any], model: nn.Module, lowest: int, name: str
+    ) -> None:
+        self.worker, self.lowest, self.name = worker, lowest, name
+        self._reader = reader
         if worker.ranks > 1:
             raise ValueError(
-                "grounddecode: sgrs needs gradients, which do not cross ranks, use --tensor-parallel-size 1"
+                f"grounddecode: {name} needs gradients, which do not cross ranks, use --tensor-parallel-size 1"
             )
         if worker.vllm_config.model_config.quantization is not None:
             raise ValueError(
-                "grounddecode: sgrs needs gradients, which quantised layers do not give, load it unquantised"
+                f"grounddecode: {name} needs gradients, which quantised layers do not give, load it unquantised"
             )
         self._layers = {worker.layer_index(layer): (name, layer) for name, layer in layers.items()}
         path = _BLOCK.match(next(iter(layers)))
         if path is None:
-            raise ValueError("grounddecode: sgrs cannot find the decoder layers of this model, use locore or heads")
+            raise ValueError(f"grounddecode: {name} cannot find the decoder layers of this model, {OTHERS}")
         self._stack = model.get_submodule(path.group(2))
         self._blocks = [model.get_submodule(f"{path.group(1)}.{i}") for i in range(lowest, worker.n_layers)]
-        self._head, self._scaling = _unembedding(model)
+        self._head, self._scaling = _unembedding(model, name)
         self._hidden: Tensor | None = None  # (tokens, width), what the lowest layer was given
         self._known: dict[nn.Module, Tensor] = {}
         self._proven = False
-        self._states: dict[int, tuple[Any, Tensor]] = {}
 
     def keep(self, hidden: Tensor) -> None:
         """The input (tokens, width) of the lowest layer in this step."""
@@ -67,49 +74,22 @@ class Saliency:
         if layout is not None and requests.judging[layout.slots].any():
             self._hidden = hidden.clone()
 
-    # -- the choice --------------------------------------------------------------------------------------------------
-    def choose(self, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, tokens_at: np.ndarray) -> Tensor:
-        """Logits (R, vocabulary) with the chosen token raised. `tokens_at`: index of each newest token in the step."""
-        method: Any = members[0].group.judge
-        view = self.worker.last_view(members, lengths)
-        with torch.inference_mode(False):
-            logits = logits.clone()
-            probable = logits.float().log_softmax(dim=-1).topk(min(method.top_k, logits.shape[1]), dim=-1)
-            uniform = torch.rand(probable.values.shape, device=logits.device) if method.draw == "sample" else None
-            candidates = Candidates(
-                tokens=probable.indices, log_probs=probable.values, order=method.order(probable.values, uniform)
-            )
-            found = self._saliency(members, logits, lengths, tokens_at, candidates.tokens, method)
-            keys, there = view.keys, view.keys <= view.queries[:, None]
-            scores = torch.stack([method.score(x[..., : len(keys)], there, keys, view) for x in found]).mean(dim=0)
-            if method.first_step == "skip":
-                scores = scores.masked_fill((view.queries < view.prompt_length)[:, None], torch.nan)
-            judged = method.judge(candidates, view.with_(saliency=scores, state=self._state(members, method)))
-            self._states[members[0].group.order] = (method, judged.state)
-            return raised(logits, candidates.tokens, judged.chosen, view.image_end >= 0)
-
-    def _state(self, members: Sequence[Asked], method: Any) -> Tensor:
-        """What the method remembers, by slot."""
-        group, requests = members[0].group, self.worker.requests
-        alive = {one.group.order for one in requests.by_key.values()}
-        self._states = {order: state for order, state in self._states.items() if order in alive}
-        if group.order not in self._states:
-            self._states[group.order] = (method, method.start(len(requests.by_slot), requests.image.device))
-        state: Tensor = self._states[group.order][1]
-        fresh = [one.slot for one in members if not one.memory.get("judged")]
-        for one in members:
-            one.memory["judged"] = True
-        if fresh:
-            state = state.index_copy(
-                0, torch.tensor(fresh, device=state.device), method.start(len(fresh), state.device)
-            )
-        return state
-
     # -- the rows in torch -------------------------------------------------------------------------------------------
-    def _saliency(
-        self, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray, tokens: Tensor, method: Any
-    ) -> list[Tensor]:
-        """(R, K, T) of each target layer, ascending: |A * dL/dA| of each candidate, averaged over heads."""
+    def of(
+        self,
+        members: Sequence[Asked],
+        logits: Tensor,
+        lengths: np.ndarray,
+        at: np.ndarray,
+        wanted: Sequence[int],
+        tokens: Tensor,
+    ) -> Tensor:
+        """(layers, R, K, T), see `Method.judge`.
+
+        Args:
+            members: requests; of each, `lengths` tokens were read, the newest being token `at` of the step.
+            logits: (R, vocabulary).  wanted: target layers, ascending.  tokens: (R, K) candidates.
+        """
         if self._hidden is None or self.worker.positions is None:
             raise RuntimeError("the lowest target layer told no hidden states")
         index = torch.from_numpy(at).to(logits.device)
@@ -117,7 +97,6 @@ class Saliency:
         slots = np.array([one.slot for one in members])
         rows = rows_at(self.worker.requests, slots, lengths - 1, *self.worker.block_rows(members))
         targets: dict[int, _Target] = {}
-        wanted = method.target_layers(self.worker.n_layers)
         with torch.enable_grad(), self._in_torch(rows, targets, wanted[0], wanted):
             residual = None
             for block in self._blocks:
@@ -131,7 +110,10 @@ class Saliency:
             return torch.autograd.grad(last, outputs, grad_outputs=given, retain_graph=True)
 
         deltas = torch.vmap(backward)(start.transpose(0, 1))
-        return [self._row(targets[layer], delta) for layer, delta in zip(wanted, deltas, strict=True)]
+        found = torch.stack([self._row(targets[layer], delta) for layer, delta in zip(wanted, deltas, strict=True)])
+        keys = torch.arange(int(lengths.max()), device=found.device)
+        behind = keys > torch.from_numpy(lengths).to(found.device)[:, None] - 1
+        return found[..., : len(keys)].masked_fill(behind[:, None], NOT_THERE)
 
     @staticmethod
     def _row(target: _Target, delta: Tensor) -> Tensor:
@@ -169,7 +151,7 @@ class Saliency:
     ) -> Callable[..., Tensor]:
         def forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
             impl, worker = attention.impl, self.worker
-            keys, values = (x.clone() for x in worker.reader.read(attention.kv_cache, rows))
+            keys, values = (x.clone() for x in self._reader.read(attention.kv_cache, rows))
             values = values.masked_fill(rows.hidden[:, 0].mT.repeat_interleave(impl.num_kv_heads, dim=0), 0.0)
             own = rows.queries[:, :, None].expand(-1, impl.num_heads, 1)
             scores = impl.scores_of(query.view(len(query), impl.num_heads, -1), keys, rows, key)
@@ -202,7 +184,7 @@ class Saliency:
         given = torch.where(seen, logits.float(), 0.0)
         off = torch.where(seen, mine[:, : logits.shape[1]] * self._scaling.scale - given, 0.0)
         if float(off.norm()) > _TOLERANCE * float(given.norm()):
-            raise ValueError("sgrs: the upper layers of this model in torch differ from vLLM's, use engine hf")
+            raise ValueError(f"{self.name}: the upper layers of this model in torch differ from vLLM's, use engine hf")
         self._proven = True
 
     def _head_weight(self) -> Tensor:
@@ -260,10 +242,10 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             del vars(owner)[name]
 
 
-def _unembedding(model: nn.Module) -> tuple[Any, Any]:
+def _unembedding(model: nn.Module, name: str) -> tuple[Any, Any]:
     """The output embedding, and the module that scales its output."""
     for module in model.modules():
         head, scaling = getattr(module, "lm_head", None), getattr(module, "logits_processor", None)
         if head is not None and scaling is not None and not hasattr(module, "language_model"):
             return head, scaling
-    raise ValueError("grounddecode: sgrs cannot find the output embedding of this model, use locore or heads")
+    raise ValueError(f"grounddecode: {name} cannot find the output embedding of this model, {OTHERS}")

@@ -12,35 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grounddecode.engines.vllm.requests import Asked, Group, Requests
+from grounddecode.engines.vllm.requests import Group, Layout, Requests
 from grounddecode.view import Phase, StepView
 
 _ROWS = 256  # query rows of one request that are computed at a time
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The requests of a step in its order. `slots`: (n,), `Requests.nobody` without methods; `starts`: (n + 1,) where
-    the tokens of each begin; `lengths`: (n,) tokens it has after this step."""
-
-    slots: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-
-    @property
-    def past(self) -> np.ndarray:
-        """(n,) tokens that were read before this step."""
-        found: np.ndarray = self.lengths - (self.starts[1:] - self.starts[:-1])
-        return found
-
-    def of_streams(self, requests: Requests) -> list[tuple[Asked, int, int, int]]:
-        """Every request with a second stream; where its tokens begin, how many it had before and has now."""
-        found = []
-        for i in requests.streaming[self.slots].nonzero()[0]:
-            asked = requests.by_slot[int(self.slots[i])]
-            if asked is not None:
-                found.append((asked, int(self.starts[i]), int(self.past[i]), int(self.lengths[i])))
-        return found
 
 
 @dataclass

@@ -18,8 +18,7 @@ from grounddecode.engines.overwrite import overwritten
 from grounddecode.engines.vllm.step import Rows, parts_of
 
 if TYPE_CHECKING:
-    from grounddecode.engines.vllm.requests import Asked
-    from grounddecode.engines.vllm.worker import Worker
+    from grounddecode.engines.vllm.requests import Asked, Current
 
 _GROWTH = 256  # tokens by which the dense cache grows
 _ROWS = 256  # queries of a prompt that are computed at a time
@@ -55,7 +54,7 @@ class Pass:
 class Streams:
     """All second streams of a worker; the dense cache grows with them and is let go when there are none."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Current) -> None:
         self.worker = worker
         self.by_key: dict[str, Stream] = {}
         self.running: Pass | None = None

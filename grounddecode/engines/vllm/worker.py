@@ -16,13 +16,13 @@ from grounddecode.engines.rows import edited_rows, image_row
 from grounddecode.engines.vllm.cache import READERS, Reader
 from grounddecode.engines.vllm.observer import Observer
 from grounddecode.engines.vllm.params import KEY, is_asked_for, refused, restored, settings_of
-from grounddecode.engines.vllm.requests import Asked, Requests
+from grounddecode.engines.vllm.requests import Asked, Current, Layout, Requests
 from grounddecode.engines.vllm.saliency import Saliency
-from grounddecode.engines.vllm.step import Layout, Part, Rows, groups_of, last_prompt_rows, plan_rows
+from grounddecode.engines.vllm.step import Part, Rows, groups_of, last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.stream import Streams
 from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
-from grounddecode.view import Phase, StepView
+from grounddecode.view import StepView
 
 log = logging.getLogger("vllm.grounddecode")  # below vLLM's own, whose handler shows it
 _workers: dict[int, Worker] = {}
@@ -45,39 +45,28 @@ def worker_of(vllm_config: Any) -> Worker | None:
     return known
 
 
-class Worker:
+class Worker(Current):
     """Raises ValueError for a server on which no method can work."""
 
     def __init__(self, vllm_config: Any) -> None:
         reason = refused(vllm_config)
         if reason is not None:
             raise ValueError(reason)
-        self.vllm_config = vllm_config
-        self.settings = settings_of(vllm_config)
         model = vllm_config.model_config
+        super().__init__(vllm_config, int(model.hf_text_config.num_hidden_layers))
+        self.settings = settings_of(vllm_config)
         self.knowledge = self.settings.knowledge(model.hf_config)
         self.serves = tuple(m.calibrated(self.knowledge) for m in self.settings.serves)
-        self.n_layers = int(model.hf_text_config.num_hidden_layers)
         self.max_requests = int(vllm_config.scheduler_config.max_num_seqs)
         self.max_length = int(model.max_model_len)
         self.runner: Any = None  # set by the first step
         self.reader: Reader = READERS["CPU_ATTN"]
-        self.ranks, self.rank = int(vllm_config.parallel_config.tensor_parallel_size), 0
+        self.rank = 0
         self.streams = Streams(self)
         self.observer: Observer | None = None
         self.saliency: Saliency | None = None
-        self.positions: Tensor | None = None  # of the tokens of this step, as the model is given them
-        self._blocks: tuple[Tensor, int] | None = None
-        self.layout: Layout | None = None  # of the step that runs
-        self._requests: Requests | None = None
         self._methods: dict[str, tuple[Method, ...]] = {}
         self.row_slots = np.empty(0, dtype=np.int64)  # V1: by row of the batch; V2: by vLLM's own slot
-
-    @property
-    def requests(self) -> Requests:
-        if self._requests is None:
-            raise RuntimeError("grounddecode: the processor was not built before the first step")
-        return self._requests
 
     def open(self, device: Any, rows: int) -> None:
         """Called by the processor: make room for requests. `rows`: how many the runner can have at a time."""
@@ -105,13 +94,13 @@ class Worker:
                 raise ValueError(f"grounddecode: {name} has {odd}, which no method knows, use another model")
             self.reader, self.kind = READERS[kind], kind
         flagging = [m for m in self.serves if Needs.TOKEN_FLAGS in m.active_needs()]
-        judging: list[Any] = [m for m in self.serves if Needs.CANDIDATES in m.active_needs()]
-        if judging:
-            lowest = min(m.target_layers(self.n_layers)[0] for m in judging)
-            self.saliency = Saliency(self, layers, model, lowest)
-            self.observer = Observer(self, flagging, layers, model, lowest, self.saliency.keep)
+        targets = [(wanted[0], m.name) for m in self.serves if (wanted := m.reads(self.n_layers).saliency)]
+        if targets:
+            lowest, name = min(targets)
+            self.saliency = Saliency(self, self.reader, layers, model, lowest, name)
+            self.observer = Observer(self, self.streams, flagging, layers, model, lowest, self.saliency.keep)
         elif flagging:
-            self.observer = Observer(self, flagging, layers, model)
+            self.observer = Observer(self, self.streams, flagging, layers, model)
         self.streams.attach(model)
 
     def announce(self, runner: str) -> None:
@@ -260,39 +249,6 @@ class Worker:
 
     def break_off(self, plan: Sequence[Rows], error: Exception) -> None:
         self.requests.break_off(groups_of(plan), error)
-
-    # -- views of the newest rows ------------------------------------------------------------------------------------
-    def block_rows(self, members: Sequence[Asked]) -> tuple[np.ndarray, Tensor, int]:
-        """Where the cache blocks of some requests are told: rows of the table, the table, tokens a block."""
-        if self._blocks is None or self.layout is None:
-            raise RuntimeError("no step is running")
-        row = {int(slot): i for i, slot in enumerate(self.layout.slots)}
-        return np.array([row[one.slot] for one in members]), *self._blocks
-
-    def last_view(self, members: Sequence[Asked], lengths: np.ndarray) -> StepView:
-        """The view of the newest row of some requests: what logits are adjusted with. `lengths`: their tokens."""
-        requests, device = self.requests, self.requests.image.device
-        slots = torch.tensor([one.slot for one in members], device=device)
-        keys = int(lengths.max())
-        return StepView(
-            phase=Phase.MIXED,
-            step=0,
-            n_layers=self.n_layers,
-            slots=slots,
-            queries=torch.from_numpy(np.asarray(lengths) - 1).to(device),
-            keys=torch.arange(keys, device=device),
-            image=requests.image[slots, :keys],
-            image_end=requests.image_end[slots],
-            prompt_length=requests.prompt_length[slots],
-        )
-
-    def layer_index(self, layer: Any) -> int:
-        """Number of the decoder layer that an attention layer belongs to."""
-        known = layer.__dict__.get("_grounddecode_layer")
-        if known is None:
-            parts = str(layer.layer_name).split(".")
-            known = layer.__dict__["_grounddecode_layer"] = next(int(p) for p in parts if p.isdigit())
-        return int(known)
 
 
 def edits(methods: Sequence[Method]) -> bool:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from grounddecode.engines.vllm.cache import Columns, Paged
-from grounddecode.engines.vllm.requests import Requests
-from grounddecode.engines.vllm.step import Layout, plan_rows
+from grounddecode.engines.vllm.requests import Layout, Requests
+from grounddecode.engines.vllm.step import plan_rows
 from grounddecode.methods.locore import LocoRE
 
 HEADS, WIDTH, BLOCK = 2, 32, 32

@@ -99,11 +99,10 @@ def test_nothing_is_left_of_500_requests_of_which_a_third_is_aborted(llm: Any, l
     by_vllm(llm, local.processor, questions([""], 1), tokens=3)  # workers hear of ends with the next step
     assert 0 < most <= 16
     assert served.requests.by_key == {}
-    assert served.requests._groups == {}
+    assert served.requests._groups == {}  # and with them what judges remember
     assert len(served.requests._free) == len(served.requests.by_slot)
     assert served.streams.by_key == {}
     assert served.streams._keys == {}
-    assert served.saliency._states == {} or len(served.saliency._states) <= 1
 
 
 def test_preempted_requests_go_on_as_they_were(local: Any, asked: list[Question], expected: list[Answer]) -> None:

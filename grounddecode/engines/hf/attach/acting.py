@@ -19,22 +19,41 @@ from torch import nn
 from grounddecode.engines.hf.attention import kernels
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.attention.attend import Call
-    from grounddecode.engines.hf.session import Session
+    from grounddecode.engines.hf.attach.binding import Binding
+    from grounddecode.engines.hf.attention.call import Call
+    from grounddecode.engines.hf.decoder import Decoder
+    from grounddecode.engines.hf.watch.vision import TowerWatch
 
 _alive: WeakSet[Any] = WeakSet()
-_open: WeakKeyDictionary[nn.Module, Session] = WeakKeyDictionary()
+_open: WeakKeyDictionary[nn.Module, Standing] = WeakKeyDictionary()
 _lock = threading.RLock()
+
+
+class Standing(Protocol):
+    """What acts on the calls of a model."""
+
+    model: Any
+    decoder: Decoder
+    binding: Binding
+
+    @property
+    def watch(self) -> TowerWatch | None:
+        """Of the vision tower, if it has to be watched before the loop."""
+        ...
+
+    def generate(self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call]) -> Any:
+        """A decoding loop under the methods."""
+        ...
 
 
 class Processor(Protocol):
     """What is asked of a processor that names methods."""
 
-    session: Session
+    session: Standing
     closed: bool
 
     @classmethod
-    def together(cls, processors: Sequence[Any]) -> Session:
+    def together(cls, processors: Sequence[Any]) -> Standing:
         """The session of several in one list."""
         ...
 
@@ -53,8 +72,8 @@ class _Here(threading.local):
     """What is so in this thread."""
 
     def __init__(self) -> None:
-        self.offered: list[Session] = []
-        self.running: list[Session] = []  # whose decoding loops are on the stack
+        self.offered: list[Standing] = []
+        self.running: list[Standing] = []  # whose decoding loops are on the stack
         self.listed: list[Any] = []  # processors at work
         self.towers: WeakKeyDictionary[nn.Module, dict[str, Call]] = WeakKeyDictionary()
 
@@ -63,7 +82,7 @@ _here = _Here()
 
 
 # -- blocks and offers -------------------------------------------------------------------------------------------------
-def open_block(session: Session) -> None:
+def open_block(session: Standing) -> None:
     """From now on `session` acts on every call of its model. Raises RuntimeError where another one does."""
     runner = session.decoder.runner
     with _lock:
@@ -71,14 +90,14 @@ def open_block(session: Session) -> None:
         _open[runner] = session
 
 
-def close_block(session: Session) -> None:
+def close_block(session: Standing) -> None:
     with _lock:
         if _open.get(session.decoder.runner) is session:
             del _open[session.decoder.runner]
 
 
 @contextmanager
-def offered(session: Session) -> Iterator[None]:
+def offered(session: Standing) -> Iterator[None]:
     """`session` acts on the calls of its model that this thread makes until the context ends."""
     _refuse_second(session, _open.get(session.decoder.runner))
     if session in _here.running:
@@ -93,19 +112,19 @@ def offered(session: Session) -> Iterator[None]:
         _here.offered.remove(session)
 
 
-def stands(session: Session) -> bool:
+def stands(session: Standing) -> bool:
     """Whether `session` acts on what this thread does with its model outside of any decoding loop."""
     return _standing(session.decoder.runner) is session
 
 
-def _standing(runner: nn.Module) -> Session | None:
+def _standing(runner: nn.Module) -> Standing | None:
     for session in reversed(_here.offered):
         if session.decoder.runner is runner:
             return session
     return _open.get(runner)
 
 
-def _refuse_second(session: Session, other: Session | None) -> None:
+def _refuse_second(session: Standing, other: Standing | None) -> None:
     if other is not None:
         raise RuntimeError(
             f"{type(session.model).__name__} is grounded already, pass all methods at once: ground(model, [A(), B()])"
@@ -125,7 +144,8 @@ def catch_loop(model: nn.Module, loop: Callable[..., Any], args: tuple[Any, ...]
     listed = [p for p in kwargs.get("logits_processor") or () if isinstance(p, Listed)]
     mine = _mine(model, listed, outer)
     if outer is not None and not mine and not _offered_inside(model, outer):
-        with outer.aside():  # the model generates inside its own `generate`: that is a run of its own, and plain
+        # The model generates inside its own `generate`: that is a run of its own, and plain.
+        with outer.binding.aside():
             return loop(model, *args, **kwargs)
     standing = _standing(model)
     if mine:
@@ -144,20 +164,20 @@ def catch_loop(model: nn.Module, loop: Callable[..., Any], args: tuple[Any, ...]
         del _here.listed[len(_here.listed) - len(mine) :]
 
 
-def _offered_inside(model: nn.Module, outer: Session) -> bool:
+def _offered_inside(model: nn.Module, outer: Standing) -> bool:
     """Whether a callback of the outer loop asked for methods of its own."""
     standing = _standing(model)
     return standing is not None and standing is not outer and standing is not _open.get(model)
 
 
-def _mine(model: nn.Module, listed: Sequence[Any], outer: Session | None) -> list[Any]:
+def _mine(model: nn.Module, listed: Sequence[Any], outer: Standing | None) -> list[Any]:
     """The listed processors that this loop shall act by; those of the loop around an assistant's are at work."""
     for processor in listed:
         name = type(processor).__name__
         if processor.closed:
             raise RuntimeError(f"{name} was closed, build a new one")
         if at_work(processor):
-            if outer is not None and outer.is_aside and processor.session.decoder.runner is model:
+            if outer is not None and outer.binding.is_aside and processor.session.decoder.runner is model:
                 raise RuntimeError(f"{name} is at work in the generate call around this one, build another one for it")
         elif processor.session.decoder.runner is not model:
             raise RuntimeError(

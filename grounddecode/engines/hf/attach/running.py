@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.attention.attend import Call
+    from grounddecode.engines.hf.attention.call import Call
     from grounddecode.engines.hf.generation import Sequence
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()

@@ -7,84 +7,21 @@ concerned are recomputed. No query-by-key matrix of the whole sequence is ever a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.hf.attention.gains import log_gains
-from grounddecode.engines.hf.transformers_names import SCALING, SOFT_CAP, WANTS_WEIGHTS, WINDOW
-from grounddecode.method import Method, Needs, apply_edits
+from grounddecode.engines.hf.attention.gains import coming_gains
+from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS, WINDOW
+from grounddecode.engines.rows import concerned, edited_rows, image_row
 
 if TYPE_CHECKING:
+    from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
     from grounddecode.engines.hf.step import Step
-
-Output = tuple[Tensor, Tensor | None]
-BaseAttention = Callable[..., Output]
+    from grounddecode.engines.plan import LayerPlan
 
 _BLOCK_BYTES = 8 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What happens in one attention layer, fixed when the session attaches. Layers of equal edits share the tuple."""
-
-    layer: int
-    edits: tuple[Method, ...]
-    gains_only: bool
-
-
-def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> dict[int, LayerPlan]:
-    """The plan of every layer: the methods whose edit acts on it."""
-    editing = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs()]
-    plans: dict[int, LayerPlan] = {}
-    shared: dict[tuple[Method, ...], tuple[Method, ...]] = {}
-    for layer in layers:
-        acting = tuple(m for m in editing if m.acts_on(layer, n_layers))
-        edits = shared.setdefault(acting, acting)
-        plans[layer] = LayerPlan(layer, edits, bool(edits) and all(m.is_key_gain for m in edits))
-    return plans
-
-
-@dataclass(slots=True)  # not frozen: one is made in every layer of every step, in a third of the time
-class Call:
-    """The tensors of one attention call. query (B, H, q, D); key (B, Hkv, T, D); value (B, Hkv, T, Dv)."""
-
-    module: nn.Module
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    options: dict[str, Any]
-
-    @property
-    def scaling(self) -> float:
-        given = self.options.get(SCALING)
-        return float(given) if given is not None else 1.0 / math.sqrt(self.query.shape[-1])
-
-    def base(self, function: BaseAttention, mask: Tensor | None) -> Output:
-        return function(self.module, self.query, self.key, self.value, mask, **self.options)
-
-    def queries(self, start: int, stop: int) -> Tensor:
-        """(B, H, stop - start, D): some queries of this forward."""
-        return self.query if stop - start == self.query.shape[2] else self.query[:, :, start:stop]
-
-    def times_keys(self, rows: Tensor) -> Tensor:
-        """(B * Hkv, n, D) to (B * Hkv, n, T), float32."""
-        return torch.bmm(rows, self.key.flatten(0, 1).float().mT)
-
-    def times_values(self, rows: Tensor) -> Tensor:
-        """(B * Hkv, n, T) to (B * Hkv, n, Dv), float32."""
-        return torch.bmm(rows, self.value.flatten(0, 1).float())
-
-
-class Capture(Protocol):
-    """What stands between the model and `attend` while the last row is recorded for gradients."""
-
-    def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
 
 
 def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
@@ -116,14 +53,14 @@ def _overwrite(call: Call, plan: LayerPlan, step: Step, first: int, output: Tens
     """Base output with the concerned rows recomputed; other rows keep their bits."""
     last = step.sequence.prompt_length - 1 - step.past
     if not plan.edits:  # only to be recorded
-        _record(edited_weights(call, plan, step, last, last + 1), plan, step, last, last + 1, call.key.device)
+        _record(weights_of(call, plan, step, last, last + 1), plan, step, last, last + 1, call.key.device)
         return output, weights
     start = min(first, last) if step.record and step.completes_prompt else first
-    edited, edited_rows = _rows(call, plan, step, start)
-    concerned = _concerned(plan, step, start, call.key)
-    output = _written(output, torch.where(concerned[..., None, None], edited, output[:, start:]), start, dim=1)
-    if weights is not None and edited_rows is not None:
-        rows = torch.where(concerned[:, None, :, None], edited_rows, weights[:, :, start:])
+    edited, edited_weights = _rows(call, plan, step, start)
+    here = _concerned(plan, step, start, call.key)
+    output = _written(output, torch.where(here[..., None, None], edited, output[:, start:]), start, dim=1)
+    if weights is not None and edited_weights is not None:
+        rows = torch.where(here[:, None, :, None], edited_weights, weights[:, :, start:])
         weights = _written(weights, rows, start, dim=2)
     return output, weights
 
@@ -139,8 +76,7 @@ def _written(whole: Tensor, part: Tensor, start: int, dim: int) -> Tensor:
 def _concerned(plan: LayerPlan, step: Step, start: int, key: Tensor) -> Tensor:
     """Bool (B, q): queries from `start` on that any edit concerns."""
     view = step.view(start, step.length, key.shape[2], key.device)
-    rows = torch.stack([view.rows(method.rows) for method in plan.edits]).any(dim=0)
-    return rows.view(-1, step.length - start)
+    return concerned(view, plan).view(-1, step.length - start)
 
 
 def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
@@ -151,7 +87,7 @@ def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
     outputs, weights, wanted = [], [], bool(call.options.get(WANTS_WEIGHTS))
     for begin in range(start, step.length, block):
         stop = min(begin + block, step.length)
-        part = edited_weights(call, plan, step, begin, stop)
+        part = weights_of(call, plan, step, begin, stop)
         _record(part, plan, step, begin, stop, call.key.device)
         outputs.append(weighted_values(part, call).to(call.query.dtype))
         if wanted:
@@ -160,18 +96,10 @@ def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
     return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], joined
 
 
-def edited_weights(call: Call, plan: LayerPlan, step: Step, start: int, stop: int) -> Tensor:
+def weights_of(call: Call, plan: LayerPlan, step: Step, start: int, stop: int) -> Tensor:
     """Weights (B, H, stop - start, T), float32."""
     scores = row_scores(call, start, stop, step)
-    batch, heads, count, keys = scores.shape
-    if not plan.edits:
-        return torch.softmax(scores, dim=-1)
-    view = step.layer_view(start, stop, keys, scores.device, plan.layer)
-    if count == 1:
-        return apply_edits(plan.edits, scores.squeeze(2), view, plan.layer).unsqueeze(2)
-    flat = scores.transpose(1, 2).reshape(batch * count, heads, keys)
-    weights = apply_edits(plan.edits, flat, view, plan.layer)
-    return weights.view(batch, count, heads, keys).transpose(1, 2)
+    return edited_rows(scores, step.layer_view(start, stop, scores.shape[-1], scores.device, plan.layer), plan)
 
 
 def _record(weights: Tensor, plan: LayerPlan, step: Step, start: int, stop: int, device: torch.device) -> None:
@@ -182,7 +110,7 @@ def _record(weights: Tensor, plan: LayerPlan, step: Step, start: int, stop: int,
     keys = weights.shape[-1]
     offset = max(0, step.total - keys)
     image = step.view(row, row + 1, keys, device).image
-    mean = weights[:, :, row - start].mean(dim=1) * image
+    mean = image_row(weights[:, :, row - start], image)
     full = mean.new_zeros(mean.shape[0], step.total)
     full[:, offset : offset + keys] = mean[:, : step.total - offset]
     step.recorded[plan.layer] = full
@@ -254,5 +182,5 @@ def _bias(call: Call, plan: LayerPlan, step: Step) -> Tensor:
 
 
 def _make_bias(call: Call, plan: LayerPlan, step: Step, keys: int) -> Tensor:
-    logs = log_gains(plan.edits, step, keys, call.key.device)
+    logs = coming_gains(plan, step, keys, call.key.device)
     return apply_mask(logs.transpose(1, 2), call, 0, step.length, step).to(call.query.dtype)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from grounddecode.engines.hf.attention.attend import BaseAttention, Call, Output
+from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
 from grounddecode.engines.hf.transformers_names import LEARNT_SINKS, SOFT_CAP, attention_registry, own_eager_attention
 
 Handler = Callable[[Call, BaseAttention], Output]

@@ -12,36 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.coherence import NOT_THERE
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.attention.attend import (
-    Call,
-    LayerPlan,
-    Output,
-    apply_mask,
-    edited_weights,
-    weighted_values,
-)
+from grounddecode.engines.hf.attention.attend import apply_mask, weighted_values, weights_of
+from grounddecode.engines.hf.attention.call import Call, Output
 from grounddecode.engines.hf.saliency.last_row import LastRowCall, times_matrix
 from grounddecode.engines.hf.saliency.replay import PromptReplay
 from grounddecode.engines.hf.saliency.unembedding import Unembedding
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.parts import Forward
-    from grounddecode.engines.hf.session import Session
+    from grounddecode.engines.hf.attach.binding import Binding
+    from grounddecode.engines.hf.part import Forward
     from grounddecode.engines.hf.step import Step
-
-
-@dataclass(frozen=True)
-class RowSaliency:
-    """One target layer: `values` (rows, candidates, T), |A * dL/dA| averaged over heads; `there` (rows, T) bool, the
-    keys the row may look at; `keys` (T,) their positions."""
-
-    values: Tensor
-    there: Tensor
-    keys: Tensor
-
-    def to(self, device: torch.device) -> RowSaliency:
-        return RowSaliency(self.values.to(device), self.there.to(device), self.keys.to(device))
+    from grounddecode.engines.plan import LayerPlan
 
 
 @dataclass
@@ -49,8 +32,8 @@ class _Target:
     weights: Tensor  # (B, H, 1, T), the edited weights that met V
     output: Tensor  # (B, 1, H, Dv), in the graph
     value: Tensor  # (B, Hkv, T, Dv)
-    there: Tensor
-    keys: Tensor
+    there: Tensor  # (B, T) bool, the keys the row may look at
+    keys: Tensor  # (T,) their positions
 
 
 @dataclass
@@ -80,20 +63,20 @@ class RowGradients:
         self._replay = PromptReplay(name)
 
     # -- attach ----------------------------------------------------------------------------------------------------
-    def attach(self, session: Session, targets: tuple[int, ...]) -> None:
+    def attach(self, binding: Binding, targets: tuple[int, ...]) -> None:
         """`targets`: target layers, ascending. Raises ValueError for a model that gradients cannot be taken through."""
-        self.targets, self.lowest = targets, targets[0]
-        model = session.model
-        upper = [layer for layer in session.decoder.layers if layer.index >= self.lowest]
+        self._binding, self.targets, self.lowest = binding, targets, targets[0]
+        model = binding.model
+        upper = [layer for layer in binding.decoder.layers if layer.index >= self.lowest]
         kind = type(model).__name__
-        if any(layer.cross for layer in session.decoder.layers):
+        if any(layer.cross for layer in binding.decoder.layers):
             raise ValueError(
                 f"{self.name}: {kind} reads its images through cross-attention, use a model whose image tokens lie "
                 "in the sequence"
             )
         if any(transformers_names.shares_keys(layer.module) for layer in upper):
             raise ValueError(f"{self.name}: layers of {kind} share keys, choose target layers above them")
-        if [layer.index for layer in upper] != list(range(self.lowest, session.decoder.n_layers)):
+        if [layer.index for layer in upper] != list(range(self.lowest, binding.decoder.n_layers)):
             raise ValueError(
                 f"{self.name}: {kind} has layers without attention above layer {self.lowest}, choose target layers "
                 "above them"
@@ -101,10 +84,10 @@ class RowGradients:
         self._unembedding = Unembedding(model, self.name)
         self._upper = upper
 
-    def act(self, session: Session) -> None:
+    def act(self) -> None:
         """Hooks for one run."""
-        session.hook(self._unembedding.module.register_forward_pre_hook, self._at_head)
-        self._replay.act(session, self._upper)
+        self._binding.hook(self._unembedding.module.register_forward_pre_hook, self._at_head)
+        self._replay.act(self._binding, self._upper)
 
     def release(self) -> None:
         """Let go of the graph of the last step."""
@@ -175,7 +158,7 @@ class RowGradients:
         if graph is None:
             raise RuntimeError(f"{self.name}: no step is being recorded")
         last = step.length - 1
-        weights = edited_weights(row, plan, step, last, step.length)
+        weights = weights_of(row, plan, step, last, step.length)
         output = weighted_values(weights, row).to(row.query.dtype)
         if plan.layer == self.lowest:  # the graph starts here
             output = output.detach().requires_grad_()
@@ -203,13 +186,16 @@ class RowGradients:
         return self._graph.logits
 
     # -- backward --------------------------------------------------------------------------------------------------
-    def saliency(self, tokens: Tensor) -> list[RowSaliency]:
-        """Saliency of the last row for candidate `tokens` (rows, K), one entry a target layer, ascending."""
+    def saliency(self, tokens: Tensor, total: int) -> Tensor:
+        """(layers, rows, K, total): saliency of the last row for candidate `tokens` (rows, K), see `Method.judge`.
+
+        Of the target layers, ascending, over the `total` tokens so far.
+        """
         graph = self._graph
         if graph is None or graph.hidden is None:
             raise RuntimeError(f"{self.name}: no step was recorded")
         hidden = graph.hidden
-        start = self._unembedding.log_odds_gradients(hidden.detach()[:, 0], self.logits, tokens)
+        start = self._unembedding.gradients(hidden.detach()[:, 0], self.logits, tokens)
         outputs = [graph.targets[layer].output for layer in self.targets]
         backward = functools.partial(torch.autograd.grad, hidden, outputs, retain_graph=True)
         try:
@@ -221,8 +207,9 @@ class RowGradients:
                 f"{self.name}: gradients do not flow through the upper layers of this model "
                 f"({str(error).strip().partition(chr(10))[0]}), load it without quantised or fused layers"
             ) from error
-        found = zip(self.targets, deltas, strict=True)
-        return [self._row(graph.targets[layer], delta) for layer, delta in found]
+        pairs = zip(self.targets, deltas, strict=True)
+        rows = [_on_sequence(graph.targets[layer], _row(graph.targets[layer], delta), total) for layer, delta in pairs]
+        return torch.stack([row.to(tokens.device) for row in rows])
 
     @contextmanager
     def _strict(self) -> Iterator[None]:
@@ -235,15 +222,25 @@ class RowGradients:
             yield
         self._proven = True
 
-    def _row(self, target: _Target, delta: Tensor) -> RowSaliency:
-        """|A * <V, delta>| averaged over heads; delta (K, B, 1, H, Dv) is the gradient of the attention output."""
-        candidates, rows, _, heads, width = delta.shape
-        groups = target.value.shape[1]
-        grouped = delta.view(candidates, rows, groups, heads // groups, width).permute(1, 2, 0, 3, 4)
-        towards = times_matrix(grouped.reshape(rows, groups, -1, width).float(), target.value.float().mT)
-        weights = target.weights.view(rows, groups, 1, heads // groups, -1)
-        values = (weights * towards.view(rows, groups, candidates, heads // groups, -1)).abs()
-        return RowSaliency(values.mean(dim=(1, 3)), target.there, target.keys)
+
+def _row(target: _Target, delta: Tensor) -> Tensor:
+    """(B, K, T): |A * <V, delta>| averaged over heads; delta (K, B, 1, H, Dv) is the gradient of the output."""
+    candidates, rows, _, heads, width = delta.shape
+    groups = target.value.shape[1]
+    grouped = delta.view(candidates, rows, groups, heads // groups, width).permute(1, 2, 0, 3, 4)
+    towards = times_matrix(grouped.reshape(rows, groups, -1, width).float(), target.value.float().mT)
+    weights = target.weights.view(rows, groups, 1, heads // groups, -1)
+    return (weights * towards.view(rows, groups, candidates, heads // groups, -1)).abs().mean(dim=(1, 3))
+
+
+def _on_sequence(target: _Target, values: Tensor, total: int) -> Tensor:
+    """(B, K, total) at the keys' positions: a window has fewer keys, a static cache more."""
+    values = values.masked_fill(~target.there[:, None], NOT_THERE)
+    if values.shape[-1] == total:
+        return values
+    inside = target.keys < total
+    whole = values.new_full((*values.shape[:2], total), NOT_THERE)
+    return whole.index_copy(2, target.keys[inside], values[..., inside])
 
 
 def _without_graph(output: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grounddecode.engines.hf.attention.attend import Call
+from grounddecode.engines.hf.attention.call import Call
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.step import Step

@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from grounddecode.coherence import coherence, salient_rows, target_layers
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.attention.attend import Call, LayerPlan, Output, edited_weights, weighted_values
-from grounddecode.engines.hf.saliency.gradients import RowGradients, RowSaliency
+from grounddecode.engines.hf.attention.attend import weighted_values, weights_of
+from grounddecode.engines.hf.attention.call import Call, Output
+from grounddecode.engines.hf.part import Part
+from grounddecode.engines.hf.saliency.gradients import RowGradients
 from grounddecode.engines.hf.session import Session
 from grounddecode.layout import ImageLayout
 from grounddecode.maths import unit_rows
 from grounddecode.method import Method, Needs
-from grounddecode.methods.sgrs import SGRS
-from grounddecode.saliency import SaliencyRecord
+from grounddecode.saliency_record import SaliencyRecord
 from grounddecode.view import Phase, StepView
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.calibration import Calibration
-    from grounddecode.engines.hf.parts import Forward
+    from grounddecode.coherence import Layers
+    from grounddecode.engines.hf.attach.binding import Binding
+    from grounddecode.engines.hf.generation import Sequence as Sequences
+    from grounddecode.engines.hf.part import Forward
     from grounddecode.engines.hf.step import Step
+    from grounddecode.engines.plan import LayerPlan
 
 _BEAMS = "saliency cannot follow beams, set num_beams=1"
 _DECIDERS = Needs.LOGITS | Needs.SECOND_STREAM | Needs.CANDIDATES
 
 
-class _Quiet:
-    """What the parts below have in common: nothing to prepare, nothing to hand back."""
-
-    def attach(self, session: Session) -> None:
-        """Nothing to look at."""
-
-    def act(self, session: Session) -> None:
-        """Nothing to put in place."""
-
-    def begin(self, step: Step) -> None:
-        """Nothing to prepare."""
-
-    def finish(self, _: object) -> None:
-        """Nothing to release."""
-
-
-class _Recorder(_Quiet):
+class _Recorder(Part):
     """Keeps the graph of each step until the chosen token is known, as a stopping criterion is told it."""
 
-    def __init__(self, layers: Any) -> None:
-        self._scorer = SGRS(layers=layers)
+    def __init__(self, layers: Layers) -> None:
+        self._asked = layers
         self._gradients = RowGradients("saliency")
         self._view: StepView | None = None
         self.maps: list[Tensor] = []
@@ -58,14 +48,14 @@ class _Recorder(_Quiet):
         self.tokens: list[Tensor] = []
         self.log_probs: list[Tensor] = []
 
-    def attach(self, session: Session) -> None:
-        self.layers = self._scorer.target_layers(session.decoder.n_layers)
-        self._gradients.attach(session, self.layers)
+    def attach(self, binding: Binding) -> None:
+        self.layers = target_layers(self._asked, binding.decoder.n_layers, "saliency")
+        self._gradients.attach(binding, self.layers)
 
-    def act(self, session: Session) -> None:
-        self._gradients.act(session)
+    def act(self) -> None:
+        self._gradients.act()
 
-    def finish(self, _: object) -> None:
+    def finish(self, sequences: Mapping[Any, Sequences]) -> None:
         self._gradients.release()
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
@@ -87,11 +77,9 @@ class _Recorder(_Quiet):
             token = input_ids[:, -1:]
             if len(token) != len(view.slots):
                 raise ValueError(_BEAMS)
-            layers = [layer.to(token.device) for layer in self._gradients.saliency(token)]
-            whole = [_on_sequence(layer, len(view.keys)) for layer in layers]
-            self.maps.append(torch.stack(whole).mean(dim=0).cpu())
-            scores = [self._scorer.score(x.values, x.there, x.keys, view)[:, 0] for x in layers]
-            self.coherence.append(torch.stack(scores).mean(dim=0).cpu())
+            saliency = self._gradients.saliency(token, len(view.keys))
+            self.maps.append(salient_rows(saliency)[:, :, 0].mean(dim=0).cpu())
+            self.coherence.append(coherence(saliency, view)[:, 0].cpu())
             self.tokens.append(token.cpu())
             self.log_probs.append(self._gradients.logits.float().log_softmax(dim=-1).gather(1, token).cpu())
             self._view = None
@@ -99,18 +87,11 @@ class _Recorder(_Quiet):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _on_sequence(layer: RowSaliency, total: int) -> Tensor:
-    """(rows, total) unit rows at the keys' positions: a window has fewer keys, a static cache more."""
-    rows = unit_rows(layer.values[:, 0])
-    inside = layer.keys < total
-    return rows.new_zeros(len(rows), total).index_copy(1, layer.keys[inside], rows[:, inside])
-
-
 def record(
     model: PreTrainedModel,
     inputs: dict[str, Any],
     methods: Sequence[Method],
-    layers: Any,
+    layers: Layers,
     calibration: Calibration | None,
     generation: dict[str, Any],
 ) -> SaliencyRecord:
@@ -160,7 +141,7 @@ def _shares(maps: Sequence[Tensor], layout: ImageLayout, prompt: int) -> tuple[t
     return names, torch.stack(shares, dim=1)
 
 
-class _WholeMatrices(_Quiet):
+class _WholeMatrices(Part):
     """Computes every attention matrix of one forward pass in full, within autograd."""
 
     def __init__(self) -> None:
@@ -171,7 +152,7 @@ class _WholeMatrices(_Quiet):
         return forward(kwargs)
 
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output:
-        weights = edited_weights(call, plan, step, 0, step.length).nan_to_num()  # a padding row sees nothing
+        weights = weights_of(call, plan, step, 0, step.length).nan_to_num()  # a padding row sees nothing
         self.weights[plan.layer] = weights
         return weighted_values(weights, call).to(call.query.dtype), None
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.attention.attend import Call
+from grounddecode.engines.hf.attention.call import Call
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.saliency.last_row import LastRowCall, own_column
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.session import Session
+    from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.step import Step
 
 
@@ -34,10 +34,10 @@ class PromptReplay:
         self._row: Tensor | None = None  # the row behind the layers so far, in the graph
         self._plain: Tensor | None = None  # the same without
 
-    def act(self, session: Session, upper: Sequence[AttentionLayer]) -> None:
+    def act(self, binding: Binding, upper: Sequence[AttentionLayer]) -> None:
         for layer in upper:
             hook = functools.partial(self._behind, layer.index, layer.index == upper[-1].index)
-            session.hook(layer.block.register_forward_hook, hook, with_kwargs=True)
+            binding.hook(layer.block.register_forward_hook, hook, with_kwargs=True)
 
     def begin(self, step: Step) -> None:
         self._step = step if step.length > 1 else None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.log_odds import log_odds_gradients
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -64,36 +66,11 @@ class Unembedding:
         )
         self._checked = False
 
-    def log_odds_gradients(self, hidden: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
-        """d log(p_c / (1 - p_c)) / d hidden, up to one positive factor.
-
-        Args:
-            hidden: (B, width).  logits: (B, vocabulary) that came of it.  tokens: (B, K), all different in a row.
-
-        Returns:
-            (B, K, width) in the dtype of `hidden`. The gradient of -log p_c is -(1 - p_c) times this: the same line,
-            but it vanishes once p_c rounds to 1. One product with the unembedding serves all candidates.
-        """
+    def gradients(self, hidden: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
+        """`log_odds_gradients` towards `hidden` (B, width), of `logits` that came of it; in the dtype of `hidden`."""
         self._check(hidden, logits)
         with _loaded(self.module):
-            return self._against(self.module.weight, hidden, logits.float(), tokens)
-
-    def _against(self, weight: Tensor, hidden: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
-        others = logits.scatter(1, tokens, -torch.inf)
-        share = torch.softmax(others, dim=-1) * self._slope(logits)
-        rest = (share.to(weight.dtype) @ weight).float()  # of the tokens that are no candidates
-        rows = weight[tokens].float() * self._slope(logits.gather(1, tokens))[..., None]
-        sizes = torch.cat([logits.gather(1, tokens), torch.logsumexp(others, dim=-1, keepdim=True)], dim=1)
-        count = tokens.shape[1]
-        own = torch.eye(count, count + 1, dtype=torch.bool, device=tokens.device)
-        against = torch.softmax(sizes[:, None].masked_fill(own, -torch.inf), dim=-1)  # without the candidate itself
-        return (rows - against @ torch.cat([rows, rest[:, None]], dim=1)).to(hidden.dtype)
-
-    def _slope(self, logits: Tensor) -> Tensor:
-        """How logits move with the unembedding's output, up to a factor common to all tokens."""
-        if self._softcap is None:
-            return torch.ones_like(logits)
-        return 1.0 - (logits / self._softcap).square()
+            return log_odds_gradients(self.module.weight, logits, tokens, self._softcap).to(hidden.dtype)
 
     def _check(self, hidden: Tensor, logits: Tensor) -> None:
         """Once: the logits are the unembedding's output, but for a factor or the soft cap of the configuration."""

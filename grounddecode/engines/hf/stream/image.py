@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from grounddecode.engines.hf.attach.running import only_here
 from grounddecode.engines.hf.transformers_names import DEEPSTACK, DEEPSTACK_PLACES
+from grounddecode.engines.overwrite import overwritten
 
 
 class Overwrite:
@@ -69,19 +70,8 @@ class Overwrite:
         return here
 
     def _overwritten(self, embeds: Tensor, here: Tensor) -> Tensor:
-        if self.scheme == "noise":
-            return torch.where(here[..., None], self._noise(embeds, here), embeds)
-        return embeds.masked_fill(here[..., None], 1.0 if self.scheme == "ones" else 0.0)
-
-    def _noise(self, embeds: Tensor, here: Tensor) -> Tensor:
-        # The k-th overwritten token of a row gets row k of one table, so that noise depends on no other row and on no
-        # padding. The generator is its own: the random numbers of sampling stay what they were. A table of a multiple
-        # of 16 rows begins like any longer one.
         read = self.replaced[:, : self.past].sum(dim=-1, keepdim=True).to(here.device)
-        order = (read + here.cumsum(dim=-1) - 1).clamp(min=0)
-        rows = -(-self.replaced.shape[1] // 16) * 16
-        table = torch.randn(rows, embeds.shape[-1], generator=torch.Generator().manual_seed(0))
-        return table.to(embeds)[order]
+        return overwritten(embeds, here, self.scheme, read)
 
 
 def hidden_from(mask: Any, replaced: Tensor, total: int, method: str) -> Any:

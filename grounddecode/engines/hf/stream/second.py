@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import Sequence
+from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.unembedding import few_rows
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.image import Overwrite, hidden_from
@@ -21,8 +22,7 @@ from grounddecode.method import Method
 from grounddecode.view import ImageEdit, Phase
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.parts import Forward
-    from grounddecode.engines.hf.session import Session
+    from grounddecode.engines.hf.part import Forward
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Reading:
     replaced: Tensor | None = None  # (rows, prompt) bool, image tokens that are overwritten or hidden
 
 
-class SecondStream:
+class SecondStream(Part):
     """Runs a contrast stream beside the main one.
 
     Prompt: the main rows are read first (they say what the second stream may see), then the same inputs once more with
@@ -45,16 +45,12 @@ class SecondStream:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self._session: Session | None = None
 
-    def attach(self, session: Session) -> None:
-        self._session = session
-
-    def act(self, session: Session) -> None:
-        head = session.model.get_output_embeddings()
+    def act(self) -> None:
+        head = self.binding.model.get_output_embeddings()
         usual = type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.bias is None
         if usual and "forward" not in vars(head):  # nobody's own, nor quantised, nor offloaded
-            session.layer(head, "forward", few_rows(head))
+            self.binding.layer(head, "forward", few_rows(head))
 
     def begin(self, step: Step) -> None:
         step.record = step.completes_prompt
@@ -73,12 +69,10 @@ class SecondStream:
     # -- prompt --------------------------------------------------------------------------------------------------
     def _read_prompt(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         cache = transformers_names.given_cache(kwargs)
-        if self._session is None:
-            raise RuntimeError("the second stream is not attached")
         reading = step.sequence.kept.setdefault(self, _Reading())
         if step.past == 0:
             reading.fresh = copy.deepcopy(cache)
-        memo = Memo(self._models(), self._session.decoder.stack)
+        memo = Memo(self._models(), self.binding.decoder.stack)
         reading.chunks.append((step.past, kwargs, memo))
         with memo:
             output = forward(kwargs)
@@ -102,26 +96,24 @@ class SecondStream:
         attention = torch.stack([layer.to(device) for layer in layers])
         view = step.view(row, row + 1, step.total, device).with_(image_attention=attention)
         edit = self.method.second_stream(view)
-        if edit.scheme == "mask" and self._session is not None and self._session.decoder.is_hybrid:
+        if edit.scheme == "mask" and self.binding.decoder.is_hybrid:
             raise ValueError(
                 f"{self.method.name}: scheme 'mask' hides keys and some layers of this model have none, use 'zeros'"
             )
-        if self._session is not None and self._session.trace is not None:
+        if self.binding.trace is not None:
             share = edit.keep.sum(dim=-1) / view.image.sum(dim=-1).clamp(min=1)
-            self._session.trace.record(step.generated, self.method.name, "kept_share", share)
+            self.binding.trace.record(step.generated, self.method.name, "kept_share", share)
         return edit
 
     def _second_prompt(self, step: Step, reading: _Reading, edit: ImageEdit, forward: Forward) -> Any:
         """The edited prompt through the model, chunk by chunk as the main one, into a cache of its own."""
-        session = self._session
-        if session is None:
-            raise RuntimeError("the second stream is not attached")
-        main, output, stack = session.step, None, session.decoder.stack
+        binding = self.binding
+        main, output, stack = binding.step, None, binding.decoder.stack
         replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
         twin = Sequence(step.sequence.prompt_length, step.sequence.image)
         for past, kwargs, memo in reading.chunks:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
-            session.step = Step(twin, step.n_layers, past, length, newest_only=step.n_layers - 1)
+            binding.step = Step(twin, step.n_layers, past, length, newest_only=step.n_layers - 1)
             changed = self._edited_inputs(edit, kwargs, replaced, past, length, memo.positions)
             try:
                 with (
@@ -132,7 +124,7 @@ class SecondStream:
                 ):
                     output = forward(transformers_names.with_cache(changed, reading.fresh))
             finally:
-                session.step = main
+                binding.step = main
         step.sequence.join(twin)
         reading.replaced = replaced
         return output
@@ -158,24 +150,24 @@ class SecondStream:
         return kwargs | hidden
 
     def _models(self) -> list[Any]:
-        return offset_holders(self._session.model) if self._session is not None else []
+        return offset_holders(self.binding.model)
 
     # -- decode --------------------------------------------------------------------------------------------------
     def _decode(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         if step.length > 1:
             raise ValueError(f"{self.method.name} cannot verify drafted tokens, switch assisted decoding off")
-        session, reading = self._session, step.sequence.kept.get(self)
-        if session is None or reading is None or step.sequence.joined is None:
+        binding, reading = self.binding, step.sequence.kept.get(self)
+        if reading is None or step.sequence.joined is None:
             raise RuntimeError(
                 f"{self.method.name}: the prompt was not read in this session, start from the whole prompt"
             )
         rows = step.sequence.rows
-        session.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
+        binding.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
         try:
-            with kept_offsets(self._models(), doubled=True), SamePlaces(session.decoder.stack, rows, step.length):
+            with kept_offsets(self._models(), doubled=True), SamePlaces(binding.decoder.stack, rows, step.length):
                 output = forward(self._doubled(reading, kwargs, rows, step.past, step.length))
         finally:
-            session.step = step
+            binding.step = step
         step.seen = both.seen
         step.second_logits = output.logits[rows:, -1]
         return _main_rows(output, rows)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,10 @@ import transformers
 from torch import Tensor, nn
 
 from grounddecode.calibration import Calibration, fingerprint, kept, scaled_tau
-from grounddecode.engines.hf.attention import kernels
-from grounddecode.engines.hf.attention.attend import BaseAttention, Call, Output, row_scores
+from grounddecode.engines.hf.attention.attend import row_scores
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
-from grounddecode.engines.hf.generation import Sequence as Sequences
-from grounddecode.engines.hf.step import Step
+from grounddecode.engines.hf.part import Part
+from grounddecode.engines.hf.session import Session
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
@@ -26,6 +25,11 @@ from grounddecode.layout import image_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from grounddecode.engines.hf.attention.call import Call, Output
+    from grounddecode.engines.hf.part import Forward
+    from grounddecode.engines.hf.step import Step
+    from grounddecode.engines.plan import LayerPlan
 
 QUESTIONS = ("Describe this image in detail.", "What is in the picture? Answer briefly, please.")
 TEXTS = ("Write one sentence about the sea.", "Name three animals, then explain why they sleep.")
@@ -76,7 +80,7 @@ def calibrate(
         images: 8 to 16 pictures are enough.  checkpoint: how the model is called; its own name by default.
         tau: threshold; by default 20 * sqrt(width / 4096).
 
-    Warns when the model has no sinks: VAR then refuses it.
+    Warns when the model has no sinks: methods that move sinks' attention then refuse it.
     """
     decoder = find_decoder(model)
     width = int(model.config.get_text_config(decoder=True).hidden_size)
@@ -88,7 +92,10 @@ def calibrate(
     seen = _confirm(model, decoder, inputs[: len(images)], dims, tau) if dims else {}
     reason = _without_sinks(dims, seen)
     if reason:
-        warnings.warn(f"{_name(checkpoint or model.name_or_path)}: {reason}; VAR cannot work on it", stacklevel=2)
+        warnings.warn(
+            f"{_name(checkpoint or model.name_or_path)}: {reason}; methods that take from sinks cannot work on it",
+            stacklevel=2,
+        )
     heads = torch.stack([observed.image_mass for observed in read[: len(images)]]).mean(dim=0)
     return Calibration(
         checkpoint=_name(checkpoint or model.name_or_path),
@@ -140,45 +147,40 @@ def _read(model: Any, decoder: Decoder, inputs: dict[str, Tensor], processor: An
 
 
 def _observe(model: Any, decoder: Decoder, inputs: dict[str, Tensor]) -> Observed:
-    ids = inputs["input_ids"]
-    image = image_mask(ids, decoder.image_token_id)
-    observed = Observed(image[0].cpu())
-    step = Step(Sequences(ids.shape[1], image), decoder.n_layers, 0, ids.shape[1])
-    with torch.no_grad(), _watched(decoder, observed, step):
+    watch = _Watch(image_mask(inputs["input_ids"], decoder.image_token_id)[0].cpu())
+    with Session(model, (), parts=[watch], decoder=decoder), torch.no_grad():
         model(**inputs)
-    return observed
+    return watch.observed
 
 
-@contextmanager
-def _watched(decoder: Decoder, observed: Observed, step: Step) -> Iterator[None]:
-    """Hidden states and last-row attention of every layer go to `observed`."""
-    with ExitStack() as stack:
-        stack.enter_context(kernels.installed(decoder.implementation))
-        layers = [layer for layer in decoder.layers if not layer.cross]
-        handlers = {layer.module: _handler(layer.index, observed, step) for layer in layers}
-        stack.enter_context(kernels.handling(handlers))
-        for layer in layers:
-            hook = layer.block.register_forward_pre_hook(_keeper(layer.index, observed), with_kwargs=True)
-            stack.callback(hook.remove)
-        yield
+class _Watch(Part):
+    """Hidden states and last-row attention of every layer go to `observed`. `image`: (tokens,) bool, its tokens."""
 
+    sees_plain = True
 
-def _handler(layer: int, observed: Observed, step: Step) -> kernels.Handler:
-    def handle(call: Call, base: BaseAttention) -> Output:
+    def __init__(self, image: Tensor) -> None:
+        self.observed = Observed(image)
+
+    def act(self) -> None:
+        for layer in self.binding.decoder.layers:
+            if not layer.cross:
+                keep = functools.partial(self._keep, layer.index)
+                self.binding.hook(layer.block.register_forward_pre_hook, keep, with_kwargs=True)
+
+    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        step.capture = self
+        return forward(kwargs)
+
+    def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output:
+        observed = self.observed
         weights = torch.softmax(row_scores(call, step.length - 1, step.length, step), dim=-1)[0, :, 0].cpu()
         image = observed.image[observed.image.shape[0] - weights.shape[1] :]
-        observed.masses[layer] = (weights * image).sum(dim=-1)
-        observed.rows[layer] = weights.mean(dim=0)
-        return call.base(base, call.mask)
+        observed.masses[plan.layer] = (weights * image).sum(dim=-1)
+        observed.rows[plan.layer] = weights.mean(dim=0)
+        return usual()
 
-    return handle
-
-
-def _keeper(layer: int, observed: Observed) -> Any:
-    def keep(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        observed.hidden[layer] = (args[0] if args else kwargs["hidden_states"])[0].float().cpu()
-
-    return keep
+    def _keep(self, layer: int, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self.observed.hidden[layer] = (args[0] if args else kwargs["hidden_states"])[0].float().cpu()
 
 
 def _relative(x: Tensor) -> Tensor:
@@ -227,7 +229,7 @@ def _confirm(
 
 
 def _without_sinks(dims: tuple[int, ...], seen: dict[str, Any]) -> str:
-    """Why VAR has nothing to take from, or ""."""
+    """Why there are no sinks to take from, or ""."""
     if not dims:
         return "no dimension in which the first token or a delimiter towers over the others was found"
     if seen["image_tokens_firing"] > TOO_MANY:

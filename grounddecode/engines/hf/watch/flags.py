@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.generation import FLAGS
+from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.transformers_names import layer_kind, shares_keys
 from grounddecode.method import Method
 
-if TYPE_CHECKING:
-    from grounddecode.engines.hf.parts import Forward
-    from grounddecode.engines.hf.session import Session
 
-
-class TokenFlags:
+class TokenFlags(Part):
     """Calls `flag_tokens` of a method on the input of each layer its edit acts on.
 
     One bool a layer, row and token of the sequence, in `Sequence.memory`: so the flags follow beams, and every stream
@@ -30,28 +27,16 @@ class TokenFlags:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self._session: Session | None = None
 
-    def attach(self, session: Session) -> None:
-        self._session = session
-
-    def act(self, session: Session) -> None:
-        for layer in session.decoder.layers:
-            if not layer.cross and self.method.acts_on(layer.index, session.decoder.n_layers):
-                hook = functools.partial(self._note, layer.index, _source(layer, session.decoder.layers))
-                session.hook(layer.block.register_forward_pre_hook, hook, with_kwargs=True)
-
-    def begin(self, step: Step) -> None:
-        """Nothing to prepare."""
-
-    def finish(self, _: object) -> None:
-        """Nothing to release: flags belong to the sequence."""
-
-    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
-        return forward(kwargs)
+    def act(self) -> None:
+        decoder = self.binding.decoder
+        for layer in decoder.layers:
+            if not layer.cross and self.method.acts_on(layer.index, decoder.n_layers):
+                hook = functools.partial(self._note, layer.index, _source(layer, decoder.layers))
+                self.binding.hook(layer.block.register_forward_pre_hook, hook, with_kwargs=True)
 
     def _note(self, layer: int, source: int, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        step = self._session.step if self._session is not None else None
+        step = self.binding.step
         if step is None:
             return
         memory = step.sequence.memory

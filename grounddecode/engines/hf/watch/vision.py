@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.attention import kernels
-from grounddecode.engines.hf.attention.attend import BaseAttention, Call, Output
+from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
 from grounddecode.engines.hf.generation import Sequence
+from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.step import Step
 from grounddecode.view import Phase, VisionView
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.parts import Forward
-    from grounddecode.engines.hf.session import Session
+    from collections.abc import Mapping
+
+    from grounddecode.engines.hf.attach.binding import Binding
 
 # How many patches in height and width one image token stands for, of the families whose tokens are windows of patches
 # in reading order. In others (tiles with separators, resamplers, windows shuffled on the way) patches name no token.
@@ -100,7 +102,7 @@ class TowerWatch:
         return cut.mean(dim=(2, 4)).flatten(1)
 
 
-class VisionAttention:
+class VisionAttention(Part):
     """Watches two layers of the vision tower: the first, and the one whose output the language model reads.
 
     Their attention is computed from queries and keys beside the tower's own kernel, in blocks, so the tower keeps
@@ -111,36 +113,33 @@ class VisionAttention:
     def __init__(self, method: str) -> None:
         self.method = method
         self.watch: TowerWatch | None = None
-        self._session: Session | None = None
         self._calls: dict[str, Call] = {}
 
-    def attach(self, session: Session) -> None:
-        self._session = session
-        self.watch = TowerWatch.of(session.model, self.method)
+    def attach(self, binding: Binding) -> None:
+        super().attach(binding)
+        self.watch = TowerWatch.of(binding.model, self.method)
 
-    def act(self, session: Session) -> None:
+    def act(self) -> None:
         if self.watch is None:
             raise RuntimeError(f"{self.method}: the vision tower is not watched")
-        session.while_running(kernels.installed(self.watch.kernel))
-        session.handlers.update(self.watch.handlers(self._calls))
-        session.hook(session.decoder.stack.register_forward_pre_hook, self._lay)
+        binding = self.binding
+        binding.while_running(kernels.installed(self.watch.kernel))
+        binding.handlers.update(self.watch.handlers(self._calls))
+        binding.hook(binding.decoder.stack.register_forward_pre_hook, self._lay)
 
     def begin(self, step: Step) -> None:
-        run = self._session.run if self._session is not None else None
+        run = self.binding.run
         if step.past == 0 and run is not None:
             self._calls.clear()
             self._calls.update(run.tower)
 
-    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
-        return forward(kwargs)
-
-    def finish(self, _: object) -> None:
+    def finish(self, sequences: Mapping[Any, Sequence]) -> None:
         self._calls.clear()
 
     # -- the prompt ----------------------------------------------------------------------------------------------
     def _lay(self, _: nn.Module, __: Any) -> None:
         """Before the first decoder layer: which patch of which image each prompt token stands for."""
-        step = self._session.step if self._session is not None else None
+        step = self.binding.step
         if step is None or self.watch is None or step.sequence.vision is not None or step.phase is Phase.DECODE:
             return
         if not self._calls:

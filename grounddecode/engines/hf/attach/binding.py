@@ -1,11 +1,11 @@
-"""Place: where the parts of the engine put their hooks while something runs, and what of that is a thread's own."""
+"""Binding: one model and its decoder, where hooks are put while something runs, and what of that is a thread's own."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -14,9 +14,15 @@ from grounddecode.engines.hf.attach.running import Run
 from grounddecode.engines.hf.attention import kernels
 from grounddecode.engines.hf.step import Step
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from grounddecode.engines.hf.decoder import Decoder
+    from grounddecode.trace import Recorder
+
 
 class _Here(threading.local):
-    """What of a session is a matter of the thread: its run, the step of that, and whether a callback runs."""
+    """What is a matter of the thread: its run, the step of that, and whether a callback runs."""
 
     run: Run | None = None
     step: Step | None = None
@@ -24,27 +30,43 @@ class _Here(threading.local):
     aside: int = 0
 
 
-class Place:
-    """Everything here ends with what runs, and is blind to what other threads do with the same model meanwhile."""
+class Binding:
+    """All that parts of the engine see of what they work for.
 
-    def __init__(self) -> None:
-        self._here = _Here()
+    What they put in place ends with what runs, and is blind to what other threads do with the same model meanwhile.
+    """
+
+    def __init__(self, model: PreTrainedModel, decoder: Decoder, trace: Recorder | None) -> None:
+        self.model, self.decoder, self.trace = model, decoder, trace
+        self.here = _Here()
         self._stack = ExitStack()  # of what runs; runs of one session follow each other
         self.handlers: dict[nn.Module, kernels.Handler] = {}
 
     @property
     def step(self) -> Step | None:
         """The forward pass that runs in this thread."""
-        return self._here.step
+        return self.here.step
 
     @step.setter
     def step(self, step: Step | None) -> None:
-        self._here.step = step
+        self.here.step = step
 
     @property
     def run(self) -> Run | None:
         """What runs in this thread."""
-        return self._here.run
+        return self.here.run
+
+    @contextmanager
+    def running(self, run: Run, handlers: Mapping[nn.Module, kernels.Handler]) -> Iterator[None]:
+        """Room for one run, under these handlers of attention to begin with."""
+        with ExitStack() as stack:
+            stack.enter_context(layers.busy(self.model))
+            stack.enter_context(layers.busy(self.decoder.runner))
+            self._stack, self.handlers = stack, dict(handlers)
+            stack.enter_context(kernels.installed(self.decoder.implementation))
+            stack.callback(setattr, self.here, "run", self.here.run)
+            self.here.run = run
+            yield
 
     def while_running(self, context: AbstractContextManager[Any]) -> None:
         """Enter a context."""
@@ -52,7 +74,7 @@ class Place:
 
     def hook(self, register: Callable[..., Any], hook: Callable[..., Any], **options: Any) -> None:
         """Register a hook of a module that sees the forwards of this run."""
-        here = self._here
+        here = self.here
 
         def gated(*args: Any, **kwargs: Any) -> Any:
             return hook(*args, **kwargs) if here.run is not None and not here.aside else None
@@ -61,7 +83,7 @@ class Place:
 
     def layer(self, module: nn.Module, name: str, layer: layers.Layer) -> None:
         """Put a layer over a method of a module in the steps of this run."""
-        here = self._here
+        here = self.here
 
         def gated(under: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return under(*args, **kwargs) if here.step is None else layer(under, *args, **kwargs)
@@ -71,7 +93,7 @@ class Place:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What the thread does with the model in this context is a run of its own, and plain."""
-        here = self._here
+        here = self.here
         here.aside += 1
         try:
             yield
@@ -80,4 +102,4 @@ class Place:
 
     @property
     def is_aside(self) -> bool:
-        return self._here.aside > 0
+        return self.here.aside > 0

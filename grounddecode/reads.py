@@ -1,0 +1,23 @@
+"""Reads: what a method wants to see of each step beyond what follows from the functions it defines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What an engine puts before `judge`; nothing more is computed.
+
+    Args:
+        candidates: how many of the most probable next tokens are judged; 0: none.
+        saliency: decoder layers (0-based, ascending) of whose last attention row each candidate's saliency is given.
+        first_token: whether it is given for the first token too, whose row is the last one of the prompt. Engines may
+            leave it out where this is False.
+        random: whether a random number comes with each candidate.
+    """
+
+    candidates: int = 0
+    saliency: tuple[int, ...] = ()
+    first_token: bool = True
+    random: bool = False
