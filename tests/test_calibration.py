@@ -12,6 +12,7 @@ from grounddecode import ground
 from grounddecode.calibration import BUILT_IN, Calibration, fingerprint, known, scaled_tau
 from grounddecode.engines.hf.watch.calibrate import calibrate
 from grounddecode.methods.heads import HeadModulation
+from grounddecode.methods.locore import LocoRE
 from grounddecode.methods.var import VAR
 from tests import zoo
 from tests.dense import Oracle
@@ -63,7 +64,7 @@ def measured(model, **options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = calibrate(model, Processor(), ["picture"] * 3, checkpoint="toy", tau=4.5, **options)
-    return found, [str(w.message) for w in caught if "VAR" in str(w.message)]
+    return found, [str(w.message) for w in caught if "take from sinks" in str(w.message)]
 
 
 @pytest.mark.parametrize("where", ["first", "delimiter"])
@@ -202,3 +203,13 @@ def test_built_in_checkpoints(name, dims):
 def test_tau_scales_with_the_root_of_the_width():
     assert scaled_tau(4096) == 20.0
     assert scaled_tau(1024) == 10.0
+
+
+def test_a_model_is_watched_as_a_part_and_left_as_it_was() -> None:
+    model = planted("first")
+    before = footprint(model)
+    found, _ = measured(model)
+    assert footprint(model) == before
+    assert len(found.head_sensitivity) == model.config.get_text_config(decoder=True).num_hidden_layers
+    with ground(model, LocoRE()), pytest.raises(RuntimeError, match="is grounded already"):
+        measured(model)  # a second attach beside the first would have measured an edited model in silence

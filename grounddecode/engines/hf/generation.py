@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.layout import image_ends
 from grounddecode.view import VisionView
 
 FLAGS = "flags"  # key of the token flags in `Sequence.memory`
@@ -48,11 +49,10 @@ class Columns:
     def of(cls, sequence: Sequence, room: int, device: torch.device) -> Columns:
         positions = torch.arange(room, device=device)
         image = sequence.image.to(device)
-        prompt = positions[: image.shape[1]]
         return cls(
             positions=positions,
             image=nn.functional.pad(image, (0, room - image.shape[1])),
-            image_end=torch.where(image, prompt, -1).amax(dim=1),
+            image_end=image_ends(image),
             slots=torch.arange(sequence.rows, device=device),
             vision=None if sequence.vision is None else sequence.vision.padded(room),
         )
