@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from grounddecode.evaluate.plan import GREEDY, plan
+from grounddecode.registry import GREEDY, plan
 
 CHAIR = {
     "chair_s": "CHAIR_s",

@@ -23,11 +23,12 @@ from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine
 from grounddecode.evaluate.folder.store import RunFolder
-from grounddecode.evaluate.plan import GREEDY, plan
-from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.run.runner import run
 from grounddecode.evaluate.scoring import chair
 from grounddecode.lab import CHECKPOINTS, checkpoint
 from grounddecode.lab.world import scenes
+from grounddecode.registry import GREEDY, plan
 
 HERE = Path(__file__).parent
 RECIPE, RESULTS = HERE / "recipes" / "lab_methods.yaml", HERE / "results" / "lab"

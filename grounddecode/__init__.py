@@ -5,44 +5,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for type checkers and editors; at run time the same names come when they are first asked for
-    from grounddecode.engines.hf import GroundedModel, ground
-    from grounddecode.method import Method
-    from grounddecode.methods.avc import AvisC
-    from grounddecode.methods.heads import HeadModulation
-    from grounddecode.methods.locore import LocoRE
-    from grounddecode.methods.paint import PAINT
-    from grounddecode.methods.sgrs import SGRS
-    from grounddecode.methods.var import VAR
-    from grounddecode.trace import Trace
+from grounddecode.registry import METHODS
 
 __version__ = "0.1.0"
-__all__ = [
-    "PAINT",
-    "SGRS",
-    "VAR",
-    "AvisC",
-    "GroundedModel",
-    "HeadModulation",
-    "LocoRE",
-    "Method",
-    "Trace",
-    "__version__",
-    "ground",
-]
+
+if TYPE_CHECKING:  # for type checkers and editors, tested against the table below: names come when first asked for
+    from grounddecode.engines.hf import GroundedModel as GroundedModel
+    from grounddecode.engines.hf import ground as ground
+    from grounddecode.method import Method as Method
+    from grounddecode.methods.avc import AvisC as AvisC
+    from grounddecode.methods.heads import HeadModulation as HeadModulation
+    from grounddecode.methods.locore import LocoRE as LocoRE
+    from grounddecode.methods.paint import PAINT as PAINT
+    from grounddecode.methods.sgrs import SGRS as SGRS
+    from grounddecode.methods.var import VAR as VAR
+    from grounddecode.trace import Trace as Trace
 
 _LAZY = {
     "Method": "grounddecode.method",
     "Trace": "grounddecode.trace",
     "ground": "grounddecode.engines.hf",
     "GroundedModel": "grounddecode.engines.hf",
-    "LocoRE": "grounddecode.methods.locore",
-    "AvisC": "grounddecode.methods.avc",
-    "SGRS": "grounddecode.methods.sgrs",
-    "VAR": "grounddecode.methods.var",
-    "PAINT": "grounddecode.methods.paint",
-    "HeadModulation": "grounddecode.methods.heads",
-}
+} | {cls: module for module, _, cls in (target.partition(":") for target in METHODS.values())}
+
+__all__ = sorted([*_LAZY, "__version__"])
 
 if not TYPE_CHECKING:  # a module with a typed __getattr__ would take any name
 
@@ -53,4 +39,4 @@ if not TYPE_CHECKING:  # a module with a typed __getattr__ would take any name
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from grounddecode.tiles import Tile, images_of_row, runs_of
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -14,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """One image of one row: its token positions (ascending) and, where they form one, their (height, width) grid."""
+    """One image of one row: its token positions (ascending) and its tiles, where it is known how they are cut."""
 
     row: int
     positions: tuple[int, ...]
-    grid: tuple[int, int] | None
+    tiles: tuple[Tile, ...] = ()
 
     @property
     def start(self) -> int:
@@ -29,6 +31,11 @@ class ImageSpan:
         """Position of the last token (inclusive)."""
         return self.positions[-1]
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(height, width) of the one grid that all tokens form; None where they form none, or several."""
+        return self.tiles[0].grid if len(self.tiles) == 1 else None
+
     def heatmap(self, scores: Sequence[float] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Scores of the span's tokens, one each, as a picture.
 
@@ -36,21 +43,39 @@ class ImageSpan:
             scores: one number per token, in order.  size: (width, height) in pixels.
 
         Returns:
-            float32 (height, width), bilinear between token centres.
+            float32 (height, width), bilinear between token centres; the mean where several tiles show a place. Tokens
+            that stand for no place, such as the ends of rows, are left out.
 
         Raises:
-            ValueError: the tokens form no grid, or the number of scores differs from theirs.
+            ValueError: the tokens form no grid, the number of scores differs from theirs, or the tiles' places are not
+                known without the sizes of the pictures.
         """
         import numpy as np
-        from PIL import Image
 
         values = np.asarray(scores, dtype=np.float32)
-        if self.grid is None or values.size != self.grid[0] * self.grid[1]:
-            raise ValueError(
-                f"{values.size} scores for {len(self.positions)} image tokens on grid {self.grid}, no picture"
-            )
-        picture = Image.fromarray(values.reshape(self.grid), mode="F")
-        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+        if not self.tiles or values.size != len(self.positions):
+            grids = ", ".join(str(tile.grid) for tile in self.tiles) or "None"
+            raise ValueError(f"{values.size} scores for {len(self.positions)} image tokens on grid {grids}, no picture")
+        if any(tile.box is None for tile in self.tiles):
+            raise ValueError("where the tiles lie follows from the picture's size, make the layout with `sizes`")
+        of_token = dict(zip(self.positions, values.ravel().tolist(), strict=True))
+        layers = [_painted(tile, [of_token[at] for at in tile.positions], size) for tile in self.tiles]
+        with np.errstate(invalid="ignore"):
+            mean: np.ndarray = np.nanmean(np.stack(layers), axis=0)
+        return mean
+
+
+def _painted(tile: Tile, scores: list[float], size: tuple[int, int]) -> np.ndarray:
+    """(height, width) float32: the scores where the tile lies, nan elsewhere."""
+    import numpy as np
+    from PIL import Image
+
+    left, top, right, bottom = (round(edge) for edge in tile.pixels(size) or (0, 0, *size))
+    values = np.asarray(scores, dtype=np.float32).reshape(tile.grid)
+    part = Image.fromarray(values, mode="F").resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    canvas = np.full((max(bottom, size[1]), max(right, size[0])), np.nan, dtype=np.float32)
+    canvas[top:bottom, left:right] = np.asarray(part)
+    return canvas[: size[1], : size[0]]
 
 
 @dataclass(frozen=True)
@@ -63,64 +88,66 @@ class ImageLayout:
     @property
     def image_end(self) -> Tensor:
         """(rows,) long: position of the last image token of each row, -1 without image."""
-        import torch
-
-        positions = torch.arange(self.mask.shape[1], device=self.mask.device)
-        return torch.where(self.mask, positions, -1).amax(dim=1)
+        return image_ends(self.mask)
 
     @classmethod
-    def from_ids(cls, ids: Tensor, image_token_id: int, grids: Sequence[tuple[int, int]] | None = None) -> ImageLayout:
-        """From token ids whose image placeholders are expanded.
+    def of(cls, inputs: Mapping[str, Any], config: Any, sizes: Sequence[tuple[int, int]] | None = None) -> ImageLayout:
+        """From what a processor returned and the model's configuration.
+
+        Knows the tiles of LLaVA, LLaVA-NeXT, Qwen-VL, GLM-4V, InternVL, Idefics3, SmolVLM and Llama 4; elsewhere as
+        `from_ids`.
 
         Args:
-            ids: (rows, tokens) long.
-            grids: (height, width) of every image in reading order, from `token_grids`; without it, maximal runs of the
-                image token are images, and a run of n*n tokens is taken for a square.
+            inputs: `input_ids` (rows, tokens) with expanded image placeholders, and what stands beside them.
+            sizes: (width, height) of every picture in reading order. InternVL's tiles have no place without them, and
+                Llama 4's cover the padding too.
         """
-        mask = ids == image_token_id
-        rows = [[i for i, hit in enumerate(row) if hit] for row in mask.tolist()]
-        if grids is not None and sum(h * w for h, w in grids) == sum(map(len, rows)):
-            return cls(mask, tuple(_by_grid(rows, grids)))
-        return cls(mask, tuple(span for row, positions in enumerate(rows) for span in _by_run(row, positions)))
+        token = image_token_id(config)
+        mask = image_mask(inputs["input_ids"], token)
+        spans: list[ImageSpan] = []
+        for row, ids in enumerate(inputs["input_ids"].tolist()):
+            images = None if token is None else images_of_row(ids, token, inputs, config, len(spans), sizes)
+            spans += _by_run(row, mask[row]) if images is None else _by_tiles(row, mask[row], images)
+        return cls(mask, tuple(spans))
+
+    @classmethod
+    def from_ids(cls, ids: Tensor, image_token_id: int) -> ImageLayout:
+        """From token ids alone, (rows, tokens) long: a run of the image token is an image, n*n of them a square."""
+        mask = image_mask(ids, image_token_id)
+        return cls(mask, tuple(span for row in range(len(mask)) for span in _by_run(row, mask[row])))
 
 
-def _by_grid(rows: list[list[int]], grids: Sequence[tuple[int, int]]) -> list[ImageSpan]:
-    """Cut each row's image tokens into images of the given sizes (markers may stand between rows of one image)."""
-    spans, left = [], list(grids)
-    for row, positions in enumerate(rows):
-        start = 0
-        while start < len(positions):
-            height, width = left.pop(0)
-            spans.append(ImageSpan(row, tuple(positions[start : start + height * width]), (height, width)))
-            start += height * width
+def image_mask(ids: Tensor, token: int | None) -> Tensor:
+    """Bool, of the shape of the ids: which of them stand for a piece of an image."""
+    import torch
+
+    return torch.zeros_like(ids, dtype=torch.bool) if token is None else ids == token
+
+
+def image_ends(mask: Tensor) -> Tensor:
+    """(rows,) long: position of the last image token of each row of `mask` (rows, tokens), -1 without image."""
+    import torch
+
+    return torch.where(mask, torch.arange(mask.shape[1], device=mask.device), -1).amax(dim=1)
+
+
+def _by_tiles(row: int, mask: Tensor, images: Sequence[tuple[Tile, ...]]) -> list[ImageSpan]:
+    """Spans of a row's images; tokens behind an image's tiles, such as the ends of rows, are the image's."""
+    places = mask.nonzero()[:, 0].tolist()
+    starts = [min(tile.positions[0] for tile in tiles) for tiles in images] + [math.inf]
+    return [
+        ImageSpan(row, tuple(at for at in places if start <= at < end), tiles)
+        for tiles, start, end in zip(images, starts, starts[1:], strict=False)
+    ]
+
+
+def _by_run(row: int, mask: Tensor) -> list[ImageSpan]:
+    spans = []
+    for run in runs_of(mask.nonzero()[:, 0].tolist()):
+        side = math.isqrt(len(run))
+        square = (Tile(tuple(run), (side, side)),) if side * side == len(run) else ()
+        spans.append(ImageSpan(row, tuple(run), square))
     return spans
-
-
-def _by_run(row: int, positions: list[int]) -> list[ImageSpan]:
-    runs: list[list[int]] = []
-    for position in positions:
-        if runs and position == runs[-1][-1] + 1:
-            runs[-1].append(position)
-        else:
-            runs.append([position])
-    return [ImageSpan(row, tuple(run), _square(len(run))) for run in runs]
-
-
-def _square(count: int) -> tuple[int, int] | None:
-    side = math.isqrt(count)
-    return (side, side) if side * side == count else None
-
-
-def token_grids(inputs: Mapping[str, Any], config: Any) -> list[tuple[int, int]] | None:
-    """(height, width) in tokens of every image, from what the processor returned; None where it says nothing.
-
-    Reads `image_grid_thw` (Qwen-VL, GLM-4V; merged by `spatial_merge_size`).
-    """
-    grid = inputs.get("image_grid_thw")
-    if grid is None:
-        return None
-    merge = int(getattr(getattr(config, "vision_config", config), "spatial_merge_size", 1) or 1)
-    return [(int(t) * int(h) // merge, int(w) // merge) for t, h, w in grid.tolist()]
 
 
 def image_token_id(config: Any) -> int | None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+_TINY = 1e-18  # vanishes in every mass that is divided by, and its inverse square is finite: no gradient is nan
+_NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
 
 
 def plausible_floor(logits: Tensor, beta: float) -> Tensor:
@@ -96,3 +101,54 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the masked entries of the last dimension; NaN where there are none."""
     kept = torch.where(mask, values, 0.0).sum(dim=-1)
     return kept / mask.sum(dim=-1).to(values.dtype)
+
+
+def move_mass(
+    weights: Tensor, givers: Tensor, of_image: Callable[..., Tensor], *, share: float, least: float, floor: float
+) -> Tensor:
+    """Attention moves from some keys to the image keys that are none of them, in the heads that look at the image.
+
+    With `t` the weight of a head on *takers* (image keys that are no givers), `g` on givers and `i` on all image keys,
+    a head is edited where `i >= floor`, `t >= least * i` and `t > 0`; there
+
+        w_j' = w_j + share * g * w_j / t    for a taker,
+        w_j' = w_j - share * w_j            for a giver,
+        w_j' = w_j                          for every other key,
+
+    so the row's sum stays. It is computed as two matrix products: `weights` with five numbers a key gives `t`, `g`,
+    `-t`, `t - least * i` and `i` of every head at once; `share * w_j` times `[g / t, -1]` with (taker, giver) of every
+    key is the change. What the five numbers owe to the image alone is asked of `of_image` and kept for all layers.
+
+    Args:
+        weights: (R, heads, T) float32, rows sum to 1.  givers: (R, T) bool.
+        of_image: `StepView.of_image`: (function, *args) to `function(image, *args)`, `image` (R, T) bool.
+        share: of the givers' weight that moves, 0 to 1.  least, floor: see above, 0 to 1.
+
+    Returns:
+        (R, heads, T) float32; heads that are not edited keep their bits.
+    """
+    plain = of_image(_if_no_giver, max(least, _NOTHING))
+    parts = torch.addcmul(plain, of_image(_by_giving), givers[:, None])
+    sums = torch.baddbmm(_floors(floor, weights.device), weights, parts.mT)
+    edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
+    changes = sums[..., 1:3] / sums[..., :1] * edited  # (g / t, -1), of takers and of givers
+    return torch.addcmul(weights, weights, torch.bmm(changes, parts[:, :2]), value=share)
+
+
+def _if_no_giver(image: Tensor, least: float) -> Tensor:
+    """(R, 5, T): what a key that is no giver counts for in each of the five sums."""
+    image = image.to(torch.float32)
+    return torch.stack([image, torch.zeros_like(image), -image, (1.0 - least) * image, image], dim=1)
+
+
+def _by_giving(image: Tensor) -> Tensor:
+    """(R, 5, T): what is added to that if it is one."""
+    image = image.to(torch.float32)
+    return torch.stack([-image, torch.ones_like(image), image, -image, torch.zeros_like(image)], dim=1)
+
+
+@lru_cache(maxsize=64)
+def _floors(floor: float, device: torch.device) -> Tensor:
+    """What the five sums start from."""
+    with torch.inference_mode(False):  # it outlives the caller's mode
+        return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -floor]]], device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Flag, auto
@@ -9,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from grounddecode.reads import Reads
+from grounddecode.schema import Range, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,15 +33,31 @@ class Needs(Flag):
     IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
-def option(default: Any, help: str, *, source: str = "paper", neutral: Any = MISSING) -> Any:
-    """A dataclass field of a method.
+def option(
+    default: Any,
+    help: str,
+    *,
+    source: str = "paper",
+    neutral: Any = MISSING,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+    filled: bool = False,
+) -> Any:
+    """A dataclass field of a method: the one place that says what its values may be.
 
     Args:
-        default: the default value.  help: one line for `--help` and the docs, with the range.
+        default: the default value.  help: one line for `--help` and the docs; the range is put before its first "; ".
         source: where the default comes from: "paper", "released" (code) or "ours".
         neutral: the value at which the method does nothing, for the one field that switches it off.
+        low, high, open_low, open_high, filled: the range, see `grounddecode.schema.Range`. `Method` checks it, and the
+            choices of a `Literal`.
     """
-    metadata: dict[str, Any] = {"help": help, "source": source}
+    within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled)
+    what, mark, rest = help.partition("; ")
+    metadata: dict[str, Any] = {"source": source, "range": within}
+    metadata["help"] = (f"{what}, {within.interval}" if within.interval else what) + mark + rest
     if neutral is not MISSING:
         metadata["neutral"] = neutral
     return field(default=default, metadata=metadata)
@@ -58,6 +76,10 @@ class Method:
     summary: ClassVar[str]
     extra_needs: ClassVar[Needs] = Needs.NOTHING
     across_heads: ClassVar[bool] = False  # its attention edit compares the heads of a layer, or tells them apart
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a hyper-parameter outside its declaration; extend it only for what ties several."""
+        check(self)
 
     # -- what the method is --------------------------------------------------------------------------------------
     @property

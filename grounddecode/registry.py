@@ -1,13 +1,20 @@
-"""The one table of methods, and how a name or a specification becomes a `Method`."""
+"""The one table of methods, and the one grammar in which people write them down."""
 
 from __future__ import annotations
 
 import difflib
-import types
+import logging
+import re
 import typing
-from dataclasses import Field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
+from importlib.metadata import entry_points
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from grounddecode import schema
 
 if TYPE_CHECKING:
     from grounddecode.method import Method
@@ -20,14 +27,43 @@ METHODS: dict[str, str] = {
     "paint": "grounddecode.methods.paint:PAINT",
     "heads": "grounddecode.methods.heads:HeadModulation",
 }
+GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
+GREEDY = "greedy"
+# How tokens are chosen: the settings of a word, under their `Decoding` names, with what holds when none are given.
+WORDS: dict[str, dict[str, tuple[str, float]]] = {
+    "sample": {"temperature": ("temperature", 1.0), "top_p": ("top_p", 1.0)},
+    "cut": {"beta": ("min_p", 0.1)},
+    "beam": {"n": ("num_beams", 5)},
+}
+_POSSIBLE: dict[str, tuple[typing.Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 < value < inf, "a number above 0"),
+    "top_p": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
+    "min_p": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "num_beams": (lambda value: value >= 1 and value.is_integer(), "a whole number of at least 1"),
+}
+_PLUS = re.compile(r"\+(?![\d.])")  # a plus before a digit belongs to a number: 1e+2
+_log = logging.getLogger("grounddecode")
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+@cache
+def targets() -> Mapping[str, str]:
+    """`module:Class` of every method by name: those of this package, then those that other packages add."""
+    found = dict(METHODS)
+    for point in sorted(entry_points(group=GROUP)):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", point.name) or point.name in {*found, GREEDY, *WORDS, "none"}:
+            _log.warning("the method %r of %s is left out: its name is taken or no word", point.name, point.value)
+            continue
+        found[point.name] = point.value
+    return found
 
 
 def names() -> list[str]:
     """Names of all methods, in the order of the table."""
-    return list(METHODS)
+    return list(targets())
 
 
-def nearest(given: str, known: typing.Iterable[str], what: str) -> str:
+def nearest(given: str, known: Iterable[str], what: str) -> str:
     """One sentence for an unknown name: what was given, the nearest known one, all known ones."""
     known = list(known)
     close = difflib.get_close_matches(given.lower(), known, n=1, cutoff=0.5)
@@ -36,11 +72,28 @@ def nearest(given: str, known: typing.Iterable[str], what: str) -> str:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method. Raises ValueError with the nearest name when there is none."""
-    if name not in METHODS:
-        raise ValueError(nearest(name, METHODS, "method"))
-    module, _, attribute = METHODS[name].partition(":")
-    return cast("type[Method]", getattr(import_module(module), attribute))
+    """The class of a method.
+
+    Raises:
+        ValueError: no method of this name (with the nearest one), or one of another package that is none.
+    """
+    if name not in targets():
+        raise ValueError(nearest(name, targets(), "method"))
+    module, _, attribute = targets()[name].partition(":")
+    try:
+        cls = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the method {name!r} cannot be had ({error}), install its package anew") from error
+    return _checked(name, cls)
+
+
+def _checked(name: str, cls: Any) -> type[Method]:
+    """The class, if it is a method that goes by its name."""
+    from grounddecode.method import Method
+
+    if not (isinstance(cls, type) and issubclass(cls, Method)) or cls.name != name:
+        raise ValueError(f"{targets()[name]} is no method named {name!r}, give a Method whose `name` it is")
+    return cls
 
 
 def create(name: str, **params: Any) -> Method:
@@ -54,13 +107,66 @@ def create(name: str, **params: Any) -> Method:
     for key in params:
         if key not in known:
             raise ValueError(nearest(key, known, f"hyper-parameter of {name}"))
-    return cls(**{key: _coerce(name, known[key], _types(cls)[key], value) for key, value in params.items()})
+    return cls(**{key: schema.read(name, known[key], schema.kinds(cls)[key], value) for key, value in params.items()})
 
 
-def from_dict(data: typing.Mapping[str, Any]) -> Method:
+def from_dict(data: Mapping[str, Any]) -> Method:
     """The inverse of `Method.to_dict`."""
     rest = dict(data)
     return create(str(rest.pop("name", "")), **rest)
+
+
+# -- the grammar -------------------------------------------------------------------------------------------------------
+#   list    = plan {"," plan}
+#   plan    = part {"+" part}
+#   part    = word [":" setting {"," setting}]      word: greedy, sample, cut, beam, or a method
+#   setting = key "=" value                         value: 0.5, true, none, 1;2;3 or, where there are rows, 1;2/3;4
+@dataclass(frozen=True)
+class Plan:
+    """One way of answering: its specification as given, fields of `Decoding`, and methods."""
+
+    name: str
+    decoding: Mapping[str, Any]
+    methods: tuple[Method, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, every hyper-parameter resolved."""
+        return {"decoding": dict(self.decoding), "methods": [method.to_dict() for method in self.methods]}
+
+
+def listed(names: str | Sequence[str]) -> list[str]:
+    """Specifications in a list, or divided by commas; one before a setting (`avc:alpha=1,beta=0.1`) does not."""
+    if not isinstance(names, str):
+        return list(names)
+    specs: list[str] = []
+    for piece in filter(None, (piece.strip() for piece in names.split(","))):
+        if specs and ":" in specs[-1] and "=" in piece and ":" not in piece:
+            specs[-1] += f",{piece}"
+        else:
+            specs.append(piece)
+    return specs
+
+
+def parts(spec: str) -> list[tuple[str, dict[str, str]]]:
+    """Word and settings of every part: `"sample+avc:alpha=1"` is `[("sample", {}), ("avc", {"alpha": "1"})]`.
+
+    Raises:
+        ValueError: a setting that is no `key=value`.
+    """
+    return [_part(text.strip()) for text in _PLUS.split(spec)]
+
+
+def _part(text: str) -> tuple[str, dict[str, str]]:
+    word, _, rest = text.partition(":")
+    return word.strip(), dict(setting(item, f"{item!r} in {text!r}") for item in filter(None, rest.split(",")))
+
+
+def setting(text: str, said: str) -> tuple[str, str]:
+    """Key and value of `key=value`. Raises ValueError for anything else, with what was `said`."""
+    key, equals, value = (piece.strip() for piece in text.partition("="))
+    if not equals:
+        raise ValueError(f"{said} is no setting, write key=value")
+    return key, value
 
 
 def parse(spec: str) -> tuple[Method, ...]:
@@ -68,89 +174,110 @@ def parse(spec: str) -> tuple[Method, ...]:
 
     `"avc"`, `"locore+avc"`, `"avc:alpha=2.5,beta=0.1+locore:layers=9;10"`, `"heads:gains=1;1.5/2;1"` (rows by /).
     """
-    if spec in ("", "greedy"):
+    if spec in ("", GREEDY):
         return ()
-    return tuple(_parse_one(part) for part in spec.split("+"))
+    return tuple(create(name, **params) for name, params in parts(spec))
 
 
-def _parse_one(part: str) -> Method:
-    name, params = split(part)
-    return create(name, **params)
+def plan(spec: str) -> Plan:
+    """The plan of a specification: parts joined by `+`, each with optional `:key=value,...` settings.
+
+    `greedy` (the default), `sample` (`temperature`, `top_p`, both 1), `sample+cut` (sampling among the tokens with at
+    least `beta` = 0.1 of the best one's probability: the plausibility cut of contrastive decoders alone),
+    `beam` (`n` = 5), and any method of the registry: `avc`, `locore:beta=0.3`, `locore+avc`, `sample+avc`.
+
+    Raises:
+        ValueError: an unknown word, method or setting, or a cut without sampling.
+    """
+    decoding: dict[str, Any] = {}
+    methods: list[Method] = []
+    for word, settings in parts(spec):
+        if word in WORDS:
+            decoding |= _decoding(word, settings)
+        elif word in targets():
+            methods.append(create(word, **settings))
+        elif word != GREEDY:
+            raise ValueError(nearest(word, [GREEDY, *WORDS, *targets()], "method"))
+    if "min_p" in decoding and not decoding.get("do_sample"):
+        raise ValueError(f"{spec!r} cuts what greedy decoding never takes: write sample+cut")
+    if decoding.get("do_sample") and "num_beams" in decoding:
+        raise ValueError(f"{spec!r} both samples and searches with beams: choose one")
+    return Plan(spec, decoding, tuple(methods))
 
 
-def split(part: str) -> tuple[str, dict[str, str]]:
-    """Name and hyper-parameters of one method in a specification: `"avc:alpha=1"` gives `("avc", {"alpha": "1"})`."""
-    name, _, rest = part.strip().partition(":")
-    params: dict[str, str] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"{item!r} in {part!r} is no setting, write key=value")
-        params[key.strip()] = value.strip()
-    return name, params
+def plans(specs: Sequence[str]) -> list[Plan]:
+    """Plans of several specifications, each once.
+
+    Raises:
+        ValueError: none given, or one that is wrong.
+    """
+    several = [plan(spec) for spec in dict.fromkeys(name.strip() for name in specs) if spec]
+    if not several:
+        raise ValueError("no method was given: name at least one, such as greedy")
+    return several
 
 
-def _types(cls: type[Method]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _decoding(word: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    known = WORDS[word]
+    values = dict(known.values())
+    for key, value in settings.items():
+        if key not in known:
+            raise ValueError(nearest(key, known, f"setting of {word}"))
+        values[known[key][0]] = _number(f"{word}:{key}", known[key][0], value)
+    if word == "beam":
+        values["num_beams"] = int(values["num_beams"])
+    return values | ({"do_sample": True} if word == "sample" else {})
 
 
-def _coerce(method: str, field: Field[Any], kind: Any, value: Any) -> Any:
-    """`value` as the declared type of the field."""
-    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if value is None or (value in ("none", "None") and type(None) in options):
-        return None
-    for option in options:
-        try:
-            return _as(option, value)
-        except (TypeError, ValueError):
-            continue
-    raise ValueError(f"{method}: {field.name} is {value!r}, give {_wanted(options)}")
+def _number(name: str, field: str, text: str) -> float:
+    """The value of a field of `Decoding`. Raises ValueError for what it cannot be."""
+    possible, wanted = _POSSIBLE[field]
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}, give {wanted}") from None
+    if not possible(value):
+        raise ValueError(f"{name} is {text}, give {wanted}")
+    return value
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "none"}
+# -- settings beside a specification -----------------------------------------------------------------------------------
+def with_settings(given: Plan, settings: Iterable[str]) -> Plan:
+    """The plan with its methods changed by `key=value` settings.
+
+    A key goes to the one method that has it; `avc.alpha=2` names the method where several have it.
+
+    Raises:
+        ValueError: a setting that is no `key=value`, that no method has, or that several have.
+    """
+    methods = list(given.methods)
+    for text in settings:
+        key, value = setting(text, f"--set {text!r}")
+        if not methods:
+            raise ValueError(f"--set {text!r} has no method to go to, give one with --method")
+        at, key = _target(methods, key)
+        methods[at] = changed(methods[at], {key: value})
+    return replace(given, methods=tuple(methods))
 
 
-def _wanted(kinds: typing.Iterable[Any]) -> str:
-    """What a value of one of these types looks like when it is written down."""
-    words = [word for kind in kinds for word in _written(kind)]
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+def changed(method: Method, settings: Mapping[str, Any]) -> Method:
+    """A copy with some hyper-parameters set anew; strings are read."""
+    return from_dict(method.to_dict() | dict(settings))
 
 
-def _written(kind: Any) -> list[str]:
-    if get_origin(kind) is Literal:
-        return [str(word) for word in get_args(kind)]
-    if get_origin(kind) is not tuple:
-        return [_WORDS.get(kind, getattr(kind, "__name__", str(kind)))]
-    item = get_args(kind)[0]
-    if get_origin(item) is tuple:
-        return ["rows of numbers such as 1;2/3;4"]
-    return ["whole numbers such as 9;10" if item is int else "numbers such as 0.5;1"]
-
-
-def _as(kind: Any, value: Any) -> Any:
-    if get_origin(kind) is Literal:
-        if value in get_args(kind):
-            return value
-        raise ValueError
-    if get_origin(kind) is tuple:
-        item = get_args(kind)[0]
-        items = value.split("/" if get_origin(item) is tuple else ";") if isinstance(value, str) else list(value)
-        return tuple(_as(item, entry) for entry in items if entry != "")
-    if kind is bool:
-        return _as_bool(value)
-    if kind is type(None):
-        raise ValueError
-    if kind is int and isinstance(value, float) and not value.is_integer():
-        raise ValueError
-    return kind(value)
-
-
-def _as_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    lowered = str(value).lower()
-    if lowered in ("true", "1", "yes", "on"):
-        return True
-    if lowered in ("false", "0", "no", "off"):
-        return False
-    raise ValueError
+def _target(methods: Sequence[Method], key: str) -> tuple[int, str]:
+    """Which of the methods a key belongs to, and the name of its field."""
+    owner, dot, bare = key.partition(".")
+    if dot:
+        owners = [at for at, method in enumerate(methods) if method.name == owner]
+        if not owners:
+            raise ValueError(nearest(owner, [method.name for method in methods], "method given with --method"))
+        return owners[0], bare
+    owners = [at for at, method in enumerate(methods) if key in vars(method)]
+    if len(owners) == 1:
+        return owners[0], key
+    if owners:
+        having = " and ".join(methods[at].name for at in owners)
+        raise ValueError(f"--set {key}: {having} have it, write {methods[owners[0]].name}.{key}=...")
+    known = dict.fromkeys(field.name for method in methods for field in fields(method))
+    raise ValueError(nearest(key, known, f"hyper-parameter of {'+'.join(method.name for method in methods)}"))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = Literal["last", "after_image"]
-LaidOut = Callable[[Hashable, Callable[["Tensor"], "Tensor"]], "Tensor"]
+LaidOut = Callable[..., "Tensor"]  # (function, *args) of `StepView.of_image`
 
 
 class Phase(Enum):
@@ -41,11 +41,12 @@ class VisionView:
     patch_of_key: Tensor
     memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def once(self, key: Hashable, value: Callable[[VisionView], Tensor]) -> Tensor:
-        """`value(self)`, computed once for the images of a generation: only for what does not depend on the keys."""
-        if key not in self.memo:
-            self.memo[key] = value(self)
-        return self.memo[key]
+    def once(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
+        """`function(self, *args)`, computed once for the images of a generation; see `StepView.once`.
+
+        Only for what does not depend on the keys.
+        """
+        return _once(self, function, args)
 
     def of_rows(self, rows: Tensor) -> VisionView:
         """The same images for other rows, given by index."""
@@ -105,25 +106,24 @@ class StepView:
         `last`: the last prompt row and every later one. `after_image`: every row behind the last image token. Rows of
         requests without an image are never concerned.
         """
-        return self.once(("rows", which), _last_rows if which == "last" else _rows_after_image)
+        return self.once(_last_rows if which == "last" else _rows_after_image)
 
-    def once(self, key: Hashable, value: Callable[[StepView], Tensor]) -> Tensor:
-        """`value(self)`, computed once a forward pass and shared by all layers that see the same rows and keys.
+    def once(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
+        """`function(self, *args)`, computed once a forward pass, shared by all layers that see the same rows and keys.
 
-        Only for what does not depend on the layer: not on `flags`. `key` names the value, the method included.
+        Only for what does not depend on the layer: not on `flags`. The function and its arguments are the key: give one
+        of a module, or a method's own (`step.once(self._gain)`), no lambda or `partial`, which are new each time.
         """
-        if key not in self.memo:
-            self.memo[key] = value(self)
-        return self.memo[key]
+        return _once(self, function, args)
 
-    def of_image(self, key: Hashable, value: Callable[[Tensor], Tensor]) -> Tensor:
-        """`value(image)`, computed once a sequence where the engine can, else once a forward pass.
+    def of_image(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
+        """`function(image, *args)`, computed once a sequence where the engine can, else once a forward pass.
 
         Only for what follows from each entry of `image` (R, T) by itself; it has the rows first and the keys last.
         """
         if self.laid_out is None:
-            return self.once(key, lambda step: value(step.image))
-        return self.laid_out(key, value)
+            return self.once(_of_image, function, args)
+        return self.laid_out(function, *args)
 
     def with_(self, **changes: Any) -> StepView:
         """A copy with some fields replaced, and nothing remembered unless `memo` is handed on."""
@@ -134,6 +134,17 @@ class StepView:
         if "image" in changes:
             fields["laid_out"] = None
         return view
+
+
+def _once(view: StepView | VisionView, function: Callable[..., Tensor], args: tuple[Hashable, ...]) -> Tensor:
+    key = (function, args)
+    if key not in view.memo:
+        view.memo[key] = function(view, *args)
+    return view.memo[key]
+
+
+def _of_image(step: StepView, function: Callable[..., Tensor], args: tuple[Hashable, ...]) -> Tensor:
+    return function(step.image, *args)
 
 
 def _last_rows(step: StepView) -> Tensor:

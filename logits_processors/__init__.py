@@ -19,7 +19,7 @@ def list_processors() -> list[str]:
 
 
 def _names(method: str) -> list[str]:
-    by_class = registry.METHODS[method].rpartition(":")[2] + _SUFFIX
+    by_class = registry.targets()[method].rpartition(":")[2] + _SUFFIX
     return list(dict.fromkeys([by_class, method.upper() + _SUFFIX]))
 
 

@@ -77,7 +77,7 @@ def _made_again(kind: type[MethodLogitsProcessor], model: Any, method: Method, c
 @cache
 def processor_class(method: str) -> type[MethodLogitsProcessor]:
     """The processor class of a registered method."""
-    name = registry.METHODS[method].rpartition(":")[2] + "LogitsProcessor"
+    name = registry.targets()[method].rpartition(":")[2] + "LogitsProcessor"
     doc = (registry.method_class(method).__doc__ or "").partition("\n")[0]
     return type(
         name, (MethodLogitsProcessor,), {"registered": method, "__doc__": doc, "__module__": "logits_processors"}

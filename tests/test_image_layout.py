@@ -1,10 +1,12 @@
 """Image positions from ids, and heat maps back on pixels."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from grounddecode.layout import ImageLayout, token_grids
+from grounddecode.layout import ImageLayout
 
 IMG = 9
 
@@ -21,22 +23,22 @@ def test_a_row_without_image_ends_at_minus_one():
     assert ImageLayout.from_ids(torch.tensor([[1, 2, 3]]), IMG).image_end.tolist() == [-1]
 
 
-def test_known_grids_join_runs_that_row_markers_split():
-    ids = torch.tensor([[1, IMG, IMG, 7, IMG, IMG, 7, 2]])
-    layout = ImageLayout.from_ids(ids, IMG, grids=[(2, 2)])
-    assert layout.spans[0].positions == (1, 2, 4, 5)
-    assert layout.spans[0].grid == (2, 2)
+def config(**settings):
+    return SimpleNamespace(image_token_id=IMG, **settings)
 
 
-def test_grids_of_the_processor_are_merged():
-    class Vision:
-        spatial_merge_size = 2
+def test_grids_of_the_processor_join_runs_that_row_markers_split_and_are_merged():
+    ids = torch.tensor([[1, IMG, IMG, 7, IMG, IMG, 7, 2], [IMG, IMG, 3, 4, 4, 4, 4, 4]])
+    inputs = {"input_ids": ids, "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 2]])}
+    first, second = ImageLayout.of(inputs, config(vision_config=SimpleNamespace(spatial_merge_size=2))).spans
+    assert (first.positions, first.grid) == ((1, 2, 4, 5), (2, 2))
+    assert (second.row, second.positions, second.grid) == (1, (0, 1), (2, 1))
 
-    class Config:
-        vision_config = Vision()
 
-    assert token_grids({"image_grid_thw": torch.tensor([[1, 8, 4]])}, Config()) == [(4, 2)]
-    assert token_grids({}, Config()) is None
+def test_grids_that_do_not_fit_the_tokens_are_not_believed():
+    inputs = {"input_ids": torch.tensor([[1, IMG, IMG, IMG, 2]]), "image_grid_thw": torch.tensor([[1, 2, 2]])}
+    (span,) = ImageLayout.of(inputs, config(vision_config=SimpleNamespace(spatial_merge_size=1))).spans
+    assert (span.positions, span.tiles) == ((1, 2, 3), ())
 
 
 def test_heat_map_puts_scores_where_their_patch_is():

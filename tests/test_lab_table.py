@@ -10,8 +10,8 @@ import pytest
 from benchmarks import lab_markdown, lab_table, lab_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
-from grounddecode.evaluate.plan import plan
-from grounddecode.evaluate.run.recipes import read
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.registry import plan
 
 
 def graded(chair_i: float, recall: float, adversarial: float) -> dict[str, float]:

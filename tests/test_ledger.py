@@ -11,9 +11,7 @@ import typer
 
 from benchmarks import ledger
 from grounddecode.cli.app import app
-from grounddecode.evaluate.names import listed
-from grounddecode.evaluate.plan import plans
-from grounddecode.registry import names
+from grounddecode.registry import listed, names, plans
 
 PAPERS = json.loads(ledger.SOURCE.read_text(encoding="utf-8"))["papers"]
 CLAIMS = [claim for paper in PAPERS for claim in paper["claims"]]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,8 +23,8 @@ from grounddecode.cli.output import results_only, write_json, write_line
 
 if TYPE_CHECKING:
     from grounddecode.engines.base import Decoding, Request
-    from grounddecode.evaluate.plan import Plan
     from grounddecode.method import Method
+    from grounddecode.registry import Plan
 
 LONGEST_ADDRESS = 80  # characters of one that are repeated
 METHOD_HELP = (
@@ -62,8 +61,10 @@ def generate(
     """Answer one prompt about pictures, with or without a method."""
     with results_only():
         from grounddecode.engines.base import Decoding, Request
+        from grounddecode.registry import plan as read
+        from grounddecode.registry import with_settings
 
-        plan = chosen_plan(method, settings or ())
+        plan = with_settings(read(method), settings or ())
         chosen = decoding(plan, temperature, top_p, num_beams)
         pictures = tuple(readable_picture(path, max_pixels) for path in image or ())
         answer = _answer(
@@ -142,51 +143,3 @@ def decoding(plan: Plan, temperature: float | None, top_p: float | None, num_bea
     if plan.decoding and chosen.get("do_sample") and chosen.get("num_beams", 1) > 1:
         raise ValueError(f"--method {plan.name!r} and the options both sample and search with beams: choose one")
     return chosen
-
-
-def chosen_plan(spec: str, settings: Sequence[str]) -> Plan:
-    """The plan of a specification, its methods changed by `key=value` settings.
-
-    A key goes to the one method that has it; `avc.alpha=2` names the method where several have it.
-
-    Raises:
-        ValueError: a setting that is no `key=value`, that no method has, or that several have.
-    """
-    from grounddecode import registry
-    from grounddecode.evaluate.plan import plan as read
-
-    plan = read(spec)
-    methods = list(plan.methods)
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting!r} is no setting, write key=value")
-        if not methods:
-            raise ValueError(f"--set {setting!r} has no method to go to, give one with --method")
-        at, key = _target(methods, key.strip())
-        methods[at] = registry.create(methods[at].name, **{**_given(methods[at]), key: value.strip()})
-    return replace(plan, methods=tuple(methods))
-
-
-def _given(method: Method) -> dict[str, Any]:
-    return {key: value for key, value in method.to_dict().items() if key != "name"}
-
-
-def _target(plan: Sequence[Method], key: str) -> tuple[int, str]:
-    """Which method of the plan a key belongs to, and the name of its field."""
-    from grounddecode.registry import nearest
-
-    owner, dot, bare = key.partition(".")
-    if dot:
-        owners = [at for at, method in enumerate(plan) if method.name == owner]
-        if not owners:
-            raise ValueError(nearest(owner, [method.name for method in plan], "method given with --method"))
-        return owners[0], bare
-    owners = [at for at, method in enumerate(plan) if key in _given(method)]
-    if len(owners) == 1:
-        return owners[0], key
-    if owners:
-        names = " and ".join(plan[at].name for at in owners)
-        raise ValueError(f"--set {key}: {names} have it, write {plan[owners[0]].name}.{key}=...")
-    known = dict.fromkeys(field for method in plan for field in _given(method))
-    raise ValueError(nearest(key, known, f"hyper-parameter of {'+'.join(method.name for method in plan)}"))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from grounddecode.engines.base import Decoding, Request, open_engine
 from grounddecode.method import Method
-from grounddecode.registry import create, method_class, names, parse
+from grounddecode.registry import changed, parse
 
 log = logging.getLogger("grounddecode")
 READ = frozenset({"max_new_tokens", "temperature", "top_p", "num_beams", "do_sample", "until"})
@@ -110,11 +110,12 @@ class GroundDecode(lmms):  # type: ignore[misc]
 
 
 def plan(method: str, options: Mapping[str, Any]) -> tuple[tuple[Method, ...], dict[str, Any]]:
-    """The methods, and those options that are no hyper-parameters of a single named one."""
-    if method not in names():
-        return parse(method), dict(options)
-    own = {field.name for field in fields(method_class(method))}
-    chosen = create(method, **{key: value for key, value in options.items() if key in own})
+    """The methods, and those options that are no hyper-parameters of a single one."""
+    methods = parse(method)
+    if len(methods) != 1:
+        return methods, dict(options)
+    own = {field.name for field in fields(methods[0])}
+    chosen = changed(methods[0], {key: value for key, value in options.items() if key in own})
     return (chosen,), {key: value for key, value in options.items() if key not in own}
 
 

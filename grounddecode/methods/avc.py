@@ -31,29 +31,32 @@ class AvisC(Method):
     work; the blind set is `>= mean + lamb * std` as there (the paper's text says `>`); `mask` is the ablation of the
     paper that was never released. `alpha=0` switches the method off, its cut included. Cost: both streams run as one
     batch of twice the rows; the image is encoded once; twice the cache.
+
+    Formula: per layer `AP_i = sum_j a_ij / sum` (Eq. 3-4); layers, most `AP` first, until they hold `gamma` (Eq. 5);
+    `s_j` the mean of `a_ij` over them; blind where `s_j >= mean + lamb * std` (Eq. 6-7); `logit' = (1 + alpha) l -
+    alpha l_blind` where `l >= ln(beta) + max l`, else -inf (Eq. 9-10).
+    Shapes: `a` (layers, R, T) head mean of the last prompt row, R rows against T keys; logits (R, vocabulary).
+    Units: `alpha` is a factor on logits, `beta` a share of the best token's probability, `gamma` a share of the image
+    attention, `lamb` standard deviations.
+    Ranges: see the fields; usual are `alpha` 2.5 to 3, `beta` 0.1, `gamma` 0.5, `lamb` 1.
+    Errors: ValueError for a value outside its range; engines refuse models that read images through cross-attention.
+
+    Example:
+        >>> with ground(model, AvisC(alpha=1.0)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The photo was taken in a kitchen. There is a cat on the']
     """
 
     name: ClassVar[str] = "avc"
     paper: ClassVar[str] = "arXiv:2405.17820 (ACL Findings 2025)"
     summary: ClassVar[str] = "contrasts with a stream that sees only the blind image tokens"
 
-    alpha: float = option(2.5, "contrast weight, >= 0; paper: 2.5 (LLaVA-1.5), 3 (InstructBLIP)", neutral=0.0)
-    beta: float = option(0.1, "plausibility cut relative to the best token, in [0, 1]", source="released")
-    gamma: float = option(0.5, "share of the image attention that the chosen layers hold, in (0, 1]")
+    alpha: float = option(2.5, "contrast weight; paper: 2.5 (LLaVA-1.5), 3 (InstructBLIP)", low=0, neutral=0.0)
+    beta: float = option(0.1, "plausibility cut relative to the best token", low=0, high=1, source="released")
+    gamma: float = option(0.5, "share of the image attention that the chosen layers hold", low=0, open_low=True, high=1)
     lamb: float = option(1.0, "blind tokens lie this many standard deviations above the mean")
     scheme: Literal["zeros", "ones", "noise", "mask"] = option("zeros", "what replaces the other image tokens")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"avc: alpha is {self.alpha}, give a finite number of at least 0")
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"avc: beta is {self.beta}, give a number between 0 and 1")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"avc: gamma is {self.gamma}, give a number above 0 and at most 1")
-        if not abs(self.lamb) < float("inf"):
-            raise ValueError(f"avc: lamb is {self.lamb}, give a finite number")
-        if self.scheme not in ("zeros", "ones", "noise", "mask"):
-            raise ValueError(f"avc: scheme is {self.scheme!r}, give zeros, ones, noise or mask")
 
     def layer_set(self, mass: Tensor) -> Tensor:
         """Bool (layers, R): the fewest layers, most image attention first, that reach the share `gamma` (Eq. 5).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -31,6 +30,19 @@ class HeadModulation(Method):
     Ours: the paper "Fixing Imbalanced Attention" (arXiv 2501.12206) announces head-specific modulation by measured
     sensitivity but publishes no formula, and its code has none. The published neighbour that acts by head is SPIN,
     which damps the heads with the least image score.
+
+    Formula: `w_hj' = g_hj w_hj / sum_k g_hk w_hk`, `g_hj = 1 + alpha * rank_h / H` on image tokens, else 1.
+    Shapes: weights (R, heads, T) float32; sensitivities (R, heads), or (layers, heads) from a calibration.
+    Units: gains are factors; sensitivities are shares of a row's attention; `layers` numbers from 0.
+    Ranges: see the fields; ours is an `alpha` of 0.5.
+    Errors: ValueError for a value outside its range, for rows or heads that are not the model's, or a sensitivity that
+    nobody measured.
+
+    Example:
+        >>> with ground(model, HeadModulation(alpha=1.0)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The image shows a kitchen. There is a blue cell phone on the']
     """
 
     name: ClassVar[str] = "heads"
@@ -39,7 +51,7 @@ class HeadModulation(Method):
     extra_needs: ClassVar[Needs] = Needs.IMAGE_KEYS
     across_heads: ClassVar[bool] = True
 
-    alpha: float = option(0.5, "gain of the most sensitive head minus one, >= 0", source="ours", neutral=0.0)
+    alpha: float = option(0.5, "gain of the most sensitive head minus one", low=0, source="ours", neutral=0.0)
     sensitivity: Literal["row", "calibrated"] = option("row", "where a head's sensitivity is measured", source="ours")
     rows: Literal["last", "after_image"] = option("last", "query rows it acts on, as in LocoRE or VAR", source="ours")
     layers: tuple[int, ...] | None = option(None, "decoder layers (0-based) it acts on; all by default", source="ours")
@@ -47,24 +59,18 @@ class HeadModulation(Method):
         None, "sensitivity of every layer's heads; by default the calibration's", source="ours"
     )
     gains: tuple[tuple[float, ...], ...] | None = option(
-        None, "constant gains >= 0 in place of ranks: of every layer's heads, or one row for all layers", source="ours"
+        None,
+        "constant gains in place of ranks; of every layer's heads, or one row for all layers",
+        low=0,
+        filled=True,
+        source="ours",
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < math.inf:
-            raise ValueError(f"heads: alpha is {self.alpha}, give a finite number of at least 0")
-        if self.sensitivity not in ("row", "calibrated"):
-            raise ValueError(f"heads: sensitivity is {self.sensitivity!r}, give row or calibrated")
-        if self.rows not in ("last", "after_image"):
-            raise ValueError(f"heads: rows is {self.rows!r}, give last or after_image")
-
-        if self.gains is not None:
-            self._check_gains(self.gains)
-
-    def _check_gains(self, gains: tuple[tuple[float, ...], ...]) -> None:
-        if not gains or not all(row and all(0 <= gain < math.inf for gain in row) for row in gains):
-            raise ValueError(f"heads: gains is {gains}, give finite numbers of at least 0, one a head in every row")
-        if self.head_sensitivity is not None:
+        super().__post_init__()
+        if self.gains is not None and not all(self.gains):
+            raise ValueError(f"heads: gains is {self.gains}, give one number a head in every row")
+        if self.gains is not None and self.head_sensitivity is not None:
             raise ValueError("heads: gains and head_sensitivity are both given, give one of them")
 
     def is_neutral(self) -> bool:
@@ -117,7 +123,7 @@ class HeadModulation(Method):
         return image_mass.new_tensor(rows[layer if len(rows) > 1 else 0])[None] - 1.0
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
-        parts = step.of_image("heads: all keys, image keys", _parts)
+        parts = step.of_image(_parts)
         total, image = torch.bmm(weights, parts.mT).unbind(dim=-1)  # sums of each row, (R, heads)
         extra = self._constant(image, layer) if self.gains else self.extra(self._sensitivity(image, layer))
         divisor = torch.addcmul(total, extra, image).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -26,29 +26,32 @@ class LocoRE(Method):
     Where the gain acts (`mode`) is open in the paper: `post_renorm` multiplies the weights and renormalises the row;
     `post` is the literal Eq. 9 without renormalisation (rows sum to more than 1); `score` multiplies the raw scores, so
     that negative ones fall.
+
+    Formula: `w_ij' = G_ij w_ij / sum_k G_ik w_ik`, `G_ij = 1 + beta` for `i - window <= j < i` behind the
+    image, else 1.
+    Shapes: weights and scores (R, heads, T), float32; the gain (R, 1, T) is that of all heads.
+    Units: `beta` is a factor minus one, `window` counts tokens, `layers` numbers from 0.
+    Ranges: see the fields; usual are `beta` 0.15 to 0.2 and a `window` of 8.
+    Errors: ValueError for a value outside its range, or a layer that the model has not (when it is attached).
+
+    Example:
+        >>> with ground(model, LocoRE(beta=0.3)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The photo was taken in a kitchen. There is a blue cell phone']
     """
 
     name: ClassVar[str] = "locore"
     paper: ClassVar[str] = "arXiv:2601.20279 (ICLR 2026)"
     summary: ClassVar[str] = "raises attention to the most recent tokens"
 
-    beta: float = option(0.15, "gain minus one, >= 0; paper: 0.15 (LLaVA-1.5), 0.20 (Qwen2-VL)", neutral=0.0)
+    beta: float = option(0.15, "gain minus one; paper: 0.15 (LLaVA-1.5), 0.20 (Qwen2-VL)", low=0, neutral=0.0)
     window: int = option(
-        8, "how many predecessors are raised, >= 0; the paper gives no value", source="ours", neutral=0
+        8, "how many predecessors are raised; the paper gives no value", low=0, source="ours", neutral=0
     )
     mode: Literal["post_renorm", "post", "score"] = option("post_renorm", "where the gain acts", source="ours")
     history: Literal["after_image", "generated"] = option("after_image", "`generated` leaves prompt text alone")
     layers: tuple[int, ...] | None = option(None, "decoder layers (0-based) it acts on; all by default", source="ours")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"locore: beta is {self.beta}, give a finite number of at least 0")
-        if self.window < 0:
-            raise ValueError(f"locore: window is {self.window}, give a number of tokens of at least 0")
-        if self.mode not in ("post_renorm", "post", "score"):
-            raise ValueError(f"locore: mode is {self.mode!r}, give post_renorm, post or score")
-        if self.history not in ("after_image", "generated"):
-            raise ValueError(f"locore: history is {self.history!r}, give after_image or generated")
 
     @property
     def is_key_gain(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -38,6 +37,19 @@ class PAINT(Method):
     prompt with all image tokens hidden, their positions kept, where the code leaves them out. Needs patches that map
     to image tokens; families where they do not are refused. `layers=(0, 0)` switches the edit off. `local_tokens` and
     `summary_tokens` put constants in the place of the two sets: numbers of an image's tokens in reading order, from 0.
+
+    Formula: `z_j' = z_j + a_j |z_j|`, `a_j` = `alpha` on local, `beta` on summary tokens, else 0; with a contrast
+    `s' = gamma (s - u) + u` where `s >= ln(cut) + max s`, else -inf, `s` and `u` log-probabilities.
+    Shapes: scores (R, heads, T) float32; sets (images, patches) bool; log-probabilities (R, vocabulary).
+    Units: `alpha` and `beta` are shares of a score, `local_share` and `spatial_share` of an image's patches.
+    Ranges: see the fields; usual are `alpha` 0.5 to 0.7, `beta` 0.4, `gamma` 1 to 1.1; `layers` (2, 32) of 32.
+    Errors: ValueError for a value outside its range, for layers the model has not, or token sets that do not fit.
+
+    Example:
+        >>> with ground(model, PAINT(layers=(1, 6))):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The image shows a kitchen. There is a red cup on the right']
     """
 
     name: ClassVar[str] = "paint"
@@ -45,39 +57,36 @@ class PAINT(Method):
     summary: ClassVar[str] = "raises the scores of local and summary image tokens"
     extra_needs: ClassVar[Needs] = Needs.VISION_ATTENTION | Needs.IMAGE_KEYS
 
-    alpha: float = option(0.5, "added share of |score| on local tokens, in [0, 1); paper: 0.7", source="ours")
-    beta: float = option(0.4, "added share of |score| on summary tokens, in [0, 1)")
-    local_share: float = option(0.25, "share of the patches that are local, in [0, 1]")
-    spatial_share: float = option(0.0, "share of the patches that the spatial stream adds, in [0, 1]; paper: 0 or 0.05")
-    layers: tuple[int, ...] = option((2, 32), "decoder layers lo;hi it acts on, hi not included", neutral=(0, 0))
+    alpha: float = option(
+        0.5, "added share of |score| on local tokens; paper: 0.7", low=0, high=1, open_high=True, source="ours"
+    )
+    beta: float = option(0.4, "added share of |score| on summary tokens", low=0, high=1, open_high=True)
+    local_share: float = option(0.25, "share of the patches that are local", low=0, high=1)
+    spatial_share: float = option(
+        0.0, "share of the patches that the spatial stream adds; paper: 0 or 0.05", low=0, high=1
+    )
+    layers: tuple[int, ...] = option((2, 32), "decoder layers lo;hi it acts on, hi not included", low=0, neutral=(0, 0))
     local_tokens: tuple[tuple[int, ...], ...] | None = option(
         None,
-        "local tokens in place of measured ones: numbers in an image, a set an image or one for all",
+        "local tokens in place of measured ones; numbers in an image, a set an image or one for all",
+        low=0,
+        filled=True,
         source="ours",
     )
     summary_tokens: tuple[tuple[int, ...], ...] | None = option(
-        None, "summary tokens in place of measured ones: a set an image or one for all", source="ours"
+        None,
+        "summary tokens in place of measured ones; a set an image or one for all",
+        low=0,
+        filled=True,
+        source="ours",
     )
-    gamma: float = option(1.0, "weight of the text-only contrast, >= 1; 1 is none; paper: 1.1", source="ours")
-    cut: float = option(0.1, "plausibility cut of the contrast relative to the best token, in [0, 1]")
+    gamma: float = option(1.0, "weight of the text-only contrast; 1 is none; paper: 1.1", low=1, source="ours")
+    cut: float = option(0.1, "plausibility cut of the contrast relative to the best token", low=0, high=1)
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"paint: {name} is {getattr(self, name)}, give a number of at least 0 and below 1")
-        for name in ("local_share", "spatial_share", "cut"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"paint: {name} is {getattr(self, name)}, give a number between 0 and 1")
-        if len(self.layers) != 2 or not 0 <= self.layers[0] <= self.layers[1]:
+        super().__post_init__()
+        if len(self.layers) != 2 or self.layers[0] > self.layers[1]:
             raise ValueError(f"paint: layers is {self.layers}, give two layers lo;hi with 0 <= lo <= hi")
-        for name in ("local_tokens", "summary_tokens"):
-            sets = getattr(self, name)
-            if sets is not None and (not sets or any(token < 0 for tokens in sets for token in tokens)):
-                raise ValueError(
-                    f"paint: {name} is {sets}, give sets of numbers of at least 0, one for all or an image"
-                )
-        if not 1 <= self.gamma < math.inf:
-            raise ValueError(f"paint: gamma is {self.gamma}, give a finite number of at least 1")
 
     @property
     def _edits(self) -> bool:
@@ -115,13 +124,13 @@ class PAINT(Method):
         """(R, 1, T): alpha on local tokens, beta on summary tokens, 0 elsewhere."""
         if step.vision is None:
             raise RuntimeError("paint: the engine gave no attention of the vision tower")
-        gain = step.vision.once((self, "gain"), self._patch_gain)
+        gain = step.vision.once(self._patch_gain)
         image = step.vision.image_of_key
         of_key = gain[image.clamp(min=0), step.vision.patch_of_key]
         return of_key.masked_fill(image < 0, 0.0)[:, None, :]
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
-        gain = step.once((self, "gain"), self._gain)
+        gain = step.once(self._gain)
         size = scores.abs().clamp(max=torch.finfo(scores.dtype).max)  # a masked score is -inf and stays so
         return torch.addcmul(scores, gain, size)
 

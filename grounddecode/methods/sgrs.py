@@ -45,6 +45,20 @@ class SGRS(Method):
     `layers`: `auto` is from half to three quarters of the depth (the paper says "middle-to-deep"), `released` the
     released code's 6 to 8 of 32, scaled. Cost: one backward pass for all candidates, through the layers above the
     lowest target.
+
+    Formula: `S_c = mean over target layers and keys j behind the image of r_cj / ||r_c||`, `r_c = mean over heads of
+    |A * dL_c/dA|` of the last row; c is accepted where `S_c >= alpha * mean of the last window accepted S` (Eq. 6-7).
+    Shapes: saliency (R, K) of the K = `top_k` candidates of R rows; the history (slots, window).
+    Units: `alpha` is a share of a mean saliency; `top_k`, `max_resample` and `window` count tokens.
+    Ranges: see the fields; usual are `alpha` 0.6, `top_k` 5, `max_resample` 3, `window` 5.
+    Errors: ValueError for a value outside its range, or a layer that the model has not; RuntimeError where no gradient
+    can be had (`torch.inference_mode`).
+
+    Example:
+        >>> with ground(model, SGRS(alpha=0.3)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The photo was taken in a kitchen. There is a blue cell phone']
     """
 
     name: ClassVar[str] = "sgrs"
@@ -52,12 +66,12 @@ class SGRS(Method):
     summary: ClassVar[str] = "rejects candidates that rest too little on the preceding text"
     extra_needs: ClassVar[Needs] = Needs.GRADIENT
 
-    alpha: float = option(0.6, "share of the recent mean saliency a candidate must reach, >= 0", neutral=0.0)
-    top_k: int = option(5, "how many candidates, >= 1", source="released")
-    max_resample: int = option(3, "how many of them are drawn at most, >= 1", source="released")
-    window: int = option(5, "how many accepted saliencies make the mean, >= 1", source="released")
+    alpha: float = option(0.6, "share of the recent mean saliency a candidate must reach", low=0, neutral=0.0)
+    top_k: int = option(5, "how many candidates", low=1, source="released")
+    max_resample: int = option(3, "how many of them are drawn at most", low=1, source="released")
+    window: int = option(5, "how many accepted saliencies make the mean", low=1, source="released")
     layers: tuple[int, ...] | Literal["auto", "released"] = option(
-        "auto", "target layers (0-based); auto: from half to three quarters of the depth", source="ours"
+        "auto", "target layers (0-based); auto: from half to three quarters of the depth", filled=True, source="ours"
     )
     history: Literal["after_image", "generated"] = option("after_image", "`generated` leaves prompt text out")
     draw: Literal["greedy", "sample"] = option(
@@ -67,22 +81,6 @@ class SGRS(Method):
         "accept", "the first token is taken unseen; `skip` does not remember its saliency either", source="released"
     )
     append_fallback: bool = option(False, "remember the saliency of tokens that no draw was accepted for")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"sgrs: alpha is {self.alpha}, give a finite number of at least 0")
-        for what in ("top_k", "max_resample", "window"):
-            if getattr(self, what) < 1:
-                raise ValueError(f"sgrs: {what} is {getattr(self, what)}, give a number of at least 1")
-        named = isinstance(self.layers, str)
-        if (named and self.layers not in ("auto", "released")) or (not named and not self.layers):
-            raise ValueError(f"sgrs: layers is {self.layers!r}, give layer numbers, auto or released")
-        if self.history not in ("after_image", "generated"):
-            raise ValueError(f"sgrs: history is {self.history!r}, give after_image or generated")
-        if self.draw not in ("greedy", "sample"):
-            raise ValueError(f"sgrs: draw is {self.draw!r}, give greedy or sample")
-        if self.first_step not in ("accept", "skip"):
-            raise ValueError(f"sgrs: first_step is {self.first_step!r}, give accept or skip")
 
     def is_neutral(self) -> bool:
         return self.alpha == 0 and self.draw == "greedy"

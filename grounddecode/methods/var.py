@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
+from grounddecode.maths import move_mass
 from grounddecode.method import Method, Needs, option
 from grounddecode.view import Rows
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from grounddecode.view import StepView
 
 MASS_FLOOR = 0.2  # image mass below which a head does not look at the image
-_TINY = 1e-18  # vanishes in every mass that is divided by, and its inverse square is finite: no gradient is nan
-_NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,19 @@ class VAR(Method):
     sample for the whole run, rows inside the image, mixed-up batches, layers without a visual sink left out. `p=0`
     switches the paper's form off, `p=1` the released one. Cost: the concerned rows are computed directly, no matrix of
     the whole sequence.
+
+    Formula: with `t` and `g` a head's weight on image tokens that are no sinks and on sinks, `w_j' = w_j + p g w_j / t`
+    for the former and `w_j' = (1 - p) w_j` for the latter, in heads as above; see `grounddecode.maths.move_mass`.
+    Shapes: weights (R, heads, T) float32, sinks (R, T) bool; inputs of a layer (rows, tokens, width).
+    Units: `p` and `rho` are shares of attention; `tau` is in root mean squares of a token; `sink_dims` numbers from 0.
+    Ranges: see the fields; usual are `p` 0.6, `rho` 0.5 to 0.9, `tau` 20 at a width of 4096.
+    Errors: ValueError for a value outside its range, for a model whose sink dimensions are not known, or that has none.
+
+    Example:
+        >>> with ground(model, VAR(sink_dims=(3,), tau=1.0)):
+        ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
+        >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
+        ['The photo was taken in a kitchen. There is a blue cell phone']
     """
 
     name: ClassVar[str] = "var"
@@ -49,28 +61,20 @@ class VAR(Method):
     summary: ClassVar[str] = "moves attention from sink tokens to the rest of the image"
     extra_needs: ClassVar[Needs] = Needs.IMAGE_KEYS
 
-    p: float = option(0.6, "fraction of the sinks' weight that moves, in [0, 1]", neutral=0.0)
-    rho: float = option(0.5, "least share of the image mass on tokens that are no sinks, in [0, 1]")
+    p: float = option(0.6, "fraction of the sinks' weight that moves", low=0, high=1, neutral=0.0)
+    rho: float = option(0.5, "least share of the image mass on tokens that are no sinks", low=0, high=1)
     tau: float | Literal["auto"] = option(
-        "auto", "sink threshold, > 0; auto: the calibration's, or 20 * sqrt(width / 4096); paper: 20", source="ours"
+        "auto",
+        "sink threshold; auto: the calibration's, or 20 * sqrt(width / 4096); paper: 20",
+        low=0,
+        open_low=True,
+        source="ours",
     )
-    sink_dims: tuple[int, ...] | None = option(None, "sink dimensions of the model; by default the calibration's")
+    sink_dims: tuple[int, ...] | None = option(
+        None, "sink dimensions of the model; by default the calibration's", low=0, filled=True
+    )
     sinks: Literal["all", "prompt"] = option("all", "`prompt`: generated tokens are never sinks")
     variant: Literal["paper", "released"] = option("paper", "`released`: see above")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"var: p is {self.p}, give a number between 0 and 1")
-        if not 0 <= self.rho <= 1:
-            raise ValueError(f"var: rho is {self.rho}, give a number between 0 and 1")
-        if self.tau != "auto" and not 0 < self.tau < math.inf:
-            raise ValueError(f"var: tau is {self.tau}, give a number above 0 or 'auto'")
-        if self.sink_dims is not None and (not self.sink_dims or min(self.sink_dims) < 0):
-            raise ValueError(f"var: sink_dims is {self.sink_dims}, give one or more dimensions of at least 0")
-        if self.sinks not in ("all", "prompt"):
-            raise ValueError(f"var: sinks is {self.sinks!r}, give all or prompt")
-        if self.variant not in ("paper", "released"):
-            raise ValueError(f"var: variant is {self.variant!r}, give paper or released")
 
     @property
     def rows(self) -> Rows:
@@ -123,41 +127,14 @@ class VAR(Method):
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         if step.flags is None:
             raise RuntimeError("var: the engine gave no token flags")
-        sink = step.flags
+        sinks = step.flags
         if self.sinks == "prompt" or self.variant == "released":
-            sink = sink & (step.keys < step.answer_start)
-        least = max(self.rho if self.variant == "paper" else 1.0 - self.rho, _NOTHING)
-        plain = step.of_image(("var: plain keys", least), partial(_plain_keys, least=least))
-        parts = torch.addcmul(plain, step.of_image("var: sinks", _if_sink), sink[:, None])
-        sums = torch.baddbmm(_floors(weights.device), weights, parts.mT)  # by head, see `_plain_keys`
-        edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
-        changes = sums[..., 1:3] / sums[..., :1] * edited  # (sinking / looking, -1), of image tokens and of sinks
-        return torch.addcmul(weights, weights, torch.bmm(changes, parts[:, :2]), value=self.moved)
+            sinks = sinks & (step.keys < step.answer_start)
+        least = self.rho if self.variant == "paper" else 1.0 - self.rho
+        return move_mass(weights, sinks, step.of_image, share=self.moved, least=least, floor=MASS_FLOOR)
 
 
 @lru_cache(maxsize=64)
 def _indices(dims: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # it outlives the caller's mode
         return torch.tensor(dims, device=device)
-
-
-@lru_cache(maxsize=64)
-def _floors(device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -MASS_FLOOR]]], device=device)
-
-
-def _plain_keys(image: Tensor, least: float) -> Tensor:
-    """(R, 5, T): what a key that is no sink counts for, in an edit made of as few operations as it can be.
-
-    The sums of a head's weights over these are: its mass on image tokens that are no sinks, on sinks, minus the first,
-    by how much the first exceeds the share `least` of the image mass, and the image mass.
-    """
-    image = image.to(torch.float32)
-    return torch.stack([image, torch.zeros_like(image), -image, (1.0 - least) * image, image], dim=1)
-
-
-def _if_sink(image: Tensor) -> Tensor:
-    """(R, 5, T): what is added to that if the key is a sink."""
-    image = image.to(torch.float32)
-    return torch.stack([-image, torch.ones_like(image), image, -image, torch.zeros_like(image)], dim=1)

@@ -7,12 +7,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grounddecode.evaluate.benchmarks.measure import scoring_of
+from grounddecode.evaluate.benchmarks.rules import scoring_of
 from grounddecode.evaluate.folder.places import picture_file
 from grounddecode.evaluate.folder.store import Record, RunFolder
-from grounddecode.evaluate.plan import GREEDY
 from grounddecode.evaluate.results.compare import compare
 from grounddecode.evaluate.whole_files import write_whole
+from grounddecode.registry import GREEDY
 from grounddecode.report import cases, html
 from grounddecode.report.picture import picture
 from grounddecode.report.provenance import facts

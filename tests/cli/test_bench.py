@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from grounddecode.cli import main
-from grounddecode.evaluate.names import listed
 from grounddecode.evaluate.run.recipe import Recipe
 from grounddecode.lab import dataset
+from grounddecode.registry import listed
 from tests.cli.conftest import Run, assert_sentence
 
 SMALL = ["--model", "lab", "--limit", "3", "--max-new-tokens", "12", "--batch-size", "6"]

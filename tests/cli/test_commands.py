@@ -13,7 +13,7 @@ from PIL import Image
 
 from grounddecode import __version__, registry
 from grounddecode.cli import main
-from grounddecode.cli.generate import chosen_plan, decoding
+from grounddecode.cli.generate import decoding
 from tests.cli.conftest import Run, assert_sentence
 
 ANSI = re.compile(r"\x1b\[")
@@ -116,21 +116,23 @@ def test_broken_pictures_are_one_sentence(grounddecode: Run, tmp_path: Path) -> 
 
 
 def test_settings_go_to_the_method_that_has_them() -> None:
-    locore, avc = chosen_plan("locore+avc", ["alpha=1.5", "window=4", "locore.beta=0.3", "scheme=ones"]).methods
+    locore, avc = registry.with_settings(
+        registry.plan("locore+avc"), ["alpha=1.5", "window=4", "locore.beta=0.3", "scheme=ones"]
+    ).methods
     assert (locore.to_dict()["beta"], locore.to_dict()["window"]) == (0.3, 4)
     assert (avc.to_dict()["alpha"], avc.to_dict()["scheme"], avc.to_dict()["beta"]) == (1.5, "ones", 0.1)
 
 
 def test_settings_add_to_those_of_the_specification() -> None:
-    (avc,) = chosen_plan("avc:alpha=1.5,gamma=0.25", ["alpha=2.0"]).methods
+    (avc,) = registry.with_settings(registry.plan("avc:alpha=1.5,gamma=0.25"), ["alpha=2.0"]).methods
     assert (avc.to_dict()["alpha"], avc.to_dict()["gamma"]) == (2.0, 0.25)
 
 
 def test_a_setting_that_two_methods_have_must_say_which() -> None:
     with pytest.raises(ValueError, match=r"locore and avc have it, write locore\.beta="):
-        chosen_plan("locore+avc", ["beta=0.2"])
+        registry.with_settings(registry.plan("locore+avc"), ["beta=0.2"])
     with pytest.raises(ValueError, match="'var' is no method given with --method"):
-        chosen_plan("locore+avc", ["var.beta=0.2"])
+        registry.with_settings(registry.plan("locore+avc"), ["var.beta=0.2"])
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_a_setting_that_two_methods_have_must_say_which() -> None:
 def test_words_of_bench_and_options_of_their_own(
     method: str, temperature: float | None, top_p: float | None, num_beams: int | None, expected: dict[str, object]
 ) -> None:
-    assert decoding(chosen_plan(method, []), temperature, top_p, num_beams) == expected
+    assert decoding(registry.plan(method), temperature, top_p, num_beams) == expected
 
 
 @pytest.mark.parametrize(

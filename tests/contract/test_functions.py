@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from grounddecode import registry
 from grounddecode.method import Method, Needs
 from grounddecode.view import Candidates, Phase, StepView, VisionView
 from tests.engines.cases import EVERY_CASE
@@ -18,7 +19,8 @@ from tests.engines.cases import EVERY_CASE
 ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7, 8, 9, 13
 IMAGE_STARTS = (2, 5, 3, 0, 4)
 PROMPT = 18
-METHODS = list(dict.fromkeys(method for case in EVERY_CASE for method in case.methods))
+OUTSIDERS = [registry.create(name) for name in registry.names() if name not in registry.METHODS]
+METHODS = list(dict.fromkeys([method for case in EVERY_CASE for method in case.methods] + OUTSIDERS))
 
 
 def view(seed: int, state: Any = None) -> StepView:

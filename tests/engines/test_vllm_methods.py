@@ -130,7 +130,7 @@ def test_a_text_alone_runs_plain_under_the_default(server: str) -> None:
         ({"method": "vra"}, "'vra' is no method, did you mean 'var'?"),
         ({"method": "locore", "beta": -1}, "locore: beta is -1.0, give a finite number of at least 0"),
         ({"method": "locore", "bta": 1}, "'bta' is no hyper-parameter of locore, did you mean 'beta'?"),
-        ({"method": "locore", "beta": "much"}, "locore: beta is 'much', give float"),
+        ({"method": "locore", "beta": "much"}, "locore: beta is 'much', give a number"),
         ({"method": "locore", "window": 10**30}, "locore: window is a number of many digits, give at most 2147483647"),
         ({"method": "locore", "layers": [17]}, "locore acts on no layer of this model, which has layers 0 to 5"),
         ({"method": "paint"}, "paint: vLLM's vision tower gives no attention weights"),

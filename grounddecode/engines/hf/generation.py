@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grounddecode.layout import image_ends
 from grounddecode.view import VisionView
 
 FLAGS = "flags"  # key of the token flags in `Sequence.memory`
@@ -34,12 +35,13 @@ class Columns:
     _of_image: dict[Hashable, Tensor] = field(default_factory=dict)
     _part: dict[Hashable, tuple[int, int, Tensor]] = field(default_factory=dict)  # the one that was asked for last
 
-    def of_image(self, start: int, stop: int, count: int, key: Hashable, value: Callable[[Tensor], Tensor]) -> Tensor:
+    def of_image(self, start: int, stop: int, count: int, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """What follows from `image` column by column, of the columns `start:stop`; every row `count` times."""
+        key = (function, args)
         known = self._part.get(key)
         if known is None or known[:2] != (start, stop):
             if key not in self._of_image:
-                self._of_image[key] = value(self.image)
+                self._of_image[key] = function(self.image, *args)
             known = self._part[key] = start, stop, self._of_image[key][..., start:stop]
         return known[2] if count == 1 else known[2].repeat_interleave(count, dim=0)
 
@@ -47,11 +49,10 @@ class Columns:
     def of(cls, sequence: Sequence, room: int, device: torch.device) -> Columns:
         positions = torch.arange(room, device=device)
         image = sequence.image.to(device)
-        prompt = positions[: image.shape[1]]
         return cls(
             positions=positions,
             image=nn.functional.pad(image, (0, room - image.shape[1])),
-            image_end=torch.where(image, prompt, -1).amax(dim=1),
+            image_end=image_ends(image),
             slots=torch.arange(sequence.rows, device=device),
             vision=None if sequence.vision is None else sequence.vision.padded(room),
         )

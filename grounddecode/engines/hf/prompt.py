@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import Sequence as Sequences
+from grounddecode.layout import image_mask
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.decoder import Decoder
@@ -27,7 +28,7 @@ def read_prompt(
     Raises:
         ValueError: a prompt that no method can read, in one sentence.
     """
-    image = prompt == decoder.image_token_id
+    image = image_mask(prompt, decoder.image_token_id)
     names = ", ".join(method.name for method in methods)
     if transformers_names.brings_video(kwargs) or _holds(prompt, decoder.video_token_id):
         raise ValueError(f"{names}: the prompt holds a video, which no method reads, give pictures of its frames")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from grounddecode import registry
+from grounddecode import registry, schema
 from grounddecode.calibration import Calibration, known
 from grounddecode.engines.plan import refusal
 from grounddecode.layout import image_token_id
@@ -98,7 +97,7 @@ def _parsed(text: str) -> object:
         raise ValueError(f"{KEY} is a text of {len(text)} characters, give at most {_LONGEST}")
     stripped = text.strip()
     if not stripped.startswith(("{", "[", '"')):
-        return [] if stripped in NONE else [_entry(part) for part in stripped.split("+")]
+        return [] if stripped in NONE else [{"method": name} | settings for name, settings in registry.parts(stripped)]
     try:
         return json.loads(stripped)
     except (ValueError, RecursionError) as error:
@@ -108,11 +107,6 @@ def _parsed(text: str) -> object:
 def _example() -> str:
     """What a request may say, for error sentences: a method of the registry."""
     return json.dumps({"method": registry.names()[0]})
-
-
-def _entry(part: str) -> dict[str, str]:
-    name, params = registry.split(part)
-    return {"method": name} | params
 
 
 def _method(entry: object, served: Sequence[Method]) -> Method | None:
@@ -246,8 +240,7 @@ def json_schema() -> dict[str, Any]:
 
 def _schema(name: str) -> dict[str, Any]:
     cls = registry.method_class(name)
-    kinds = get_type_hints(cls)
-    properties = {"method": {"const": name}} | {f.name: _property(f, kinds[f.name]) for f in fields(cls)}
+    properties = {"method": {"const": name}} | schema.properties(cls)
     return {
         "type": "object",
         "description": f"{cls.summary}; {cls.paper}",
@@ -255,22 +248,3 @@ def _schema(name: str) -> dict[str, Any]:
         "required": ["method"],
         "additionalProperties": False,
     }
-
-
-def _property(field: Field[Any], kind: Any) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": field.metadata.get("help", "")} | _kind(kind)
-    if field.default is not MISSING:
-        described["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
-    bounds = {"low": "minimum", "high": "maximum"}
-    return described | {bounds[key]: field.metadata[key] for key in bounds if field.metadata.get(key) is not None}
-
-
-def _kind(kind: Any) -> dict[str, Any]:
-    if get_origin(kind) in (Union, types.UnionType):
-        return {"anyOf": [_kind(option) for option in get_args(kind)]}
-    if get_origin(kind) is Literal:
-        return {"enum": list(get_args(kind))}
-    if get_origin(kind) is tuple:
-        return {"type": "array", "items": _kind(get_args(kind)[0])}
-    names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
-    return {"type": names[kind]}

@@ -15,7 +15,7 @@ from grounddecode.engines.hf.attention.call import Call, Output
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.gradients import RowGradients
 from grounddecode.engines.hf.session import Session
-from grounddecode.layout import ImageLayout, token_grids
+from grounddecode.layout import ImageLayout
 from grounddecode.maths import unit_rows
 from grounddecode.method import Method, Needs
 from grounddecode.saliency_record import SaliencyRecord
@@ -99,10 +99,10 @@ def record(
     _refuse_deciders(methods)
     recorder = _Recorder(layers)
     stopping = [*(generation.pop("stopping_criteria", None) or []), recorder]
-    with Session(model, methods, calibration=calibration, parts=[recorder]) as session:
+    with Session(model, methods, calibration=calibration, parts=[recorder]):
         model.generate(**inputs, **generation, stopping_criteria=stopping)
     ids = inputs["input_ids"].cpu()
-    layout = ImageLayout.from_ids(ids, session.decoder.image_token_id, token_grids(inputs, model.config))
+    layout = ImageLayout.of({**inputs, "input_ids": ids}, model.config)
     sources, shares = _shares(recorder.maps, layout, ids.shape[1])
     return SaliencyRecord(
         tokens=torch.cat(recorder.tokens, dim=1),

@@ -21,6 +21,7 @@ from grounddecode.engines.hf.session import Session
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
+from grounddecode.layout import image_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,7 +147,7 @@ def _read(model: Any, decoder: Decoder, inputs: dict[str, Tensor], processor: An
 
 
 def _observe(model: Any, decoder: Decoder, inputs: dict[str, Tensor]) -> Observed:
-    watch = _Watch((inputs["input_ids"] == decoder.image_token_id)[0].cpu())
+    watch = _Watch(image_mask(inputs["input_ids"], decoder.image_token_id)[0].cpu())
     with Session(model, (), parts=[watch], decoder=decoder), torch.no_grad():
         model(**inputs)
     return watch.observed

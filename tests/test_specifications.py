@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from grounddecode.evaluate.plan import plan, plans
+from grounddecode import registry
+from grounddecode.registry import plan, plans, with_settings
 
 
 @pytest.mark.parametrize(
@@ -66,3 +70,28 @@ def test_each_plan_once_and_at_least_one() -> None:
     assert [one.name for one in plans(["greedy", " avc", "greedy"])] == ["greedy", "avc"]
     with pytest.raises(ValueError, match="no method was given"):
         plans([])
+
+
+def test_a_plus_within_a_number_divides_nothing() -> None:
+    assert [method.to_dict()["alpha"] for method in plan("avc:alpha=1e+1+avc:alpha=2").methods] == [10.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "setting", "said"),
+    [
+        ("avc", "alpha", "--set 'alpha' is no setting, write key=value"),
+        ("sample", "alpha=1", "--set 'alpha=1' has no method to go to"),
+        ("avc", "alhpa=1", "'alhpa' is no hyper-parameter of avc, did you mean 'alpha'"),
+        ("avc", "alpha=-1", "avc: alpha is -1.0, give a finite number of at least 0"),
+    ],
+)
+def test_settings_beside_a_specification_say_what_is_wrong(spec: str, setting: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        with_settings(plan(spec), [setting])
+
+
+def test_the_grammar_stands_in_one_place() -> None:
+    """Nothing but the registry takes a specification to pieces."""
+    package = Path(registry.__file__).parent
+    cut = re.compile(r"""split\(["']\+["']\)""")
+    assert not [path for path in package.rglob("*.py") if cut.search(path.read_text(encoding="utf-8"))]
