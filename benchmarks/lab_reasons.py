@@ -16,18 +16,20 @@ import numpy as np
 import torch
 
 from benchmarks.detector import PROMPT, mentions_of
-from grounddecode import ground, lab
+from grounddecode import Trace, ground, lab
 from grounddecode.evaluate.benchmarks.base import Wanted
 from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab.anatomy import prompt
 from grounddecode.lab.corpus import BACKGROUND, patch_labels
 from grounddecode.lab.world import draw, draw_with_owners, scenes
+from grounddecode.layout import image_mask
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.sgrs import SGRS
 from grounddecode.saliency import record_saliency
 
 BATCH = 25
+STREAMS = {"model": "main", "avc.second": "second", "avc": "mixed"}  # of a contrast, as a trace names them
 
 
 def below(scores: list[float], alpha: float, window: int) -> list[bool]:
@@ -65,43 +67,26 @@ def rejected(model, processor, count: int) -> dict:
     }
 
 
-class Watched(AvisC):
-    """AvisC that keeps what it saw of the last batch: the blind tokens, and each stream's logits of the first step."""
-
-    def second_stream(self, step):
-        edit = super().second_stream(step)
-        seen = vars(self).setdefault("seen", {})
-        seen["blind"] = edit.keep[step.image].view(len(edit.keep), -1)
-        return edit
-
-    def adjust_logits(self, logits, step):
-        mixed = super().adjust_logits(logits, step)
-        seen = vars(self).setdefault("seen", {})
-        seen.setdefault("main", logits)
-        seen.setdefault("second", step.second_logits)
-        seen.setdefault("mixed", mixed)
-        return mixed
-
-
 def contrasted(model, processor, count: int) -> dict:
     """POPE adversarial: share of yes, by label, of the plain stream, of the blind one, and of their contrast."""
     samples = [s for s in load(["pope"], Wanted(limit=count, split="calibration")) if s.split == "adversarial"]
     words = processor.tokenizer.convert_tokens_to_ids(["Yes", "No"])
-    yes: dict[str, dict[str, list[bool]]] = {name: {"yes": [], "no": []} for name in ("main", "second", "mixed")}
+    yes: dict[str, dict[str, list[bool]]] = {name: {"yes": [], "no": []} for name in STREAMS}
     blind, on_objects, objects = [], [], []
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]
         images, texts = [draw(int(s.image_id)).image for s in part], [prompt(s.prompt) for s in part]
         inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
-        method = Watched()
-        with ground(model, method), torch.no_grad():
+        trace = Trace(want={"candidates", "kept"}, top=len(processor.tokenizer))
+        with ground(model, AvisC(), trace=trace), torch.no_grad():
             model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        seen = vars(method)["seen"]
+        (first,) = trace.steps()
+        image = image_mask(inputs["input_ids"], model.config.image_token_id)
         for name, answers in yes.items():
-            said = (seen[name][:, words[0]] > seen[name][:, words[1]]).tolist()
+            said = [ranked.index(words[0]) < ranked.index(words[1]) for ranked in first.candidates[name].tolist()]
             for sample, answer in zip(part, said, strict=True):
                 answers[str(sample.facts["label"])].append(answer)
-        for sample, tokens in zip(part, seen["blind"].numpy(), strict=True):
+        for sample, tokens in zip(part, first.kept["avc"][image].view(len(part), -1).numpy(), strict=True):
             there = patch_labels(*draw_with_owners(int(sample.image_id)))[0].ravel() != BACKGROUND
             blind.append(tokens.sum())
             on_objects.append((tokens & there).sum())
@@ -109,7 +94,7 @@ def contrasted(model, processor, count: int) -> dict:
     return {
         "questions": len(samples),
         "yes_rate": {
-            name: {f"label {label}": round(float(np.mean(said)), 4) for label, said in answers.items()}
+            STREAMS[name]: {f"label {label}": round(float(np.mean(said)), 4) for label, said in answers.items()}
             for name, answers in yes.items()
         },
         "blind_tokens": round(float(np.mean(blind)), 2),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+WANTED = frozenset({"candidates", "kept"})  # what is recorded only where it is asked for
+LARGE = WANTED | {"log_probs"}  # entries of these are no numbers to be averaged
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,35 @@ class Event:
 class Recorder(Protocol):
     """What methods' doings are told to: a `Trace`, or several."""
 
+    want: AbstractSet[str]
+    top: int
+
     def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None: ...
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """What one step did, row by row; what was not wanted or did not happen is empty.
+
+    candidates: the most probable next tokens by whose logits they are, in the order in which they came about: "model",
+        then of each method its second stream ("avc.second") and what it left ("avc"); each (rows, top) long.
+    log_probs: (rows, top) of the same.  kept: (rows, prompt) bool by method: image tokens its second stream sees (the
+        blind ones of AvisC); in the step that read the prompt.
+    told: (rows,) by method and quantity: `{"sgrs.rejected": ..., "avc.contrast": ...}`.
+    """
+
+    step: int
+    candidates: Mapping[str, Tensor]
+    log_probs: Mapping[str, Tensor]
+    kept: Mapping[str, Tensor]
+    told: Mapping[str, Tensor]
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Methods behind which a row's best token is another than before."""
+        own = [(whose, tokens[:, 0]) for whose, tokens in self.candidates.items() if not whose.endswith(".second")]
+        pairs = itertools.pairwise(own)
+        return tuple(whose for (_, before), (whose, after) in pairs if not before.equal(after))
 
 
 @dataclass
@@ -36,9 +70,24 @@ class Trace:
     nothing is computed for it. Methods with a second stream record the share of the image that it keeps (`kept_share`,
     once) and how far the streams are apart (`contrast`, each step: the mean distance of the log-probabilities of the
     tokens that pass the cut); SGRS records what it rejects.
+
+    What is large comes only when it is wanted, see `StepTrace`: `Trace(want={"candidates", "kept"})`, then `steps()`.
+
+    Args:
+        want: of "candidates" and "kept".  top: how many candidates.
+
+    Raises:
+        ValueError: something else is wanted.
     """
 
+    want: AbstractSet[str] = frozenset()
+    top: int = 5
     events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.want = frozenset(self.want)
+        if self.want - WANTED:
+            raise ValueError(f"a trace was asked for {', '.join(sorted(self.want - WANTED))}, it has {sorted(WANTED)}")
 
     def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None:
         self.events.append(Event(step, method, what, value.detach().float().cpu(), layer))
@@ -57,10 +106,25 @@ class Trace:
         """
         values: dict[str, list[float]] = defaultdict(list)
         for event in self.events:
+            if event.what in LARGE:
+                continue
             known = event.value[~event.value.isnan()]
             if known.numel():
                 values[f"{event.method}.{event.what}"].append(float(known.mean()))
         return {name: sum(found) / len(found) for name, found in values.items()}
+
+    def steps(self) -> list[StepTrace]:
+        """What was recorded, step by step."""
+        steps: dict[int, dict[str, dict[str, Tensor]]] = {}
+        for event in self.events:
+            of_step = steps.setdefault(event.step, {"candidates": {}, "log_probs": {}, "kept": {}, "told": {}})
+            if event.what not in LARGE:
+                of_step["told"][f"{event.method}.{event.what}"] = event.value
+            else:
+                kinds = {"candidates": event.value.long, "kept": event.value.bool}
+                value = kinds[event.what]() if event.what in kinds else event.value
+                of_step[event.what][event.method] = value
+        return [StepTrace(step=step, **parts) for step, parts in steps.items()]
 
     def to_json(self) -> list[dict[str, Any]]:
         """All events as plain objects."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from grounddecode.view import StepView
 
 Note = Callable[[Method, str, "Tensor"], None]  # takes what is traced: a method, what it did, one value a row
+Look = Callable[[str, "Tensor"], None]  # is shown logits (R, vocabulary): whose they are, or by whom they were moved
+MODEL = "model"  # whose logits they are before any method moved them
 
 CHOSEN = 1e4  # logit of the chosen token: nothing competes with it, and half precision can hold it
 
@@ -26,15 +28,25 @@ def adjusting(methods: Sequence[Method]) -> list[Method]:
     return [m for m in methods if Needs.LOGITS in m.active_needs()]
 
 
-def adjusted(logits: Tensor, methods: Sequence[Method], view: StepView, note: Note | None = None) -> Tensor:
+def adjusted(
+    logits: Tensor, methods: Sequence[Method], view: StepView, note: Note | None = None, look: Look | None = None
+) -> Tensor:
     """Next-token logits (R, vocabulary) through every method that adjusts them.
 
-    `note` is told how far the streams of a method with a second one are apart (`contrast`).
+    `note` is told how far the streams of a method with a second one are apart (`contrast`); `look` is shown the logits
+    before any method, those of the second stream (`avc.second`), and behind each method.
     """
+    if look is not None:
+        look(MODEL, logits)
     for method in methods:
         before, logits = logits, method.adjust_logits(logits, view)
-        if note is not None and view.second_logits is not None and Needs.SECOND_STREAM in method.active_needs():
-            note(method, "contrast", _distance(before, view.second_logits, logits.isfinite()))
+        second = view.second_logits if Needs.SECOND_STREAM in method.active_needs() else None
+        if note is not None and second is not None:
+            note(method, "contrast", _distance(before, second, logits.isfinite()))
+        if look is not None:
+            if second is not None:
+                look(f"{method.name}.second", second)
+            look(method.name, logits)
     return logits
 
 
@@ -59,6 +71,7 @@ def chosen(
     view: StepView,
     saliency: Callable[[Tensor], Tensor] | None = None,
     note: Note | None = None,
+    look: Look | None = None,
 ) -> tuple[Tensor, Judgement]:
     """Next-token logits (R, vocabulary) with the candidate that a method takes as the only likely one; its judgement.
 
@@ -67,6 +80,7 @@ def chosen(
         saliency: gives (layers, R, K, T) of candidate tokens (R, K), see `Method.judge`; None: there is none now.
         note: is told per row whether the first candidate was rejected, whether all were, how many were looked at, and
             what the one taken was judged by.
+        look: is shown the logits before and behind the choice.
 
     Raises:
         ValueError: a method that asks for no candidates.
@@ -79,7 +93,11 @@ def chosen(
     judgement = method.judge(candidates, view)
     if note is not None:
         _tell(note, method, judgement)
-    return raised(logits, candidates.tokens, judgement.chosen, view.image_end >= 0), judgement
+    taken = raised(logits, candidates.tokens, judgement.chosen, view.image_end >= 0)
+    if look is not None:
+        look(MODEL, logits)
+        look(method.name, taken)
+    return taken, judgement
 
 
 def _tell(note: Note, method: Method, judgement: Judgement) -> None:

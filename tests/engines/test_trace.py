@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grounddecode import PAINT, AvisC, LocoRE, Trace, ground
+from grounddecode import PAINT, SGRS, AvisC, LocoRE, Trace, ground
 from tests import zoo
 from tests.engines.test_families import SecondStreamAlone, generate
 
@@ -52,3 +52,75 @@ def test_nothing_is_recorded_of_a_prompt_without_an_image() -> None:
     with ground(zoo.model("llava"), AvisC(), trace=trace):
         generate(zoo.model("llava"), {"input_ids": torch.tensor([[1, 5, 6]])}, max_new_tokens=2)
     assert trace.events == []
+
+
+def ranked(logits: torch.Tensor, top: int) -> list[list[int]]:
+    return logits.topk(top, dim=-1).indices.tolist()
+
+
+def test_candidates_before_and_after_are_those_of_the_logits() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    method = AvisC(alpha=1.0, beta=0.0)
+    plain, _ = generate(model, inputs, max_new_tokens=1)
+    trace = Trace(want={"candidates", "kept"}, top=4)
+    with ground(model, method, trace=trace):
+        logits, _ = generate(model, inputs, max_new_tokens=STEPS)
+    steps = trace.steps()
+    assert [step.step for step in steps] == list(range(STEPS))
+    assert list(steps[0].candidates) == ["model", "avc.second", "avc"]
+    assert steps[0].candidates["model"].tolist() == ranked(plain[0], 4)
+    for number, step in enumerate(steps):
+        assert step.candidates["avc"].tolist() == ranked(logits[number], 4)
+        assert step.log_probs["avc"].shape == step.candidates["avc"].shape
+        assert ("avc" in step.moved) is (not step.candidates["model"][:, 0].equal(step.candidates["avc"][:, 0]))
+    second = 2 * plain[0] - logits[0]  # of mixed = 2 main - second
+    assert steps[0].candidates["avc.second"].tolist() == ranked(second, 4)
+
+
+def test_kept_tokens_are_image_tokens_of_the_share_that_is_traced() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    trace = Trace(want={"kept"})
+    with ground(model, AvisC(alpha=1.0, lamb=0.0), trace=trace):
+        generate(model, inputs, max_new_tokens=2)
+    first, second = trace.steps()
+    kept, image = first.kept["avc"], inputs["input_ids"] == model.config.image_token_id
+    assert kept.any()
+    assert not (kept & ~image).any()
+    assert (kept.sum(1) / image.sum(1).clamp(min=1)).tolist() == pytest.approx(first.told["avc.kept_share"].tolist())
+    assert not second.kept
+    assert not first.candidates
+    assert set(trace.summary()) == {"avc.contrast", "avc.kept_share"}
+
+
+@pytest.mark.parametrize(
+    "methods", [[LocoRE(beta=0.5)], [SGRS(alpha=0.9)], [LocoRE(beta=0.5), SGRS(alpha=0.9)]], ids=repr
+)
+def test_methods_that_move_no_logits_and_such_that_choose(methods) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    trace = Trace(want={"candidates"}, top=3)
+    with ground(model, methods, trace=trace):
+        logits, _ = generate(model, inputs, max_new_tokens=STEPS)
+    steps, judges = trace.steps(), [method.name for method in methods if method.name == "sgrs"]
+    assert [list(step.candidates) for step in steps] == [["model", *judges]] * STEPS
+    last = [*judges, "model"][0]
+    assert [step.candidates[last][:, 0].tolist() for step in steps] == logits.argmax(-1).tolist()
+
+
+def test_nothing_large_is_recorded_or_computed_unless_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    sorted_logits: list[int] = []
+    real = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda *args, **kwargs: sorted_logits.append(1) or real(*args, **kwargs))
+    for trace in (None, Trace()):
+        with ground(model, AvisC(alpha=1.0), trace=trace):
+            generate(model, inputs, max_new_tokens=2)
+        assert not sorted_logits
+    assert {event.what for event in trace.events} == {"contrast", "kept_share"}
+    with ground(model, AvisC(alpha=1.0), trace=Trace(want={"candidates"})):
+        generate(model, inputs, max_new_tokens=2)
+    assert len(sorted_logits) == 2 * 3  # model, second stream and contrast, in each step
+
+
+def test_what_a_trace_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="asked for attention, it has"):
+        Trace(want={"attention"})

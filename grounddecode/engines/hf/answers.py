@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grounddecode.engines.choose import adjusted
+from grounddecode.engines.choose import MODEL, adjusted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from grounddecode.engines.choose import Note
+    from grounddecode.engines.choose import Look, Note
     from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.step import Step
     from grounddecode.method import Method
@@ -36,12 +36,17 @@ def adjusted_answers(
     binding: Binding, methods: Sequence[Method], step: Step, logits: Tensor, kwargs: Mapping[str, Any]
 ) -> Tensor:
     """Logits (rows, tokens, vocabulary) of a forward pass, those of the next token through the methods."""
+    look = look_of(binding.trace, step)
+    if not methods:  # nobody moves the model's own, which a judge has shown already
+        if look is not None and not step.shown:
+            look(MODEL, logits[:, -1])
+        return logits
     if logits.shape[1] > 1 and not step.completes_prompt:
         raise ValueError(f"{methods[0].name} cannot verify drafted tokens, switch assisted decoding off")
     view, note = step.last_view(logits.device).with_(second_logits=step.second_logits), None
     if binding.trace is not None:
         note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))
-    last = adjusted(logits[:, -1], methods, view, note)
+    last = adjusted(logits[:, -1], methods, view, note, look)
     return last[:, None] if logits.shape[1] == 1 else torch.cat([logits[:, :-1], last[:, None]], dim=1)
 
 
@@ -54,3 +59,17 @@ def note_of(trace: Recorder, step: Step, view: StepView, over: Tensor | None) ->
         trace.record(step.generated, method.name, what, value.float().masked_fill(idle, torch.nan))
 
     return note
+
+
+def look_of(trace: Recorder | None, step: Step) -> Look | None:
+    """What enters the most probable tokens of logits it is shown in a trace; None where that wants none."""
+    if trace is None or "candidates" not in trace.want:
+        return None
+
+    def look(whose: str, logits: Tensor) -> None:
+        step.shown = True
+        best = logits.float().log_softmax(dim=-1).topk(min(trace.top, logits.shape[-1]), dim=-1)
+        trace.record(step.generated, whose, "candidates", best.indices)
+        trace.record(step.generated, whose, "log_probs", best.values)
+
+    return look

@@ -288,7 +288,7 @@ class Session:
 
     def _adjust(self, step: Step, output: Any, kwargs: dict[str, Any]) -> None:
         """Next-token logits through every method that adjusts them, in list order."""
-        if self._adjusting and step.total >= step.sequence.prompt_length:
+        if step.total >= step.sequence.prompt_length and (self._adjusting or self.binding.trace is not None):
             output.logits = adjusted_answers(self.binding, self._adjusting, step, output.logits, kwargs)
 
 

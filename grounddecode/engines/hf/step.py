@@ -39,6 +39,7 @@ class Step:
     record: bool = False
     newest_only: int | None = None  # a layer behind which only the newest token is read
     second_logits: Tensor | None = None
+    shown: bool = False  # a trace has seen the logits of this step
     capture: Capture | None = None  # records the last row for gradients
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)
     biases: dict[object, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # shared by layers of one kind

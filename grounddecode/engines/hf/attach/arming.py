@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Self
 
 from grounddecode.engines.hf.attach import acting, loops
@@ -59,6 +60,8 @@ class _Each:
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
         self._recorders = recorders
+        self.want: AbstractSet[str] = frozenset[str]().union(*(recorder.want for recorder in recorders))
+        self.top = max(recorder.top for recorder in recorders)
 
     def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None:
         for recorder in self._recorders:

@@ -103,6 +103,8 @@ class SecondStream(Part):
         if self.binding.trace is not None:
             share = edit.keep.sum(dim=-1) / view.image.sum(dim=-1).clamp(min=1)
             self.binding.trace.record(step.generated, self.method.name, "kept_share", share)
+            if "kept" in self.binding.trace.want:
+                self.binding.trace.record(step.generated, self.method.name, "kept", edit.keep & view.image)
         return edit
 
     def _second_prompt(self, step: Step, reading: _Reading, edit: ImageEdit, forward: Forward) -> Any:
