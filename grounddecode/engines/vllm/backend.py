@@ -26,10 +26,14 @@ _PREFIX = "Grounded_"
 
 def register() -> None:
     """Put the subclasses in their parents' place in vLLM's table."""
+    from vllm.v1.attention import selector
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     for name in PARENTS:
         register_backend(AttentionBackendEnum[name], f"{__name__}.{_PREFIX}{name}")
+    forget = getattr(selector._cached_get_attn_backend, "cache_clear", None)
+    if forget is not None:  # an engine without the flag may have been built in this process before
+        forget()
 
 
 def __getattr__(name: str) -> Any:

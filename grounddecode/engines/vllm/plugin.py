@@ -137,8 +137,17 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
     if edits(methods):
         mark = f"{KEY}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         request.cache_salt = f"{request.cache_salt}|{mark}" if request.cache_salt else mark
+    _counter().labels("+".join(sorted({m.name for m in methods}))).inc()
     if any(Needs.SECOND_STREAM in m.active_needs() for m in methods):
         params.skip_reading_prefix_cache = True  # the second stream needs every embedding of the prompt
+
+
+@functools.lru_cache(maxsize=1)
+def _counter() -> Any:
+    """What `/metrics` tells: requests by their methods."""
+    from prometheus_client import Counter
+
+    return Counter("grounddecode_requests", "Requests that were admitted with methods.", ["methods"])
 
 
 def _settings(frontend: Any) -> Settings:

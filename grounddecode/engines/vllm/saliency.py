@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.vllm.worker import Worker
 
 _BLOCK = re.compile(r"^((.*)\.layers)\.(\d+)\.")
+_MISSING = object()
 _TOLERANCE = 0.02  # share of the logits' size by which the layers in torch may differ from vLLM's
 
 
@@ -34,6 +36,15 @@ class _Target:
     weights: Tensor  # (R, H, T), edited
     output: Tensor  # (R, H * D), in the graph
     values: Tensor  # (R * Hkv, T, D)
+
+
+@dataclass
+class _Run:
+    """Rows that run through the upper layers again; `layers`: the target layers, ascending."""
+
+    rows: Rows
+    layers: tuple[int, ...]
+    targets: dict[int, _Target] = field(default_factory=dict)
 
 
 class Saliency:
@@ -59,6 +70,8 @@ class Saliency:
         self._hidden: Tensor | None = None  # (tokens, width), what the lowest layer was given
         self._known: dict[nn.Module, Tensor] = {}
         self._proven = False
+        self._patches: list[tuple[Any, str, Any]] | None = None
+        self._run: _Run | None = None
         self._states: dict[int, tuple[Any, Tensor]] = {}
 
     def keep(self, hidden: Tensor) -> None:
@@ -116,22 +129,21 @@ class Saliency:
         hidden, positions = self._hidden[index].clone(), self.worker.positions[..., index].clone()
         slots = np.array([one.slot for one in members])
         rows = rows_at(self.worker.requests, slots, lengths - 1, *self.worker.block_rows(members))
-        targets: dict[int, _Target] = {}
-        wanted = method.target_layers(self.worker.n_layers)
-        with torch.enable_grad(), self._in_torch(rows, targets, wanted[0], wanted):
+        run = _Run(rows, method.target_layers(self.worker.n_layers))
+        with torch.enable_grad(), self._in_torch(run):
             residual = None
             for block in self._blocks:
                 hidden, residual = block.forward(positions, hidden, residual)  # without the hooks that watch it
             last, _ = self._stack.get_submodule("norm")(hidden, residual)
         self._prove(last, logits)
         start = log_odds_gradients(self._head_weight(), logits, tokens, self._scaling.soft_cap).to(last.dtype)
-        outputs = [targets[layer].output for layer in wanted]
+        outputs = [run.targets[layer].output for layer in run.layers]
 
         def backward(given: Tensor) -> tuple[Tensor, ...]:
             return torch.autograd.grad(last, outputs, grad_outputs=given, retain_graph=True)
 
         deltas = torch.vmap(backward)(start.transpose(0, 1))
-        return [self._row(targets[layer], delta) for layer, delta in zip(wanted, deltas, strict=True)]
+        return [self._row(run.targets[layer], delta) for layer, delta in zip(run.layers, deltas, strict=True)]
 
     @staticmethod
     def _row(target: _Target, delta: Tensor) -> Tensor:
@@ -144,51 +156,65 @@ class Saliency:
         return (weights * towards.view(rows, groups, len(delta), -1, keys)).abs().mean(dim=(1, 3))
 
     @contextmanager
-    def _in_torch(self, rows: Rows, targets: dict[int, _Target], lowest: int, wanted: Sequence[int]) -> Iterator[None]:
+    def _in_torch(self, run: _Run) -> Iterator[None]:
         """The upper layers with every kernel replaced by torch."""
+        if self._patches is None:
+            self._patches = self._make_patches()
+        before = [(owner, name, vars(owner).get(name, _MISSING)) for owner, name, _ in self._patches]
+        self._run = run
+        try:
+            for owner, name, value in self._patches:
+                vars(owner)[name] = value
+            yield
+        finally:
+            self._run = None
+            for owner, name, value in before:
+                if value is _MISSING:
+                    vars(owner).pop(name, None)
+                else:
+                    vars(owner)[name] = value
+
+    def _make_patches(self) -> list[tuple[Any, str, Any]]:
+        """What is set on which module while a row runs again."""
         from vllm.model_executor.custom_op import CustomOp
         from vllm.model_executor.layers.layernorm import RMSNorm
         from vllm.model_executor.layers.linear import LinearBase
 
-        with ExitStack() as stack:
-            for module in (m for block in [*self._blocks, self._stack.get_submodule("norm")] for m in block.modules()):
-                if isinstance(module, LinearBase):
-                    stack.enter_context(_replaced(module, "quant_method", _Linear(self)))
-                elif type(module) is RMSNorm:
-                    stack.enter_context(_replaced(module, "_forward_method", _norm(module)))
-                elif isinstance(module, CustomOp):
-                    stack.enter_context(_replaced(module, "_forward_method", module.forward_native))
-            for layer in range(self.lowest, self.worker.n_layers):
-                attention = self._layers[layer][1]
-                run = self._attention(attention, layer, rows, targets, lowest, wanted)
-                stack.enter_context(_replaced(attention, "forward", run))
-            yield
+        found: list[tuple[Any, str, Any]] = []
+        for module in (m for block in [*self._blocks, self._stack.get_submodule("norm")] for m in block.modules()):
+            if isinstance(module, LinearBase):
+                found.append((module, "quant_method", _Linear(self)))
+            elif type(module) is RMSNorm:
+                found.append((module, "_forward_method", _norm(module)))
+            elif isinstance(module, CustomOp):
+                found.append((module, "_forward_method", module.forward_native))
+        for layer in range(self.lowest, self.worker.n_layers):
+            attention = self._layers[layer][1]
+            found.append((attention, "forward", partial(self._attend, attention, layer)))
+        return found
 
-    def _attention(
-        self, attention: Any, layer: int, rows: Rows, targets: dict[int, _Target], lowest: int, wanted: Sequence[int]
-    ) -> Callable[..., Tensor]:
-        def forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-            impl, worker = attention.impl, self.worker
-            keys, values = (x.clone() for x in worker.reader.read(attention.kv_cache, rows))
-            values = values.masked_fill(rows.hidden[:, 0].mT.repeat_interleave(impl.num_kv_heads, dim=0), 0.0)
-            own = rows.queries[:, :, None].expand(-1, impl.num_heads, 1)
-            scores = impl.scores_of(query.view(len(query), impl.num_heads, -1), keys, rows, key)
-            weights = impl.weights_of(scores, rows, layer, worker)[:, :, 0]
-            mine = weights.gather(2, own)
-            others = weights.scatter(2, own, 0.0).view(len(values), -1, rows.keys)
-            output = torch.bmm(others, values).view(len(query), impl.num_heads, -1)
-            newest = value.view(len(query), impl.num_kv_heads, -1).repeat_interleave(
-                impl.num_heads // impl.num_kv_heads, dim=1
-            )
-            output = (output + mine * newest.float()).flatten(1).to(query.dtype)
-            if layer == lowest:  # the graph starts here
-                output = output.detach().requires_grad_()
-            if layer in wanted:
-                targets[layer] = _Target(weights.detach(), output, values)
-            attended: Tensor = output
-            return attended
-
-        return forward
+    def _attend(
+        self, attention: Any, layer: int, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+    ) -> Tensor:
+        """One attention layer for the rows: earlier keys and values from the cache, their own in the graph."""
+        run, impl, worker = self._run, attention.impl, self.worker
+        if run is None:
+            raise RuntimeError("no row runs again")
+        rows, batch = run.rows, len(query)
+        keys, values = (_usable(x) for x in worker.reader.read(attention.kv_cache, rows))
+        own = rows.queries[:, :, None].expand(-1, impl.num_heads, 1)
+        scores = impl.scores_of(query.view(batch, impl.num_heads, -1), keys, rows, key)
+        weights = impl.weights_of(scores, rows, layer, worker)[:, :, 0]
+        others = weights.scatter(2, own, 0.0).view(len(values), -1, rows.keys)
+        newest = value.view(batch, impl.num_kv_heads, 1, -1).float()
+        mine = weights.gather(2, own).view(batch, impl.num_kv_heads, -1, 1)
+        output = torch.bmm(others, values).view(batch, impl.num_kv_heads, -1, values.shape[-1])
+        attended: Tensor = torch.addcmul(output, mine, newest).flatten(1).to(query.dtype)
+        if layer == run.layers[0]:  # the graph starts here
+            attended = attended.detach().requires_grad_()
+        if layer in run.layers:
+            run.targets[layer] = _Target(weights.detach(), attended, values)
+        return attended
 
     def _prove(self, hidden: Tensor, logits: Tensor) -> None:
         """Once: what the layers give in torch is what vLLM's kernels gave."""
@@ -246,18 +272,9 @@ def _norm(module: Any) -> Callable[..., Any]:
     return forward
 
 
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An instance attribute, for as long as this lasts."""
-    had, before = name in vars(owner), vars(owner).get(name)
-    vars(owner)[name] = value
-    try:
-        yield
-    finally:
-        if had:
-            vars(owner)[name] = before
-        else:
-            del vars(owner)[name]
+def _usable(x: Tensor) -> Tensor:
+    """A tensor that a graph may keep: one made in inference mode it may not."""
+    return x.clone() if x.is_inference() else x
 
 
 def _unembedding(model: nn.Module) -> tuple[Any, Any]:

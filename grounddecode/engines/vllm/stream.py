@@ -81,15 +81,22 @@ class Streams:
         self.worker.positions = positions
         if embeds is None or positions is None:
             return
+        fresh = []
         for asked, start, past, length in layout.of_streams(self.worker.requests):
             stream = self._stream(asked)
             begin = max(stream.held, past)
-            if begin >= length or past > stream.held:
-                continue
-            at = slice(start + begin - past, start + length - past)
-            stream.embeds.append(embeds[at].clone())
-            stream.positions.append(positions[..., at].clone())
-            stream.held = length
+            if past <= stream.held and begin < length:
+                fresh.append((stream, np.arange(start + begin - past, start + length - past)))
+                stream.held = length
+        if not fresh:
+            return
+        index = torch.from_numpy(np.concatenate([at for _, at in fresh])).to(embeds.device)
+        counts = [len(at) for _, at in fresh]
+        own = torch.split(embeds.index_select(0, index), counts)
+        where = torch.split(positions.index_select(-1, index), counts, dim=-1)
+        for i, (stream, _) in enumerate(fresh):
+            stream.embeds.append(own[i])
+            stream.positions.append(where[i])
 
     def record(self, asked: Asked, layer: int, row: Tensor) -> None:
         """Image attention (T,) of the last prompt row in one layer, averaged over heads."""

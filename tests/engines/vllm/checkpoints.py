@@ -49,8 +49,9 @@ def qwen(folder: Path) -> Path:
     config = Qwen2_5_VLConfig(
         text_config=_text() | {"num_key_value_heads": 2, "rope_parameters": rope, "vocab_size": len(tokenizer)},
         vision_config={
-            "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "patch_size": 14, "window_size": 56,
-            "fullatt_block_indexes": [1], "out_hidden_size": 128, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "patch_size": 14,
+            "window_size": 56, "fullatt_block_indexes": [1], "out_hidden_size": 128, "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
         },
         image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
     )  # fmt: skip
