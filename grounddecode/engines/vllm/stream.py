@@ -1,7 +1,7 @@
 """The second stream on a server: its own dense cache in the worker, and its own forward pass behind the main one.
 
 The embeddings of a request's tokens are kept as the model is given them. Once its prompt is complete, the method says
-what the second stream sees of the image; from then on every step feeds it what the main stream has read meanwhile.
+what the second stream sees of the image; every later step feeds it what the main stream has read meanwhile.
 """
 
 from __future__ import annotations
@@ -81,20 +81,21 @@ class Streams:
         self.worker.positions = positions
         if embeds is None or positions is None:
             return
-        fresh = []
+        fresh, tokens = [], []
         for asked, start, past, length in layout.of_streams(self.worker.requests):
             stream = self._stream(asked)
             begin = max(stream.held, past)
             if past <= stream.held and begin < length:
-                fresh.append((stream, np.arange(start + begin - past, start + length - past)))
+                fresh.append(stream)
+                tokens.append(np.arange(start + begin - past, start + length - past))
                 stream.held = length
         if not fresh:
             return
-        index = torch.from_numpy(np.concatenate([at for _, at in fresh])).to(embeds.device)
-        counts = [len(at) for _, at in fresh]
+        index = torch.from_numpy(np.concatenate(tokens)).to(embeds.device)
+        counts = [len(at) for at in tokens]
         own = torch.split(embeds.index_select(0, index), counts)
         where = torch.split(positions.index_select(-1, index), counts, dim=-1)
-        for i, (stream, _) in enumerate(fresh):
+        for i, stream in enumerate(fresh):
             stream.embeds.append(own[i])
             stream.positions.append(where[i])
 
