@@ -203,6 +203,8 @@ def _following(original: Callable[..., Any]) -> Callable[..., Any]:
             worker.runner = self
             if scheduler_output.finished_req_ids:
                 worker.finished(list(scheduler_output.finished_req_ids))
+            if scheduler_output.preempted_req_ids:
+                worker.preempted(list(scheduler_output.preempted_req_ids))
         return original(self, scheduler_output, *args, **kwargs)
 
     return follow

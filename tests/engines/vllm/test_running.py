@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,19 @@ def test_an_error_in_a_method_leaves_the_engine_and_everybody_else_alone(
             assert ours.differs(theirs) <= 2e-4, question.spec
     assert len(sabotaged) == 1, "it is logged once"
     assert str(sabotaged[0][1]) == "locore"
+
+
+def test_an_error_ends_the_answer_where_the_server_says_so(
+    llm: Any, local: Any, sabotaged: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = worker(llm)
+    monkeypatch.setattr(served, "settings", replace(served.settings, on_error="stop"))
+    scene = next(iter(world.scenes("evaluation", 1)))
+    stopped, other = by_vllm(
+        llm, local.processor, [Question("locore:beta=3", (scene.image,)), Question("heads:alpha=4", (scene.image,))]
+    )
+    assert stopped.tokens[-1] == 3, "the end token"
+    assert len(stopped.tokens) < len(other.tokens)
 
 
 def test_nothing_is_left_of_500_requests_of_which_a_third_is_aborted(llm: Any, local: Any) -> None:
