@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ _TOLERANCE = 0.02  # share of the logits' size by which the layers in torch may 
 @dataclass
 class _Target:
     weights: Tensor  # (R, H, T), edited
-    output: Tensor  # (R, H * D), in the graph
+    output: Tensor  # (R * K, H * D), in the graph
     values: Tensor  # (R * Hkv, T, D)
 
 
@@ -125,32 +125,33 @@ class Saliency:
         """(R, K, T) of each target layer, ascending: |A * dL/dA| of each candidate, averaged over heads."""
         if self._hidden is None or self.worker.positions is None:
             raise RuntimeError("the lowest target layer told no hidden states")
-        index = torch.from_numpy(at).to(logits.device)
-        hidden, positions = self._hidden[index].clone(), self.worker.positions[..., index].clone()
+        count = tokens.shape[1]  # a row for each candidate, so that one backward pass serves all
+        index = torch.from_numpy(at).to(logits.device).repeat_interleave(count)
+        hidden, positions = self._hidden[index], self.worker.positions[..., index]
         slots = np.array([one.slot for one in members])
         rows = rows_at(self.worker.requests, slots, lengths - 1, *self.worker.block_rows(members))
+        rows = replace(rows, count=count, queries=rows.queries.expand(-1, count))
         run = _Run(rows, method.target_layers(self.worker.n_layers))
         with torch.enable_grad(), self._in_torch(run):
             residual = None
             for block in self._blocks:
                 hidden, residual = block.forward(positions, hidden, residual)  # without the hooks that watch it
             last, _ = self._stack.get_submodule("norm")(hidden, residual)
-        self._prove(last, logits)
+        self._prove(last[::count], logits)
         start = log_odds_gradients(self._head_weight(), logits, tokens, self._scaling.soft_cap).to(last.dtype)
         outputs = [run.targets[layer].output for layer in run.layers]
-
-        def backward(given: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(last, outputs, grad_outputs=given, retain_graph=True)
-
-        deltas = torch.vmap(backward)(start.transpose(0, 1))
-        return [self._row(run.targets[layer], delta) for layer, delta in zip(run.layers, deltas, strict=True)]
+        deltas = torch.autograd.grad(last, outputs, grad_outputs=start.flatten(0, 1))
+        return [
+            self._row(run.targets[layer], delta.view(len(slots), count, -1).transpose(0, 1))
+            for layer, delta in zip(run.layers, deltas, strict=True)
+        ]
 
     @staticmethod
     def _row(target: _Target, delta: Tensor) -> Tensor:
         """|A * <V, delta>| averaged over heads; delta (K, R, H * D) is the gradient of the attention output."""
         rows, heads, keys = target.weights.shape
         groups, width = target.values.shape[0] // rows, target.values.shape[-1]
-        grouped = delta.view(len(delta), rows, groups, -1, width).permute(1, 2, 0, 3, 4)
+        grouped = delta.reshape(len(delta), rows, groups, -1, width).permute(1, 2, 0, 3, 4)
         towards = torch.bmm(grouped.reshape(rows * groups, -1, width).float(), target.values.mT)
         weights = target.weights.view(rows, groups, 1, heads // groups, keys)
         return (weights * towards.view(rows, groups, len(delta), -1, keys)).abs().mean(dim=(1, 3))
@@ -200,20 +201,23 @@ class Saliency:
         run, impl, worker = self._run, attention.impl, self.worker
         if run is None:
             raise RuntimeError("no row runs again")
-        rows, batch = run.rows, len(query)
+        rows, groups = run.rows, impl.num_kv_heads
+        batch, count = rows.queries.shape
         keys, values = (_usable(x) for x in worker.reader.read(attention.kv_cache, rows))
-        own = rows.queries[:, :, None].expand(-1, impl.num_heads, 1)
-        scores = impl.scores_of(query.view(batch, impl.num_heads, -1), keys, rows, key)
-        weights = impl.weights_of(scores, rows, layer, worker)[:, :, 0]
-        others = weights.scatter(2, own, 0.0).view(len(values), -1, rows.keys)
-        newest = value.view(batch, impl.num_kv_heads, 1, -1).float()
-        mine = weights.gather(2, own).view(batch, impl.num_kv_heads, -1, 1)
-        output = torch.bmm(others, values).view(batch, impl.num_kv_heads, -1, values.shape[-1])
-        attended: Tensor = torch.addcmul(output, mine, newest).flatten(1).to(query.dtype)
+        own = rows.queries[:, None, :, None].expand(-1, impl.num_heads, -1, 1)
+        weights = impl.weights_of(
+            impl.scores_of(query.view(len(query), impl.num_heads, -1), keys, rows, key), rows, layer, worker
+        )
+        others = weights.scatter(3, own, 0.0).reshape(len(values), -1, rows.keys)
+        newest = value.view(batch, count, groups, 1, -1).permute(0, 2, 3, 1, 4).float()
+        mine = weights.gather(3, own).view(batch, groups, -1, count, 1)
+        output = torch.bmm(others, values).view(batch, groups, -1, count, values.shape[-1])
+        output = torch.addcmul(output, mine, newest).permute(0, 3, 1, 2, 4)
+        attended: Tensor = output.reshape(batch * count, -1).to(query.dtype)
         if layer == run.layers[0]:  # the graph starts here
             attended = attended.detach().requires_grad_()
         if layer in run.layers:
-            run.targets[layer] = _Target(weights.detach(), attended, values)
+            run.targets[layer] = _Target(weights[:, :, 0].detach(), attended, values)
         return attended
 
     def _prove(self, hidden: Tensor, logits: Tensor) -> None:
