@@ -20,7 +20,7 @@ from grounddecode.engines.vllm.params import (
     settings_of,
     written,
 )
-from grounddecode.engines.vllm.worker import edits, worker_of
+from grounddecode.engines.vllm.worker import worker_of
 from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
 
@@ -134,7 +134,7 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
         raise _refused(f"{names}: no image token in the prompt, give the request an image or leave the methods out")
     text = written(methods)
     params.extra_args = (params.extra_args or {}) | {KEY: text}
-    if edits(methods):
+    if any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods):  # later layers and tokens see what it changes
         mark = f"{KEY}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         request.cache_salt = f"{request.cache_salt}|{mark}" if request.cache_salt else mark
     _counter().labels("+".join(sorted({m.name for m in methods}))).inc()

@@ -298,8 +298,3 @@ class Worker:
             parts = str(layer.layer_name).split(".")
             known = layer.__dict__["_grounddecode_layer"] = next(int(p) for p in parts if p.isdigit())
         return int(known)
-
-
-def edits(methods: Sequence[Method]) -> bool:
-    """Whether any of the methods changes what later layers and tokens see, so that its cache is its own."""
-    return any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods)
