@@ -70,8 +70,8 @@ matrix-%: $(VENV)/.matrix-%/.done
 serve: $(VLLM)/.done ## a vLLM server with the lab model on this machine, methods per request; SERVE_PORT=8000
 	PATH="$(abspath $(VLLM))/bin:$$PATH" PYTHONPATH=tests/support/vllm HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 \
 	    VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind \
-	    sh -c "exec $$($(VLLM)/bin/python -m grounddecode serve-args --model lab --device cpu --for sgrs,avc --max-num-seqs 8 \
-	    --max-model-len 512 | grep -v '^#') --served-model-name lab --dtype float32 --enforce-eager --generation-config vllm \
+	    sh -c "exec $$(PYTHONPATH=tests/support/vllm $(VLLM)/bin/python -m grounddecode serve-args --model lab --device cpu \
+	    --for sgrs,avc --max-num-seqs 8 --max-model-len 512 | grep -v '^#') --served-model-name lab --dtype float32 --enforce-eager --generation-config vllm \
 	    --host 127.0.0.1 --port $(SERVE_PORT)"
 
 serve-check: $(VENV)/.dev ## one request a method to the server of `make serve`

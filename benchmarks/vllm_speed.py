@@ -53,6 +53,7 @@ def random_checkpoint(folder: Path) -> Path:
     from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     from grounddecode import lab
+    from grounddecode.lab.model import save
 
     torch.manual_seed(0)
     processor = AutoProcessor.from_pretrained(lab.checkpoint("seed0"))
@@ -69,7 +70,7 @@ def random_checkpoint(folder: Path) -> Path:
     config = LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=4, image_seq_length=576, vision_feature_layer=-2
     )
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    save(LlavaForConditionalGeneration(config), folder)
     processor.save_pretrained(folder)
     return folder
 

@@ -173,6 +173,27 @@ def test_an_image_that_is_too_long_is_refused(server: str) -> None:
     assert is_healthy(server)
 
 
+def test_metrics_tell_which_methods_were_asked_for(server: str) -> None:
+    def told() -> float:
+        page = httpx.get(f"{server}/metrics", timeout=30, trust_env=False).text
+        found = [
+            line for line in page.splitlines() if line.startswith('grounddecode_requests_total{methods="avc+locore"}')
+        ]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    before = told()
+    scene = next(iter(world.scenes("evaluation", 1)))
+    text(ask(server, body(scene.image, METHODS["locore:beta=3+avc:alpha=1"], tokens=2)))
+    assert told() == before + 1
+
+
+def test_after_a_refusal_the_same_picture_is_answered(server: str) -> None:
+    """The frontend must not believe that the engine has a picture which came with a refused request."""
+    scene = list(world.scenes("evaluation", 9))[8]
+    assert ask(server, body(scene.image, {"method": "locore", "beta": -1}, tokens=2)).status_code == 400
+    assert text(ask(server, body(scene.image, {"method": "none"}, tokens=2)))
+
+
 def test_clients_that_leave_take_their_second_streams_with_them(server: str, local: Engine) -> None:
     scenes = list(world.scenes("evaluation", 4))
     before = None

@@ -26,10 +26,14 @@ _PREFIX = "Grounded_"
 
 def register() -> None:
     """Put the subclasses in their parents' place in vLLM's table."""
+    from vllm.v1.attention import selector
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     for name in PARENTS:
         register_backend(AttentionBackendEnum[name], f"{__name__}.{_PREFIX}{name}")
+    forget = getattr(selector._cached_get_attn_backend, "cache_clear", None)
+    if forget is not None:  # an engine without the flag may have been built in this process before
+        forget()
 
 
 def __getattr__(name: str) -> Any:
@@ -146,7 +150,7 @@ class EditedRows:
 
         Args:
             query: (B * count, H, D).  keys: (B * Hkv, D, T).
-            newest: (B, Hkv * D) keys to be used for the rows' own tokens, in a graph of their own; count is 1.
+            newest: (B * count, Hkv * D) keys to be used for the rows' own tokens, in a graph of their own.
         """
         batch, count = rows.queries.shape
         asked = query.float() * self.scale
@@ -155,9 +159,10 @@ class EditedRows:
         asked = asked.reshape(batch * self.num_kv_heads, -1, self.head_size)
         scores = torch.bmm(asked, keys)
         if newest is not None:
-            own = torch.bmm(asked, newest.view(len(asked), self.head_size, 1).float())
-            at = rows.queries.repeat_interleave(self.num_kv_heads, dim=0)[:, None].expand(-1, own.shape[1], 1)
-            scores = scores.scatter(2, at, own)
+            given = newest.view(batch, count, self.num_kv_heads, 1, -1).permute(0, 2, 3, 1, 4).float()
+            mine = asked.view(batch, self.num_kv_heads, -1, count, self.head_size) * given
+            at = rows.queries[:, None, None].expand(mine.shape[:-1])
+            scores = scores.scatter(2, at.reshape(len(asked), -1, 1), mine.sum(dim=-1).view(len(asked), -1, 1))
         return scores.view(batch, -1, count, rows.keys)
 
 

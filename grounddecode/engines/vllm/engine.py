@@ -24,7 +24,7 @@ class VLLMEngine:
 
     Args:
         model: "lab" or "lab:NAME" (the embedded model), a folder, or a hub id.
-        dtype: "auto" (the checkpoint's; float32 on a CPU), or a torch dtype name.
+        dtype: "auto" (bfloat16 on a GPU, else float32, as engine hf), or a torch dtype name.
         calibration: file of `grounddecode calibrate`.
         tensor_parallel_size: ranks that share the model.  max_model_len: longest sequence; 0: the model's.
         max_num_seqs: requests at a time.  block_size: tokens a cache block; 0: vLLM's choice.
@@ -57,7 +57,7 @@ class VLLMEngine:
         self._llm: Any = None
         self._options: dict[str, Any] = {
             "model": path_of(model),
-            "dtype": dtype,
+            "dtype": _dtype() if dtype == "auto" else dtype,
             "tensor_parallel_size": int(tensor_parallel_size),
             "max_num_seqs": int(max_num_seqs),
             "gpu_memory_utilization": float(gpu_memory_utilization),
@@ -136,6 +136,12 @@ def installed() -> str | None:
         except PackageNotFoundError:
             continue
     return None
+
+
+def _dtype() -> str:
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 def path_of(model: str) -> str:

@@ -32,35 +32,29 @@ class Settings:
         default: methods of requests that say nothing.
         calibration: file of `grounddecode calibrate`; without it the checkpoint's own, or the built-in one.
         on_error: an error inside a method leaves its request unmitigated (`plain`) or ends its answer (`stop`).
-        streams: second streams at a time; 0: as many as the server runs requests.
     """
 
     serves: tuple[Method, ...] = ()
     default: tuple[Method, ...] = ()
     calibration: str | None = None
     on_error: Literal["plain", "stop"] = "plain"
-    streams: int = 0
 
     @classmethod
     def read(cls, given: Mapping[str, Any] | None) -> Settings:
         """Raises ValueError for what it does not know."""
         data = dict(given or {})
-        unknown = next(
-            (key for key in data if key not in ("for", "default", "calibration", "on_error", "streams")), None
-        )
+        unknown = next((key for key in data if key not in ("for", "default", "calibration", "on_error")), None)
         if unknown is not None:
-            names = ("for", "default", "calibration", "on_error", "streams")
+            names = ("for", "default", "calibration", "on_error")
             raise ValueError(registry.nearest(str(unknown), names, f"setting of --additional-config's {KEY}"))
-        on_error, streams = data.get("on_error", "plain"), data.get("streams", 0)
+        on_error = data.get("on_error", "plain")
         if on_error not in ("plain", "stop"):
             raise ValueError(f"on_error is {on_error!r}, give plain or stop")
-        if not isinstance(streams, int) or streams < 0:
-            raise ValueError(f"streams is {streams!r}, give a number of second streams, 0 for no limit of its own")
         wanted = data.get("for", [])
         serves = [m for spec in ([wanted] if isinstance(wanted, str) else wanted) for m in read_request(spec) or ()]
         calibration = data.get("calibration")
         default = read_request(data.get("default"), serves) or ()
-        return cls(tuple(serves), default, calibration, on_error, streams)
+        return cls(tuple(serves), default, calibration, on_error)
 
     def knowledge(self, config: Any) -> Calibration | None:
         """What is known of the checkpoint with this Hugging Face configuration."""

@@ -20,7 +20,7 @@ from grounddecode.engines.vllm.params import (
     settings_of,
     written,
 )
-from grounddecode.engines.vllm.worker import edits, worker_of
+from grounddecode.engines.vllm.worker import worker_of
 from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
 
@@ -134,11 +134,20 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
         raise _refused(f"{names}: no image token in the prompt, give the request an image or leave the methods out")
     text = written(methods)
     params.extra_args = (params.extra_args or {}) | {KEY: text}
-    if edits(methods):
+    if any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods):  # later layers and tokens see what it changes
         mark = f"{KEY}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         request.cache_salt = f"{request.cache_salt}|{mark}" if request.cache_salt else mark
+    _counter().labels("+".join(sorted({m.name for m in methods}))).inc()
     if any(Needs.SECOND_STREAM in m.active_needs() for m in methods):
         params.skip_reading_prefix_cache = True  # the second stream needs every embedding of the prompt
+
+
+@functools.lru_cache(maxsize=1)
+def _counter() -> Any:
+    """What `/metrics` tells: requests by their methods."""
+    from prometheus_client import Counter
+
+    return Counter("grounddecode_requests", "Requests that were admitted with methods.", ["methods"])
 
 
 def _settings(frontend: Any) -> Settings:
@@ -194,6 +203,8 @@ def _following(original: Callable[..., Any]) -> Callable[..., Any]:
             worker.runner = self
             if scheduler_output.finished_req_ids:
                 worker.finished(list(scheduler_output.finished_req_ids))
+            if scheduler_output.preempted_req_ids:
+                worker.preempted(list(scheduler_output.preempted_req_ids))
         return original(self, scheduler_output, *args, **kwargs)
 
     return follow

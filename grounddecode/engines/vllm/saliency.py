@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,14 +27,24 @@ if TYPE_CHECKING:
 
 _BLOCK = re.compile(r"^((.*)\.layers)\.(\d+)\.")
 OTHERS = "use a method without gradients"
+_MISSING = object()
 _TOLERANCE = 0.02  # share of the logits' size by which the layers in torch may differ from vLLM's
 
 
 @dataclass
 class _Target:
     weights: Tensor  # (R, H, T), edited
-    output: Tensor  # (R, H * D), in the graph
+    output: Tensor  # (R * K, H * D), in the graph
     values: Tensor  # (R * Hkv, T, D)
+
+
+@dataclass
+class _Run:
+    """Rows that run through the upper layers again; `layers`: the target layers, ascending."""
+
+    rows: Rows
+    layers: tuple[int, ...]
+    targets: dict[int, _Target] = field(default_factory=dict)
 
 
 class Saliency:
@@ -67,6 +78,8 @@ class Saliency:
         self._hidden: Tensor | None = None  # (tokens, width), what the lowest layer was given
         self._known: dict[nn.Module, Tensor] = {}
         self._proven = False
+        self._patches: list[tuple[Any, str, Any]] | None = None
+        self._run: _Run | None = None
 
     def keep(self, hidden: Tensor) -> None:
         """The input (tokens, width) of the lowest layer in this step."""
@@ -92,25 +105,28 @@ class Saliency:
         """
         if self._hidden is None or self.worker.positions is None:
             raise RuntimeError("the lowest target layer told no hidden states")
-        index = torch.from_numpy(at).to(logits.device)
-        hidden, positions = self._hidden[index].clone(), self.worker.positions[..., index].clone()
+        count = tokens.shape[1]  # a row for each candidate, so that one backward pass serves all
+        index = torch.from_numpy(at).to(logits.device).repeat_interleave(count)
+        hidden, positions = self._hidden[index], self.worker.positions[..., index]
         slots = np.array([one.slot for one in members])
         rows = rows_at(self.worker.requests, slots, lengths - 1, *self.worker.block_rows(members))
-        targets: dict[int, _Target] = {}
-        with torch.enable_grad(), self._in_torch(rows, targets, wanted[0], wanted):
+        rows = replace(rows, count=count, queries=rows.queries.expand(-1, count))
+        run = _Run(rows, tuple(wanted))
+        with torch.enable_grad(), self._in_torch(run):
             residual = None
             for block in self._blocks:
                 hidden, residual = block.forward(positions, hidden, residual)  # without the hooks that watch it
             last, _ = self._stack.get_submodule("norm")(hidden, residual)
-        self._prove(last, logits)
+        self._prove(last[::count], logits)
         start = log_odds_gradients(self._head_weight(), logits, tokens, self._scaling.soft_cap).to(last.dtype)
-        outputs = [targets[layer].output for layer in wanted]
-
-        def backward(given: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(last, outputs, grad_outputs=given, retain_graph=True)
-
-        deltas = torch.vmap(backward)(start.transpose(0, 1))
-        found = torch.stack([self._row(targets[layer], delta) for layer, delta in zip(wanted, deltas, strict=True)])
+        outputs = [run.targets[layer].output for layer in run.layers]
+        deltas = torch.autograd.grad(last, outputs, grad_outputs=start.flatten(0, 1))
+        found = torch.stack(
+            [
+                self._row(run.targets[layer], delta.view(len(slots), count, -1).transpose(0, 1))
+                for layer, delta in zip(run.layers, deltas, strict=True)
+            ]
+        )
         keys = torch.arange(int(lengths.max()), device=found.device)
         behind = keys > torch.from_numpy(lengths).to(found.device)[:, None] - 1
         return found[..., : len(keys)].masked_fill(behind[:, None], NOT_THERE)
@@ -120,57 +136,74 @@ class Saliency:
         """|A * <V, delta>| averaged over heads; delta (K, R, H * D) is the gradient of the attention output."""
         rows, heads, keys = target.weights.shape
         groups, width = target.values.shape[0] // rows, target.values.shape[-1]
-        grouped = delta.view(len(delta), rows, groups, -1, width).permute(1, 2, 0, 3, 4)
+        grouped = delta.reshape(len(delta), rows, groups, -1, width).permute(1, 2, 0, 3, 4)
         towards = torch.bmm(grouped.reshape(rows * groups, -1, width).float(), target.values.mT)
         weights = target.weights.view(rows, groups, 1, heads // groups, keys)
         return (weights * towards.view(rows, groups, len(delta), -1, keys)).abs().mean(dim=(1, 3))
 
     @contextmanager
-    def _in_torch(self, rows: Rows, targets: dict[int, _Target], lowest: int, wanted: Sequence[int]) -> Iterator[None]:
+    def _in_torch(self, run: _Run) -> Iterator[None]:
         """The upper layers with every kernel replaced by torch."""
+        if self._patches is None:
+            self._patches = self._make_patches()
+        before = [(owner, name, vars(owner).get(name, _MISSING)) for owner, name, _ in self._patches]
+        self._run = run
+        try:
+            for owner, name, value in self._patches:
+                vars(owner)[name] = value
+            yield
+        finally:
+            self._run = None
+            for owner, name, value in before:
+                if value is _MISSING:
+                    vars(owner).pop(name, None)
+                else:
+                    vars(owner)[name] = value
+
+    def _make_patches(self) -> list[tuple[Any, str, Any]]:
+        """What is set on which module while a row runs again."""
         from vllm.model_executor.custom_op import CustomOp
         from vllm.model_executor.layers.layernorm import RMSNorm
         from vllm.model_executor.layers.linear import LinearBase
 
-        with ExitStack() as stack:
-            for module in (m for block in [*self._blocks, self._stack.get_submodule("norm")] for m in block.modules()):
-                if isinstance(module, LinearBase):
-                    stack.enter_context(_replaced(module, "quant_method", _Linear(self)))
-                elif type(module) is RMSNorm:
-                    stack.enter_context(_replaced(module, "_forward_method", _norm(module)))
-                elif isinstance(module, CustomOp):
-                    stack.enter_context(_replaced(module, "_forward_method", module.forward_native))
-            for layer in range(self.lowest, self.worker.n_layers):
-                attention = self._layers[layer][1]
-                run = self._attention(attention, layer, rows, targets, lowest, wanted)
-                stack.enter_context(_replaced(attention, "forward", run))
-            yield
+        found: list[tuple[Any, str, Any]] = []
+        for module in (m for block in [*self._blocks, self._stack.get_submodule("norm")] for m in block.modules()):
+            if isinstance(module, LinearBase):
+                found.append((module, "quant_method", _Linear(self)))
+            elif type(module) is RMSNorm:
+                found.append((module, "_forward_method", _norm(module)))
+            elif isinstance(module, CustomOp):
+                found.append((module, "_forward_method", module.forward_native))
+        for layer in range(self.lowest, self.worker.n_layers):
+            attention = self._layers[layer][1]
+            found.append((attention, "forward", partial(self._attend, attention, layer)))
+        return found
 
-    def _attention(
-        self, attention: Any, layer: int, rows: Rows, targets: dict[int, _Target], lowest: int, wanted: Sequence[int]
-    ) -> Callable[..., Tensor]:
-        def forward(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-            impl, worker = attention.impl, self.worker
-            keys, values = (x.clone() for x in self._reader.read(attention.kv_cache, rows))
-            values = values.masked_fill(rows.hidden[:, 0].mT.repeat_interleave(impl.num_kv_heads, dim=0), 0.0)
-            own = rows.queries[:, :, None].expand(-1, impl.num_heads, 1)
-            scores = impl.scores_of(query.view(len(query), impl.num_heads, -1), keys, rows, key)
-            weights = impl.weights_of(scores, rows, layer, worker)[:, :, 0]
-            mine = weights.gather(2, own)
-            others = weights.scatter(2, own, 0.0).view(len(values), -1, rows.keys)
-            output = torch.bmm(others, values).view(len(query), impl.num_heads, -1)
-            newest = value.view(len(query), impl.num_kv_heads, -1).repeat_interleave(
-                impl.num_heads // impl.num_kv_heads, dim=1
-            )
-            output = (output + mine * newest.float()).flatten(1).to(query.dtype)
-            if layer == lowest:  # the graph starts here
-                output = output.detach().requires_grad_()
-            if layer in wanted:
-                targets[layer] = _Target(weights.detach(), output, values)
-            attended: Tensor = output
-            return attended
-
-        return forward
+    def _attend(
+        self, attention: Any, layer: int, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+    ) -> Tensor:
+        """One attention layer for the rows: earlier keys and values from the cache, their own in the graph."""
+        run, impl, worker = self._run, attention.impl, self.worker
+        if run is None:
+            raise RuntimeError("no row runs again")
+        rows, groups = run.rows, impl.num_kv_heads
+        batch, count = rows.queries.shape
+        keys, values = (_usable(x) for x in self._reader.read(attention.kv_cache, rows))
+        own = rows.queries[:, None, :, None].expand(-1, impl.num_heads, -1, 1)
+        weights = impl.weights_of(
+            impl.scores_of(query.view(len(query), impl.num_heads, -1), keys, rows, key), rows, layer, worker
+        )
+        others = weights.scatter(3, own, 0.0).reshape(len(values), -1, rows.keys)
+        newest = value.view(batch, count, groups, 1, -1).permute(0, 2, 3, 1, 4).float()
+        mine = weights.gather(3, own).view(batch, groups, -1, count, 1)
+        output = torch.bmm(others, values).view(batch, groups, -1, count, values.shape[-1])
+        output = torch.addcmul(output, mine, newest).permute(0, 3, 1, 2, 4)
+        attended: Tensor = output.reshape(batch * count, -1).to(query.dtype)
+        if layer == run.layers[0]:  # the graph starts here
+            attended = attended.detach().requires_grad_()
+        if layer in run.layers:
+            run.targets[layer] = _Target(weights[:, :, 0].detach(), attended, values)
+        return attended
 
     def _prove(self, hidden: Tensor, logits: Tensor) -> None:
         """Once: what the layers give in torch is what vLLM's kernels gave."""
@@ -228,18 +261,9 @@ def _norm(module: Any) -> Callable[..., Any]:
     return forward
 
 
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An instance attribute, for as long as this lasts."""
-    had, before = name in vars(owner), vars(owner).get(name)
-    vars(owner)[name] = value
-    try:
-        yield
-    finally:
-        if had:
-            vars(owner)[name] = before
-        else:
-            del vars(owner)[name]
+def _usable(x: Tensor) -> Tensor:
+    """A tensor that a graph may keep: one made in inference mode it may not."""
+    return x.clone() if x.is_inference() else x
 
 
 def _unembedding(model: nn.Module, name: str) -> tuple[Any, Any]:

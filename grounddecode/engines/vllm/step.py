@@ -15,7 +15,7 @@ from torch import Tensor
 from grounddecode.engines.vllm.requests import Group, Layout, Requests
 from grounddecode.view import Phase, StepView
 
-_ROWS = 256  # query rows of one request that are computed at a time
+MOST = 256  # query rows of one request that are computed at a time
 
 
 @dataclass
@@ -155,11 +155,11 @@ def _in_pieces(
 ) -> list[Rows]:  # fmt: skip
     """Rows of these requests, a bounded number of queries at a time. `offset`: a token's index minus its position."""
     found = []
-    for piece in range(0, int((lengths - begin)[rows].max()), _ROWS):
+    for piece in range(0, int((lengths - begin)[rows].max()), MOST):
         start = begin[rows] + piece
         here = rows[start < lengths[rows]]
         start = begin[here] + piece
-        stop = np.minimum(start + _ROWS, lengths[here])
+        stop = np.minimum(start + MOST, lengths[here])
         found.append(_rows(requests, here, slots[here], offset[here], start, stop, blocks, block_size))
     return found
 

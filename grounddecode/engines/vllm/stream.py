@@ -1,7 +1,7 @@
 """The second stream on a server: its own dense cache in the worker, and its own forward pass behind the main one.
 
-The embeddings of a request's tokens are kept as the model is given them. Once its prompt is complete, the method says
-what the second stream sees of the image; from then on every step feeds it what the main stream has read meanwhile.
+The embeddings of a request's tokens are kept. Once its prompt is complete the method says what the second stream sees
+of the image; every later step feeds it what the main stream has read meanwhile.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.overwrite import overwritten
-from grounddecode.engines.vllm.step import Rows, parts_of
+from grounddecode.engines.vllm.step import MOST, Rows, parts_of
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.requests import Asked, Current
 
 _GROWTH = 256  # tokens by which the dense cache grows
-_ROWS = 256  # queries of a prompt that are computed at a time
 
 
 @dataclass(eq=False)
@@ -52,7 +51,7 @@ class Pass:
 
 
 class Streams:
-    """All second streams of a worker; the dense cache grows with them and is let go when there are none."""
+    """All second streams of a worker; their cache grows with them and is let go when there are none."""
 
     def __init__(self, worker: Current) -> None:
         self.worker = worker
@@ -76,19 +75,26 @@ class Streams:
         layout = self.worker.layout
         if self.running is not None or layout is None:
             return
-        embeds, positions = kwargs.get("inputs_embeds"), kwargs.get("positions")
-        self.worker.positions = positions
+        embeds = kwargs.get("inputs_embeds")
+        self.worker.positions = positions = kwargs.get("positions")
         if embeds is None or positions is None:
             return
+        fresh, tokens = [], []
         for asked, start, past, length in layout.of_streams(self.worker.requests):
             stream = self._stream(asked)
             begin = max(stream.held, past)
-            if begin >= length or past > stream.held:
-                continue
-            at = slice(start + begin - past, start + length - past)
-            stream.embeds.append(embeds[at].clone())
-            stream.positions.append(positions[..., at].clone())
-            stream.held = length
+            if past <= stream.held and begin < length:
+                fresh.append(stream)
+                tokens.append(np.arange(start + begin - past, start + length - past))
+                stream.held = length
+        if not fresh:
+            return
+        index, counts = torch.from_numpy(np.concatenate(tokens)).to(embeds.device), [len(at) for at in tokens]
+        own = torch.split(embeds.index_select(0, index), counts)
+        where = torch.split(positions.index_select(-1, index), counts, dim=-1)
+        for stream, new, at in zip(fresh, own, where, strict=True):
+            stream.embeds.append(new)
+            stream.positions.append(at)
 
     def record(self, asked: Asked, layer: int, row: Tensor) -> None:
         """Image attention (T,) of the last prompt row in one layer, averaged over heads."""
@@ -183,8 +189,8 @@ class Streams:
         at = np.concatenate([np.arange(stream.length, stream.held) for stream in streams])
         in_order = bool((places[order] == np.arange(len(order))).all())
         rows = []
-        for piece in range(0, int(counts.max()), _ROWS):
-            count = min(_ROWS, int(counts.max()) - piece)
+        for piece in range(0, int(counts.max()), MOST):
+            count = min(MOST, int(counts.max()) - piece)
             queries = (begin[order] + piece)[:, None] + np.arange(count)
             tokens = torch.from_numpy(queries - (begin - offset)[order][:, None]).flatten().to(device)
             keys = int(queries.max()) + 1
@@ -289,8 +295,7 @@ class Streams:
         for key, old in self._flags.items():
             self._flags[key] = old.new_zeros(rows, room)
             self._flags[key][: old.shape[0], : old.shape[1]] = old
-        old_unseen = self._unseen
-        device = self.worker.requests.image.device
-        self._unseen = torch.zeros(rows, room, dtype=torch.bool, device=device)
-        if old_unseen is not None:
-            self._unseen[: old_unseen.shape[0], : old_unseen.shape[1]] = old_unseen
+        before = self._unseen
+        self._unseen = torch.zeros(rows, room, dtype=torch.bool, device=self.worker.requests.image.device)
+        if before is not None:
+            self._unseen[: before.shape[0], : before.shape[1]] = before

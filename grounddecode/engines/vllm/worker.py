@@ -143,6 +143,11 @@ class Worker(Current):
             self.streams.drop(asked)
             self.row_slots[self.row_slots == asked.slot] = self.requests.nobody
 
+    def preempted(self, keys: Sequence[str]) -> None:
+        """Requests that will be read again from their first token: only what cannot be read again is kept."""
+        for asked in (self.requests.by_key[key] for key in keys if key in self.requests.by_key):
+            self.streams.drop(asked)
+
     # -- attention -------------------------------------------------------------------------------------------------
     def plan(self, common: Any, block_size: int) -> Plan | None:
         """The rows of a step that methods have to do with, from the metadata that all its layers share."""
@@ -249,8 +254,3 @@ class Worker(Current):
 
     def break_off(self, plan: Sequence[Rows], error: Exception) -> None:
         self.requests.break_off(groups_of(plan), error)
-
-
-def edits(methods: Sequence[Method]) -> bool:
-    """Whether any of the methods changes what later layers and tokens see, so that its cache is its own."""
-    return any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods)

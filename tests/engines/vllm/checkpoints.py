@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from grounddecode import lab
+from grounddecode.lab.model import save
 from grounddecode.lab.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -15,7 +15,7 @@ VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 
 def llava(folder: Path) -> Path:
     """4 layers, 4 query and 1 key-value heads, the lab's vocabulary and pictures."""
-    from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     vision = CLIPVisionConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=96, patch_size=12,
@@ -23,8 +23,9 @@ def llava(folder: Path) -> Path:
     )  # fmt: skip
     text = LlamaConfig(**_text(), num_key_value_heads=1)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=4, image_seq_length=64)
-    processor = AutoProcessor.from_pretrained(lab.checkpoint("seed0"))
-    return _saved(LlavaForConditionalGeneration, config, processor, folder)
+    torch.manual_seed(0)
+    save(LlavaForConditionalGeneration(config), folder)
+    return folder
 
 
 def qwen(folder: Path) -> Path:
@@ -50,12 +51,17 @@ def qwen(folder: Path) -> Path:
         text_config=_text() | {"num_key_value_heads": 2, "rope_parameters": rope, "vocab_size": len(tokenizer)},
         vision_config={
             "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "patch_size": 14,
-            "window_size": 56,
-            "fullatt_block_indexes": [1], "out_hidden_size": 128, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "window_size": 56, "fullatt_block_indexes": [1], "out_hidden_size": 128, "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
         },
         image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
     )  # fmt: skip
-    return _saved(Qwen2_5_VLForConditionalGeneration, config, processor, folder)
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 def _text() -> dict[str, Any]:
@@ -64,24 +70,3 @@ def _text() -> dict[str, Any]:
         "vocab_size": 116, "max_position_embeddings": 1024, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1,
         "initializer_range": 0.1, "tie_word_embeddings": False,
     }  # fmt: skip
-
-
-def _saved(kind: Any, config: Any, processor: Any, folder: Path) -> Path:
-    torch.manual_seed(0)
-    model = kind(config)
-    model.generation_config.eos_token_id = None
-    model.save_pretrained(folder)
-    _as_released(folder / "model.safetensors")
-    processor.save_pretrained(folder)
-    return folder
-
-
-def _as_released(path: Path) -> None:
-    """CLIP's weights under the names that released checkpoints have, which vLLM looks for."""
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(path)
-    here, there = "vision_tower.", "vision_tower.vision_model."
-    if any(there in name for name in weights) or not any(here in name for name in weights):
-        return
-    save_file({name.replace(here, there): weight for name, weight in weights.items()}, path, metadata={"format": "pt"})

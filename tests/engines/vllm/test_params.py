@@ -74,7 +74,6 @@ def test_the_text_that_workers_read_gives_the_same_methods():
     [
         ({"four": "var"}, "'four' is no setting of --additional-config's grounddecode, did you mean 'for'"),
         ({"on_error": "die"}, "on_error is 'die', give plain or stop"),
-        ({"streams": -1}, "streams is -1"),
         ({"for": "vra"}, "'vra' is no method"),
     ],
 )

@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grounddecode import lab
 from grounddecode.lab import world
 from tests.engines.vllm.asking import DETAIL, Answer, Question, by_hf, by_vllm, questions
-from tests.engines.vllm.conftest import SINKS, open_llm
+from tests.engines.vllm.conftest import FLAG, SINKS, open_llm
 
 pytestmark = pytest.mark.vllm
 SPECS = (
@@ -27,6 +30,10 @@ SPECS = (
     "sgrs:layers=1;2,alpha=0.9",
 )
 SETTINGS = {"for": [f"var:{SINKS}", "sgrs:layers=1;2,alpha=0.9"]}
+
+
+KEPT: list[Any] = []
+"""An engine that is let go takes the groups of the process with it."""
 
 
 def worker(llm: Any) -> Any:
@@ -75,6 +82,19 @@ def test_an_error_in_a_method_leaves_the_engine_and_everybody_else_alone(
     assert str(sabotaged[0][1]) == "locore"
 
 
+def test_an_error_ends_the_answer_where_the_server_says_so(
+    llm: Any, local: Any, sabotaged: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = worker(llm)
+    monkeypatch.setattr(served, "settings", replace(served.settings, on_error="stop"))
+    scene = next(iter(world.scenes("evaluation", 1)))
+    stopped, other = by_vllm(
+        llm, local.processor, [Question("locore:beta=3", (scene.image,)), Question("heads:alpha=4", (scene.image,))]
+    )
+    assert stopped.tokens[-1] == 3, "the end token"
+    assert len(stopped.tokens) < len(other.tokens)
+
+
 def test_nothing_is_left_of_500_requests_of_which_a_third_is_aborted(llm: Any, local: Any) -> None:
     from vllm import SamplingParams
 
@@ -105,11 +125,59 @@ def test_nothing_is_left_of_500_requests_of_which_a_third_is_aborted(llm: Any, l
     assert served.streams._keys == {}
 
 
+class Counting(TorchDispatchMode):
+    """Every operator that runs, and how often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ran[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_without_a_method_no_operator_runs_that_vllm_would_not_run(local: Any) -> None:
+    """Counted in a whole answer: with the flag and without it."""
+    from vllm import SamplingParams
+
+    from grounddecode.engines.hf.engine import chat_prompt
+
+    text = chat_prompt(local.processor, DETAIL, 1)
+    found = []
+    for flag in (None, [FLAG]):
+        engine = open_llm(str(lab.checkpoint("seed0")), logits_processors=flag)
+        KEPT.append(engine)
+        for i, scene in enumerate(world.scenes("evaluation", 2)):
+            prompt = {"prompt": text, "multi_modal_data": {"image": scene.image}}
+            engine.llm_engine.add_request(str(i), prompt, SamplingParams(temperature=0, max_tokens=6))
+        with Counting() as counting:
+            while engine.llm_engine.has_unfinished_requests():
+                engine.llm_engine.step()
+        found.append(counting.ran)
+    assert sum(found[0].values()) > 500
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("spec", ["", "avc:alpha=1", "locore:beta=3", "sgrs:layers=1;2,alpha=0.9"])
+def test_a_grammar_holds_under_a_method(llm: Any, local: Any, spec: str) -> None:
+    """Tokens that a grammar forbids stay forbidden, whatever a method makes of the logits."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    asked = [Question(spec, (scene.image,)) for scene in world.scenes("evaluation", 3)]
+    options = {"structured_outputs": StructuredOutputsParams(regex=r"(cat|dog){4}")}
+    for answer in by_vllm(llm, local.processor, asked, 8, **options):
+        words = local.processor.tokenizer.convert_ids_to_tokens(answer.tokens)
+        assert set(words) <= {"cat", "dog", "</s>"}, words
+        assert len(words) >= 4
+
+
 def test_preempted_requests_go_on_as_they_were(local: Any, asked: list[Question], expected: list[Answer]) -> None:
     tight = open_llm(
         str(lab.checkpoint("seed0")), additional_config={"grounddecode": SETTINGS}, num_gpu_blocks_override=20,
         max_num_seqs=8, async_scheduling=False,
     )  # fmt: skip
+    KEPT.append(tight)
     scheduler = tight.llm_engine.engine_core.engine_core.scheduler
     preempted = []
     usual = scheduler._preempt_request
