@@ -27,7 +27,7 @@ LOCKS = sorted((ROOT / "constraints").glob("*.txt"))
 NOTICES = ("LICENSE", "NOTICE", "WORDNET_LICENSE.txt")
 ON_DEMAND = {"nltk", "spacy"}
 """Imported by name at run time, where the reader of the source sees a string."""
-OF_OTHERS = {"torchvision"}
+OF_OTHERS = {"torchvision", "vllm"}
 """Not imported by us: transformers' processors ask for it."""
 
 
