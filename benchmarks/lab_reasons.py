@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.detector import PROMPT, mentions_of
 from grounddecode import Trace, ground, lab
-from grounddecode.evaluate.benchmarks.base import Wanted, load
+from grounddecode.evaluate.benchmarks.base import Wanted
+from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab.anatomy import prompt
 from grounddecode.lab.corpus import BACKGROUND, patch_labels

@@ -23,7 +23,8 @@ from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine
 from grounddecode.evaluate.folder.store import RunFolder
-from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.run.runner import run
 from grounddecode.evaluate.scoring import chair
 from grounddecode.lab import CHECKPOINTS, checkpoint
 from grounddecode.lab.world import scenes

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.run.runner import run
 from grounddecode.registry import GREEDY, plan
 
 HERE = Path(__file__).parent

@@ -13,8 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-from grounddecode.evaluate.results.compare import compare
-from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.evaluate.results.compare import tables_of
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.run.runner import run
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
     metrics = run(
         args.recipe, args.out, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr), **changes
     )
-    print(compare([args.out]).text())
+    print(tables_of(metrics).text())
     if args.keep:
         args.keep.parent.mkdir(parents=True, exist_ok=True)
         args.keep.write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -21,10 +21,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
-from grounddecode.evaluate.benchmarks.base import Wanted, load
+from grounddecode.evaluate.benchmarks.base import Wanted
+from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.folder.store import RunFolder
-from grounddecode.evaluate.run.asking import Answering
+from grounddecode.evaluate.run.asking import Asker
 from grounddecode.evaluate.run.batches import batches, units
+from grounddecode.evaluate.run.keeping import Keeping
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.evaluate.run.runner import Recipe, bench
 from grounddecode.evaluate.sample import Sample, open_picture
@@ -113,9 +115,8 @@ def main() -> None:
 
     def runner(engine: Engine = engine) -> None:
         with tempfile.TemporaryDirectory() as out, RunFolder(out) as folder:
-            device = str(engine.describe()["device"])
-            answering = Answering(engine, folder, plans(["greedy"]), 0, args.batch_size, device, lambda progress: None)
-            answering.answer(groups)
+            keeping = Keeping(folder, plans(["greedy"]), lambda progress: None)
+            keeping.answer(groups, Asker(engine, batch_size=args.batch_size))
 
     def whole(engine: Engine = engine) -> None:
         with tempfile.TemporaryDirectory() as out:

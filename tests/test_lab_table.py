@@ -10,7 +10,7 @@ import pytest
 from benchmarks import lab_markdown, lab_table, lab_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
-from grounddecode.evaluate.run.recipes import read
+from grounddecode.evaluate.run.recipe import read
 from grounddecode.registry import plan
 
 

@@ -6,7 +6,9 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,9 @@ PACKAGE = ROOT / "grounddecode"
 ORDER = ("core", "methods", "engines", "evaluate", "report", "integrations", "cli")
 # Modules at the top that are entrances to a part, for people who import them by name.
 ENTRANCES = {"saliency": "engines", "integrations": "report"}
+#: Folders with more modules than there should be.
+FULL = ("grounddecode", "grounddecode/cli", "grounddecode/lab")
+MOST_MODULES = 12
 HEAVY = ("torch", "transformers", "vllm", "pycocotools", "scipy", "pandas")
 LIGHT = (
     "grounddecode/__init__.py",
@@ -41,16 +46,13 @@ def part(module: str) -> str:
     return name if name in (*ORDER, "lab") else "core"
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every imported module and whether the import runs with the module; type-checking imports are left out."""
+def statements(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Every import and whether it runs with the module; those for type checkers are left out."""
 
-    def walk(node: ast.AST, at_once: bool) -> Iterator[tuple[str, bool]]:
+    def walk(node: ast.AST, at_once: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                yield from ((alias.name, at_once) for alias in child.names)
-            elif isinstance(child, ast.ImportFrom):
-                yield child.module or "", at_once
-                yield from ((f"{child.module}.{alias.name}", at_once) for alias in child.names)
+            if isinstance(child, ast.Import | ast.ImportFrom):
+                yield child, at_once
             elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
                 continue
             else:
@@ -59,8 +61,45 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
     yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
 
 
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every imported module and whether the import runs with the module."""
+    for found, at_once in statements(path):
+        if isinstance(found, ast.ImportFrom):
+            yield found.module or "", at_once
+        yield from ((name, at_once) for name in named(found))
+
+
+def named(found: ast.Import | ast.ImportFrom) -> list[str]:
+    """What an import names, in full."""
+    prefix = f"{found.module}." if isinstance(found, ast.ImportFrom) else ""
+    return [f"{prefix}{alias.name}" for alias in found.names]
+
+
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def graph(paths: Sequence[Path]) -> dict[str, set[str]]:
+    """The modules that each module needs, at once or on demand."""
+    modules = {module_of(path).removesuffix(".__init__"): path for path in paths}
+    return {
+        module: {
+            name if name in modules else name.rpartition(".")[0]  # a module of a package, or something in a module
+            for found, _ in statements(path)
+            for name in named(found)
+        }
+        & modules.keys() - {module}
+        for module, path in modules.items()
+    }
+
+
+def circle(paths: Sequence[Path]) -> list[str]:
+    """A circle of imports, if there is one."""
+    try:
+        TopologicalSorter(graph(paths)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def may_import(importer: str, imported: str, at_once: bool) -> bool:
@@ -92,6 +131,42 @@ def test_the_order_is_not_vacuous(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     wrong.parent.mkdir(parents=True)
     wrong.write_text("def f():\n    from grounddecode.engines.hf import ground\n    import grounddecode.maths\n")
     assert forbidden(wrong) == ["grounddecode.engines.hf", "grounddecode.engines.hf.ground"]
+
+
+def test_no_circle_of_imports() -> None:
+    assert circle(sources()) == []
+
+
+def test_a_circle_is_found_however_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    room = tmp_path / "room"
+    room.mkdir()
+    paths = [room / name for name in ("__init__.py", "one.py", "two.py")]
+    paths[0].write_text("def late():\n    from room.one import f\n")
+    paths[1].write_text("from room import two\n")
+    paths[2].write_text("if TYPE_CHECKING:\n    from room.one import f\n")
+    assert circle(paths) == []
+    paths[2].write_text("def late():\n    from room.one import f\n")
+    assert set(circle(paths)) == {"room.one", "room.two"}
+
+
+def test_no_folder_is_a_heap() -> None:
+    held = Counter(str(path.parent.relative_to(ROOT)) for path in sources() if path.name != "__init__.py")
+    assert {name: n for name, n in held.items() if n > MOST_MODULES and name not in FULL} == {}
+
+
+def test_modules_and_functions_are_small() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources()}
+    assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > 300} == {}
+    functions = sorted(
+        (node.end_lineno - node.lineno + 1, node.name)
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    )
+    lines = [n for n, _ in functions]
+    assert (lines[len(lines) // 2] <= 8, lines[len(lines) * 9 // 10] <= 20) == (True, True)
+    assert functions[-1][0] <= 60, functions[-1]
 
 
 @pytest.mark.parametrize("pattern", LIGHT)

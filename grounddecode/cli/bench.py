@@ -40,7 +40,7 @@ def _read_recipe(context: typer.Context, recipe: Path | None) -> Path | None:
     """Make what a recipe says the default of the other options."""
     if recipe is None:
         return None
-    from grounddecode.evaluate.run.recipes import said
+    from grounddecode.evaluate.run.recipe import said
 
     context.default_map = _as_options(said(recipe))
     return recipe
@@ -160,9 +160,9 @@ def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool)
     if as_json:
         write_json(metrics)
     else:
-        from grounddecode.evaluate.results.compare import compare as side_by_side
+        from grounddecode.evaluate.results.compare import tables_of
 
-        write_line(side_by_side([out]).text(width()).rstrip("\n"))
+        write_line(tables_of(metrics).text(width()).rstrip("\n"))
         write_line(f"\nrun folder: {out}" + (f" (failed samples: {failed})" if failed else ""))
     for method, reason in refused.items():
         complain(f"{method} was not measured: {reason}")

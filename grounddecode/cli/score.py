@@ -153,12 +153,12 @@ def score_run(
     as_json: AsJson = False,
 ) -> None:
     """A run folder again, from its stored answers, by other rules. Needs no model."""
-    from grounddecode.evaluate.results.compare import compare
+    from grounddecode.evaluate.results.compare import tables_of
     from grounddecode.evaluate.run.rescore import rescore
 
     rules = {"pope_rule": pope_rule, "chair_flavour": chair_flavour, "amber_similarity": amber_similarity}
     metrics = rescore(run, **rules, resamples=resamples, drop_unfinished=drop_unfinished)
-    write_json(metrics) if as_json else write_line(compare([run]).text(width()).rstrip("\n"))
+    write_json(metrics) if as_json else write_line(tables_of(metrics).text(width()).rstrip("\n"))
 
 
 def show(numbers: dict[str, Any], as_json: bool) -> None:

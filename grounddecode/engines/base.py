@@ -16,7 +16,7 @@ from grounddecode.registry import nearest
 if TYPE_CHECKING:
     from PIL import Image
 
-    from grounddecode.method import Method
+    from grounddecode.method import Method, Needs
 
 ENGINES: dict[str, str] = {
     "hf": "grounddecode.engines.hf.engine:HFEngine",
@@ -101,10 +101,13 @@ class Engine(Protocol):
     """Runs one model. `generate` takes one batch, answers in the same order, and raises on failure.
 
     Where one request can fail and others of its batch be answered, it raises `BatchError`. An engine whose samples are
-    drawn alike whatever stands beside them in a batch says so with an attribute `draws_alone = True`.
+    drawn alike whatever stands beside them in a batch says so with an attribute `draws_alone = True`. Whether it takes
+    some methods it can be asked before anything is run: `offers` and `refusal`, through `refusal_of`.
     """
 
     name: str
+    offers: Needs
+    """What of that which methods need it has, whatever the model."""
     max_pixels: int
     """The largest picture that it takes."""
     side: int | None
@@ -114,11 +117,24 @@ class Engine(Protocol):
         """Model, class, dtype, device, attention implementation, versions: what a run file must say."""
         ...
 
+    def refusal(self, methods: Sequence[Method]) -> str | None:
+        """Why it does not apply these methods to its model, in the sentence that `generate` would raise; else None.
+
+        Nothing is run. None is no promise: what shows on a picture only is refused by `generate`.
+        """
+        ...
+
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
     ) -> list[Response]: ...
 
     def close(self) -> None: ...
+
+
+def refusal_of(engine: Engine, methods: Sequence[Method]) -> str | None:
+    """Why an engine does not apply methods, without running anything; None also where it cannot be asked."""
+    asked = getattr(engine, "refusal", None)
+    return asked(methods) if methods and asked is not None else None
 
 
 def open_engine(name: str, model: str, /, **options: Any) -> Engine:

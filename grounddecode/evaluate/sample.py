@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from grounddecode.lab.world import Scene
 
 LAB = "lab:"
+#: In place of a data folder: the lab's drawn scenes.
+LAB_DATA = "lab"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from grounddecode.report.overlay import PALETTE, place_tags
 if TYPE_CHECKING:
     from PIL import Image
 
-    from grounddecode.evaluate.results.tables import Cell, Column, Row, Table
+    from grounddecode.evaluate.benchmarks.base import Column
+    from grounddecode.evaluate.results.tables import Cell, Row, Table
     from grounddecode.report.cases import Case, Said
     from grounddecode.report.marks import Mark
     from grounddecode.report.overlay import Box, Rectangle

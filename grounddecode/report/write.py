@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grounddecode.evaluate.benchmarks.measure import scoring_of
+from grounddecode.evaluate.benchmarks.rules import scoring_of
 from grounddecode.evaluate.folder.places import picture_file
 from grounddecode.evaluate.folder.store import Record, RunFolder
 from grounddecode.evaluate.results.compare import compare

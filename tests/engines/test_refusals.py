@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grounddecode import PAINT, SGRS, VAR, AvisC, HeadModulation, LocoRE, ground
 from grounddecode.engines.hf.decoder import find_decoder
+from grounddecode.engines.hf.engine import HFEngine
 from grounddecode.engines.hf.stream.image import hidden_from
 from tests import zoo
 from tests.engines.cases import CASES
@@ -217,3 +218,19 @@ def test_layers_that_do_not_attend_to_the_sequence() -> None:
 def test_the_method_whose_mask_cannot_be_edited_is_the_one_that_is_named() -> None:
     with pytest.raises(ValueError, match=r"^paint: image tokens cannot be hidden"):
         hidden_from(object(), torch.ones(1, 3, dtype=torch.bool), 3, "paint")
+
+
+def test_the_engine_says_a_refusal_before_anything_is_run() -> None:
+    engine = HFEngine("lab", device="cpu")
+    before, seen = footprint(engine.model), []
+    hook = engine.model.register_forward_pre_hook(lambda *_: seen.append(1))
+    try:
+        for methods in ([VAR()], [LocoRE(layers=(9,))], [AvisC(), AvisC(alpha=1.0)]):
+            with pytest.raises(ValueError) as caught, ground(engine.model, methods):
+                pass
+            assert engine.refusal(methods) == str(caught.value)
+        assert engine.refusal([LocoRE(), AvisC()]) is None
+    finally:
+        hook.remove()
+    assert not seen
+    assert footprint(engine.model) == before

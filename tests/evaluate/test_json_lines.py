@@ -37,6 +37,7 @@ def test_big_endian(tmp_path: Path) -> None:
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
         (b"{", "line 1, is not JSON"),
     ],
+    ids=["gzip", "latin-1", "utf-16-le", "half utf-16", "nested", "digits", "cut"],
 )
 def test_every_message_names_the_file(content: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grounddecode.evaluate.results.tables import Cell, Column, Row, Table
+from grounddecode.evaluate.benchmarks.base import Column
+from grounddecode.evaluate.results.tables import Cell, Row, Table
 from grounddecode.lab import world
 from grounddecode.report import html
 from grounddecode.report.cases import Case, captions, case, choose, choose_differing, differing, said

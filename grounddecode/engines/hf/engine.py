@@ -19,6 +19,7 @@ from grounddecode.engines.hf.checkpoint.loading import load, torch_dtype
 from grounddecode.engines.hf.session import Session
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.options import switch, whole
+from grounddecode.method import Needs
 from grounddecode.trace import Trace
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class HFEngine:
     """
 
     name = "hf"
+    offers = ~Needs.NOTHING
 
     def __init__(
         self,
@@ -88,6 +90,14 @@ class HFEngine:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
+
+    def refusal(self, methods: Sequence[Method]) -> str | None:
+        """The sentence with which attaching the methods is refused, else None; the model is left as it was."""
+        try:
+            with Session(self.model, methods, calibration=self.calibration):
+                return None
+        except (ValueError, NotImplementedError) as error:
+            return str(error)
 
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()

@@ -22,6 +22,7 @@ from grounddecode.engines.openai.body import words
 from grounddecode.engines.openai.chat import completion, confirm, wanted
 from grounddecode.engines.openai.http import Job, Patience, Server
 from grounddecode.engines.options import DAY, number, switch, whole
+from grounddecode.method import Needs
 from grounddecode.secrets import masked
 
 if TYPE_CHECKING:
@@ -114,6 +115,17 @@ class OpenAIEngine:
             self.close()
             raise
 
+    @property
+    def offers(self) -> Needs:
+        """All that a server which knows the methods has, nothing of any other."""
+        return ~Needs.NOTHING if self.send_methods else Needs.NOTHING
+
+    def refusal(self, methods: Sequence[Method]) -> str | None:
+        """Why it does not apply these methods, else None. What a server confirms shows with its first answer only."""
+        if not methods or self.send_methods:
+            return None
+        return f"{'+'.join(method.name for method in methods)} needs more than chat completions: use engine hf"
+
     def describe(self) -> dict[str, object]:
         return {
             "engine": self.name,
@@ -144,9 +156,9 @@ class OpenAIEngine:
         """
         if decoding.num_beams != 1:
             raise ValueError(f"num_beams is {decoding.num_beams}, but servers offer no beam search: use engine hf")
-        if methods and not self.send_methods:
-            names = "+".join(method.name for method in methods)
-            raise ValueError(f"{names} needs more than chat completions: use engine hf")
+        refused = self.refusal(methods)
+        if refused is not None:
+            raise ValueError(refused)
         jobs = [
             Job(name=f"sample {request.sample_id}", body=partial(self._body, request, decoding, methods))
             for request in requests

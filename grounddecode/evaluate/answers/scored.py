@@ -102,8 +102,7 @@ def score_chair(
         _refuse_strangers(captions, truth, given[0])
         result = chair.score(captions, truth, chosen)
     if drop_unfinished:
-        shortened = sum(one["caption"] != other["caption"] for one, other in zip(whole, captions, strict=True))
-        result.summary.update({"drop_unfinished": True, "n_shortened": shortened})
+        result.summary.update({"drop_unfinished": True, "n_shortened": _n_shortened(whole, captions)})
     result.summary["ground_truth"] = str(given[0])
     result.summary["warnings"] += notes + _odd_captions(captions) + _unknown_objects(truth)
     if per_caption_out is not None:
@@ -181,6 +180,10 @@ def _refuse_strangers(captions: Sequence[Mapping[str, Any]], truth: Mapping[Any,
             f"no caption's image, such as {captions[0]['image_id']!r}, is in the ground truth of {source}: give files "
             "that belong together."
         )
+
+
+def _n_shortened(whole: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> int:
+    return sum(one["caption"] != other["caption"] for one, other in zip(whole, kept, strict=True))
 
 
 def _odd_captions(captions: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,25 +1,23 @@
-"""The table of benchmarks, and how their names become samples."""
+"""What a benchmark is: what it needs on disk, its samples, what is measured on the answers and what of it is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from importlib import import_module
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, NotRequired, Protocol, TypedDict
 
-from grounddecode.evaluate import json_lines
+from grounddecode.evaluate.benchmarks.rules import Scoring
+from grounddecode.evaluate.data.items import Item
+from grounddecode.evaluate.intervals import Floats
 from grounddecode.evaluate.sample import Sample
-from grounddecode.registry import nearest
 
-BENCHMARKS = ("pope", "chair", "amber", "mme")
-#: Modules whose function `NAME(Wanted)` yields the samples of a benchmark.
-DRAWN, FOLDERS = "grounddecode.evaluate.benchmarks.drawn", "grounddecode.evaluate.benchmarks.folders"
 #: Questions are drawn with this seed whatever the seed of a run is, so that all runs are asked the same.
 QUESTION_SEED = 0
-LAB_DATA = "lab"
 EVALUATION = "evaluation"
+PERCENT = 100.0
+Record = Mapping[str, Any]
+Row = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -41,49 +39,73 @@ class Wanted:
     split: str = EVALUATION
 
 
-def names() -> list[str]:
-    """Names of all benchmarks."""
-    return list(BENCHMARKS)
+@dataclass(frozen=True)
+class Column:
+    """A number of a table: its key in the results, its heading, and what it is multiplied with when shown."""
+
+    key: str
+    heading: str
+    scale: float = 1.0
+    digits: int = 1
 
 
-def load(benchmarks: Sequence[str], wanted: Wanted) -> list[Sample]:
-    """Samples of several benchmarks, in order; the same every time.
+class Labelled(TypedDict):
+    """What a stored answer to a yes/no question has beside it."""
 
-    Raises:
-        ValueError: an unknown benchmark or split, one the lab does not have, or data that are missing or broken.
+    label: str
+    category: NotRequired[str]
+    question_id: NotRequired[int | str]
+
+
+class Measure(Protocol):
+    """The numbers of one part of a benchmark.
+
+    Attributes:
+        captions: whether the answers are captions, which have greedy's cut to their length as control.
+        directions: of each ratio, whether more is better; None: neither.
+        columns: what a table shows.
+        headlines: the numbers that have to be better than the control's for a plain verdict of better.
+        facts: the fields that a stored answer has beside it, a class of fields.
     """
-    for name in benchmarks:
-        if name not in BENCHMARKS:
-            raise ValueError(nearest(name, BENCHMARKS, "benchmark"))
-    if not benchmarks:
-        raise ValueError(f"no benchmark was given: name at least one of {', '.join(BENCHMARKS)}")
-    if wanted.limit is not None and wanted.limit < 1:
-        raise ValueError(f"the limit is {wanted.limit}: give at least 1 sample a benchmark")
-    if wanted.root is not None and wanted.split != EVALUATION:
-        raise ValueError(
-            f"the split is {wanted.split!r}, which is the lab's: give the folder of other pictures instead"
-        )
-    samples: list[Sample] = []
-    for name in dict.fromkeys(benchmarks):
-        with nullcontext() if wanted.root is None else _foreign(name, wanted.root):
-            samples += _load(name, wanted)
-    if wanted.root is not None:
-        samples = [replace(sample, root=str(wanted.root)) for sample in samples]
-    if not samples:
-        where = "the lab" if wanted.root is None else wanted.root
-        raise ValueError(f"{where} holds no sample of {', '.join(benchmarks)}: give a folder with their data")
-    return samples
+
+    captions: bool
+    directions: Mapping[str, bool | None]
+    columns: tuple[Column, ...]
+    headlines: tuple[str, ...]
+    facts: Any
+
+    def score(self, records: Sequence[Record], scoring: Scoring) -> tuple[dict[str, Any], list[Row]]:
+        """The scorer's own numbers, and one row of counts a record."""
+        ...
+
+    def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Sums of the rows to ratios, under the names of the scorer's numbers."""
+        ...
 
 
-@contextmanager
-def _foreign(name: str, root: Path) -> Iterator[None]:
-    """For reading a user's files: whatever is wrong with them is one sentence that says where they are."""
-    with json_lines.named(root), json_lines.shaped(f"something of {name} in {root}", "as the benchmark has it"):
-        yield
+def no_total(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of a benchmark whose splits are shown for themselves."""
+    return {}
 
 
-def _load(name: str, wanted: Wanted) -> Iterator[Sample]:
-    module = import_module(DRAWN if wanted.root is None else FOLDERS)
-    if not hasattr(module, name):
-        raise ValueError(f"the lab has no {name}: give the folder of its data with --data")
-    return cast(Callable[[Wanted], Iterator[Sample]], getattr(module, name))(wanted)
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark, in one file, which the table of `grounddecode.evaluate.benchmarks.table` lists.
+
+    Attributes:
+        name: as `--benchmarks` takes it, and as sample ids begin.
+        title: of its tables.
+        parts: what is measured, by split and in this order; one that has no splits has "" alone.
+        items: what it needs on disk.
+        samples: its samples from the folder of a user.
+        samples_drawn: those on the lab's scenes; None: the lab has none.
+        total: numbers that rest on several splits, from the results by split.
+    """
+
+    name: str
+    title: str
+    parts: Mapping[str, Measure]
+    items: tuple[Item, ...]
+    samples: Callable[[Wanted], Iterator[Sample]]
+    samples_drawn: Callable[[Wanted], Iterator[Sample]] | None = None
+    total: Callable[[Mapping[str, Mapping[str, Any]]], dict[str, Any]] = no_total

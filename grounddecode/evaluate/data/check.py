@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from grounddecode.evaluate.benchmarks.table import DATA_SETS
 from grounddecode.evaluate.data.download import digest, download
-from grounddecode.evaluate.data.items import DATA_SETS, Archive, Item
+from grounddecode.evaluate.data.items import Archive, Item
 from grounddecode.registry import nearest
 
 THERE, MISSING, DAMAGED, INCOMPLETE = "there", "missing", "damaged", "incomplete"

@@ -1,12 +1,10 @@
-"""What the benchmarks need on disk: files and folders, where they come from, sizes, licences, checksums."""
+"""What an item on disk is: a file or folder, where it comes from, size, licence, checksum; and those of COCO."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-_POPE = "https://raw.githubusercontent.com/AoiDragon/POPE/3df3ba1b110ecce25696989577fad583b67d4239/output/coco/"
-_AMBER = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd/data/"
 _COCO = "http://images.cocodataset.org/"
 _COCO_IMAGES_LICENCE = "Flickr terms of use, image by image"
 _CC_BY = "CC BY 4.0"
@@ -73,74 +71,4 @@ def _annotations(kind: str) -> Item:
 
 
 COCO_INSTANCES, COCO_CAPTIONS = _annotations("instances"), _annotations("captions")
-
-
-def _pope(split: str, size: int, sha256: str) -> Item:
-    name = f"coco_pope_{split}.json"
-    return Item(f"pope {split}", (f"pope/{name}", name), "MIT", size, _POPE + name, sha256)
-
-
-POPE = {
-    "random": _pope("random", 368_166, "ac25245170b975a5bdf9080b23fd431dfe6be458bc038259c1f4f09a6bef7994"),
-    "popular": _pope("popular", 370_190, "72c1a8ad45d0c13514f5f22598261df41d3b533854d29682e924db50ed8aa753"),
-    "adversarial": _pope("adversarial", 370_401, "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8"),
-}
-
-
-def _amber(path: str, size: int, sha256: str) -> Item:
-    name = path.rpartition("/")[2]
-    places = (f"amber/{path}", f"amber/data/{path}", f"amber/{name}", f"data/{path}")
-    return Item(f"amber {name}", places, "Apache-2.0", size, _AMBER + path, sha256)
-
-
-AMBER_ANNOTATIONS = _amber(
-    "annotations.json", 1_813_301, "db22a436c4836fbb295e60b4e80d519573077579fb7032f01b193c1bd022b797"
-)
-AMBER_RELATION = _amber("relation.json", 12_699, "c4c1491e9bbc3209abc1888c12a1bf8413bdbab8a0d8be04b990a2e7680cf23e")
-AMBER_SAFE = _amber("safe_words.txt", 57, "f92cf1123f4578a2630832fac3e6ac4de36212ea55859d3bed4fd233723f4043")
-AMBER_METRICS = _amber("metrics.txt", 899, "2fbe2ee584d10e7ce0a568a4902d3d2296727d45f761bf091dd35c4e4b5bc6ac")
-AMBER_QUERIES = {
-    "generative": _amber(
-        "query/query_generative.json", 106_220, "b7e4c36596126ee36d2c3922638b7fa98743c26efda78fea2315f4425258d087"
-    ),
-    "discriminative": _amber(
-        "query/query_discriminative.json",
-        1_738_529,
-        "1502887ac020f4bb7ea564af4e37bddcb030d61b78490d00f9da492a2307abb8",
-    ),
-}
-AMBER_IMAGES = Item(
-    "amber images",
-    ("amber/image", "amber/images", "image"),
-    "not stated",
-    0,
-    where="download AMBER.zip by hand from https://drive.google.com/file/d/1MaCHgtupcZUjf007anNl4_MV0o4DjXvl/view "
-    "and unpack AMBER_1.jpg to AMBER_1004.jpg there",
-    files=1_004,
-)
-MME_TASKS = ("existence", "count", "position", "color")
-MME = {
-    task: Item(
-        f"mme {task}",
-        (f"mme/{task}", f"mme/MME_Benchmark_release_version/{task}", task),
-        "research only, ask its authors",
-        0,
-        where="ask for MME_Benchmark_release_version at https://github.com/BradyFU/Awesome-Multimodal-Large-Language-"
-        "Models (branch Evaluation) and unpack this folder of pictures and question files there",
-    )
-    for task in MME_TASKS
-}
-DATA_SETS: dict[str, tuple[Item, ...]] = {
-    "coco": (COCO_IMAGES, COCO_INSTANCES, COCO_CAPTIONS),
-    "pope": (*POPE.values(), COCO_IMAGES),
-    "chair": (COCO_IMAGES, COCO_INSTANCES, COCO_CAPTIONS),
-    "amber": (
-        AMBER_ANNOTATIONS,
-        AMBER_RELATION,
-        AMBER_SAFE,
-        AMBER_METRICS,
-        *AMBER_QUERIES.values(),
-        AMBER_IMAGES,
-    ),
-    "mme": tuple(MME.values()),
-}
+COCO = (COCO_IMAGES, COCO_INSTANCES, COCO_CAPTIONS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from grounddecode.evaluate.benchmarks.base import LAB_DATA
 from grounddecode.evaluate.folder.run_file import RunFile
+from grounddecode.evaluate.sample import LAB_DATA
 
 
 def data_folder(run_folder: Path | str, run: RunFile) -> Path | None:

@@ -6,22 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from grounddecode.evaluate.benchmarks.base import BENCHMARKS
-from grounddecode.evaluate.benchmarks.measure import scoring_of
-from grounddecode.evaluate.data.items import MME_TASKS
+from grounddecode.evaluate.benchmarks.rules import scoring_of
+from grounddecode.evaluate.benchmarks.table import BENCHMARKS, PARTS, part_of
 from grounddecode.evaluate.folder.schema import Between, Misfit, check
 from grounddecode.evaluate.scoring.chair import FLAVOURS
-from grounddecode.evaluate.scoring.pope_questions import STRATEGIES
 
 Count = Annotated[int, Between(0, 10**9)]
 Positive = Annotated[int, Between(1, 10**9)]
 Amount = Annotated[float, Between(0, 1e15)]
-SPLITS: dict[str, tuple[str, ...]] = {
-    "pope": tuple(STRATEGIES),
-    "chair": ("",),
-    "amber": ("generative", "discriminative"),
-    "mme": tuple(MME_TASKS),
-}
 
 
 class PlanFile(TypedDict):
@@ -132,45 +124,6 @@ class _Answered(_Asked):
     same_as: NotRequired[str]
 
 
-class _Labelled(TypedDict):
-    label: str
-    category: NotRequired[str]
-    question_id: NotRequired[int | str]
-
-
-class _Objects(TypedDict):
-    truth: list[str]
-
-
-class _Described(TypedDict):
-    type: str
-    truth: list[str]
-    hallu: list[str]
-
-
-class _Judged(TypedDict):
-    type: str
-    truth: str
-
-
-#: What scoring needs beside the answer, by part or benchmark.
-_FACTS: dict[str, Any] = {
-    "pope": _Labelled,
-    "mme": _Labelled,
-    "chair": _Objects,
-    "amber-generative": _Described,
-    "amber-discriminative": _Judged,
-}
-
-
-def part_of(benchmark: str, split: str) -> str:
-    """`pope-random` of pope and random, `chair` of chair: how a sample id begins."""
-    return f"{benchmark}-{split}" if split else benchmark
-
-
-PARTS = frozenset(part_of(name, split) for name in BENCHMARKS for split in SPLITS[name])
-
-
 def check_run(found: object, path: Path | str) -> None:
     """Nothing where this is what a `run.json` of this version holds.
 
@@ -221,7 +174,7 @@ def check_line(found: object, run: RunFile | None) -> None:
         raise Misfit(f"the fields benchmark and split name {part!r}, which is no part of a benchmark")
     if line["sample_id"].rpartition("/")[0] != part:
         raise Misfit(f"the field sample_id is {line['sample_id'][:40]!r}, give one that begins with {part}/")
-    check(line, _FACTS.get(part) or _FACTS[line["benchmark"]])
+    check(line, PARTS[part].facts)
     if run is None:
         return
     if line["method"] not in run["methods"]:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.measure import Record, Scoring, scoring_of
-from grounddecode.evaluate.benchmarks.measures import measure_of
+from grounddecode.evaluate.benchmarks.base import Column, Measure, Record
+from grounddecode.evaluate.benchmarks.rules import Scoring, scoring_of
+from grounddecode.evaluate.benchmarks.table import measure_of, title_of
 from grounddecode.evaluate.folder.store import RunFolder
-from grounddecode.evaluate.results.columns import COST, Layout, layout
 from grounddecode.evaluate.results.results import (
     BASELINES,
     SAMPLED,
+    Entry,
     Part,
-    Scored,
     as_scored,
-    baselines,
-    block,
-    cost,
+    by_part,
     few,
     group,
-    score,
+    measured,
 )
-from grounddecode.evaluate.results.tables import Cell, Column, Comparison, Row, Table, small_print
+from grounddecode.evaluate.results.tables import Cell, Comparison, Row, Table, small_print
 from grounddecode.registry import GREEDY
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "tables_of"]
+Block = Mapping[str, Any]
+COST = (
+    Column("tokens_per_second_ratio", "tokens/s ratio", digits=2),
+    Column("peak_memory_mib", "peak MiB", digits=0),
+)
 LEGEND = (
     "Under each number its 95 % interval, or the difference from greedy with its 95 % interval: paired, resampled by "
     "picture, [-] where the pictures give none. tokens/s ratio: its interval is that of the pictures, not of what else "
@@ -36,14 +39,19 @@ LEGEND = (
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One method of one run."""
+class _Shown:
+    """A method under the name it has in the tables, with its numbers by part."""
 
     label: str
     method: str
-    run: int
-    model: str
-    parts: Mapping[Part, list[Record]]
+    blocks: Mapping[Part, Block]
+
+
+def tables_of(metrics: Mapping[str, Any]) -> Comparison:
+    """Tables of one run, drawn from its metrics as `bench`, `merge` and `rescore` give them: nothing is scored."""
+    run, results = metrics["run"], metrics["results"]
+    shown = [_Shown(name, name, by_part(results[name])) for name in run["methods"] if name in results]
+    return _drawn(shown, _ended([run]))
 
 
 def compare(runs: Sequence[Path | str], benchmarks: Sequence[str] | None = None) -> Comparison:
@@ -66,21 +74,33 @@ def compare(runs: Sequence[Path | str], benchmarks: Sequence[str] | None = None)
     stored = [RunFolder(run).stored_run() for run in runs]
     scoring = scoring_of(stored[0])
     entries = _entries(runs, stored, scoring)
-    parts = list(dict.fromkeys(part for entry in entries for part in entry.parts))
-    wanted = [part for part in parts if benchmarks is None or part[0] in benchmarks]
-    if not wanted:
-        known = ", ".join(dict.fromkeys(benchmark for benchmark, _ in parts)) or "no answers"
+    wanted = [_only(entry, benchmarks) for entry in entries]
+    if not any(entry.parts for entry in wanted):
+        known = ", ".join(dict.fromkeys(part[0] for entry in entries for part in entry.parts)) or "no answers"
         raise ValueError(f"the runs hold {known}, not {', '.join(benchmarks or ['any'])}: choose from those")
-    ended = [Row(name, {}, sign=f"refused: {why}") for run in stored for name, why in run.get("refused", {}).items()]
-    return Comparison([_with_rows(_table(part, entries, scoring), ended) for part in wanted])
+    blocks = measured(wanted, scoring)
+    return _drawn([_Shown(one.label, one.method, blocks[one.label]) for one in wanted], _ended(stored))
 
 
-def _with_rows(table: Table, rows: Sequence[Row]) -> Table:
-    """The table with the methods that a model has refused, and why."""
-    return replace(table, rows=[*table.rows, *rows])
+def _only(entry: Entry, benchmarks: Sequence[str] | None) -> Entry:
+    """The entry with the parts of some benchmarks alone."""
+    return replace(
+        entry,
+        parts={part: found for part, found in entry.parts.items() if benchmarks is None or part[0] in benchmarks},
+    )
 
 
-def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], scoring: Scoring) -> list[_Entry]:
+def _ended(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Rows of the methods that a model has refused, and why."""
+    return [Row(name, {}, sign=f"refused: {why}") for run in runs for name, why in run.get("refused", {}).items()]
+
+
+def _drawn(shown: Sequence[_Shown], ended: Sequence[Row]) -> Comparison:
+    parts = dict.fromkeys(part for one in shown for part in one.blocks)
+    return Comparison([_table(part, [one for one in shown if part in one.blocks], ended) for part in parts])
+
+
+def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], scoring: Scoring) -> list[Entry]:
     found = [
         (at, method, parts)
         for at, (folder, run) in enumerate(zip(runs, stored, strict=True))
@@ -88,12 +108,12 @@ def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], sc
     ]
     names = [method for _, method, _ in found]
     return [
-        _Entry(
+        Entry(
             method if names.count(method) == 1 else f"{method} ({Path(runs[at]).name})",
             method,
+            parts,
             at,
             str(stored[at]["settings"]["model"]),
-            parts,
         )
         for at, method, parts in found
     ]
@@ -111,50 +131,38 @@ def _in_order(
     }
 
 
-def _table(part: Part, entries: Sequence[_Entry], scoring: Scoring) -> Table:
-    benchmark, split = part
-    measure, shown = measure_of(benchmark, split), layout(benchmark, split)
-    scored = {entry.label: score(measure, entry.parts[part], scoring) for entry in entries if part in entry.parts}
-    rows: list[Row] = []
-    pictures: list[int] = []
-    for entry in entries:
-        if part not in entry.parts:
-            continue
-        bases = {name: _base(name, entry, entries, part) for name in baselines(entry.method)}
-        others = {name: scored[base.label] for name, base in bases.items() if base is not None}
-        numbers = block(measure, scored[entry.label], others, scoring)
-        greedy = bases.get(GREEDY)
-        paid = cost(entry.parts[part], greedy.parts[part] if greedy else entry.parts[part], scoring.resamples)
-        rows.append(_row(entry.label, shown, measure.directions, {**numbers, **paid}))
-        if "control" in numbers and entry.method != SAMPLED:
-            rows.append(_control_row(entry.label, shown, numbers))
-        pictures.append(numbers.get("n_pictures", 0))
-    lacking = [name for name in BASELINES if all(entry.method != name for entry in entries if part in entry.parts)]
-    notes = _notes(shown.title, lacking, min(filter(None, pictures), default=0))
-    return Table(benchmark, split, _caption(shown.title, scored), (*shown.columns, *COST), rows, notes)
+def _table(part: Part, shown: Sequence[_Shown], ended: Sequence[Row]) -> Table:
+    measure, title = measure_of(*part), title_of(*part)
+    blocks = [one.blocks[part] for one in shown]
+    rows = [row for one in shown for row in _rows(one, measure, one.blocks[part])]
+    lacking = [name for name in BASELINES if all(one.method != name for one in shown)]
+    notes = _notes(title, lacking, min(filter(None, (found.get("n_pictures", 0) for found in blocks)), default=0))
+    return Table(*part, _caption(title, blocks), (*measure.columns, *COST), [*rows, *ended], notes)
 
 
-def _base(name: str, entry: _Entry, entries: Sequence[_Entry], part: Part) -> _Entry | None:
-    """The entry that `entry` is compared with under a baseline's name."""
-    same = [one for one in entries if one.method == name and one.model == entry.model and part in one.parts]
-    return min(same, key=lambda one: (one.run != entry.run, one.run), default=None)
+def _rows(shown: _Shown, measure: Measure, numbers: Block) -> Iterator[Row]:
+    """A method's row, and that of its control."""
+    yield _row(shown.label, measure, {**numbers, **numbers["cost"]})
+    if "control" in numbers and shown.method != SAMPLED:
+        yield _control_row(shown.label, measure, numbers)
 
 
-def _row(label: str, shown: Layout, directions: Mapping[str, bool | None], numbers: Mapping[str, Any]) -> Row:
+def _row(label: str, measure: Measure, numbers: Mapping[str, Any]) -> Row:
     versus, ci = numbers.get(BASELINES[GREEDY], {}), {**numbers.get("ci", {})}
     if versus and numbers["tokens_per_second_ratio_ci"] != [None, None]:  # greedy is as fast as itself
         ci["tokens_per_second_ratio"] = numbers["tokens_per_second_ratio_ci"]
-    cells = {column.key: _cell(column.key, numbers, ci, versus) for column in (*shown.columns, *COST)}
-    sign = _sign(shown, directions, numbers)
+    cells = {column.key: _cell(column.key, numbers, ci, versus) for column in (*measure.columns, *COST)}
+    sign = _sign(measure, numbers)
     return Row(label, cells, sign=sign, notes={key: numbers[key] for key in ("n", "n_failed")})
 
 
-def _control_row(label: str, shown: Layout, numbers: Mapping[str, Any]) -> Row:
+def _control_row(label: str, measure: Measure, numbers: Mapping[str, Any]) -> Row:
     """The control's own numbers and how they differ from greedy's; its sign is how the method differs from it."""
     cells = {
-        column.key: _cell(column.key, numbers["control"], {}, numbers["control_vs_greedy"]) for column in shown.columns
+        column.key: _cell(column.key, numbers["control"], {}, numbers["control_vs_greedy"])
+        for column in measure.columns
     }
-    first = next(column for column in shown.columns if column.key == shown.headlines[0])
+    first = next(column for column in measure.columns if column.key == measure.headlines[0])
     versus = Row("", {first.key: _cell(first.key, {}, {}, numbers["vs_control"])})
     return Row(f"greedy cut to {label}", cells, of=label, sign=f"{label} minus this: {small_print(versus, first)}")
 
@@ -164,25 +172,25 @@ def _cell(key: str, numbers: Mapping[str, Any], ci: Mapping[str, Any], versus: M
     return Cell(numbers.get(key), ci.get(key), found.get("difference"), found.get("ci"), str(found.get("verdict", "")))
 
 
-def _sign(shown: Layout, directions: Mapping[str, bool | None], numbers: Mapping[str, Any]) -> str:
+def _sign(measure: Measure, numbers: Mapping[str, Any]) -> str:
     """What the differences of a row are worth, in words: as its cells say, number by number."""
     greedy = numbers.get(BASELINES[GREEDY])
     if not greedy:
         return ""
-    judged = [column for column in shown.columns if directions.get(column.key) is not None]
+    judged = [column for column in measure.columns if measure.directions.get(column.key) is not None]
     better, worse = ([c for c in judged if greedy[c.key]["verdict"] == said] for said in ("better", "worse"))
     if not better and not worse:
         return "= not told apart from greedy"
     if not better:
-        plain = any(column.key == shown.headlines[0] for column in worse)
+        plain = any(column.key == measure.headlines[0] for column in worse)
         return "- worse than greedy" if plain else f"- worse than greedy in {_headings(worse)}"
-    gain = _gain(shown, better, numbers.get("vs_control") or numbers.get(BASELINES[SAMPLED]))
+    gain = _gain(measure, better, numbers.get("vs_control") or numbers.get(BASELINES[SAMPLED]))
     return f"± {gain.removeprefix('+ ')}, but worse in {_headings(worse)}" if worse else gain
 
 
-def _gain(shown: Layout, better: Sequence[Column], control: Mapping[str, Any] | None) -> str:
+def _gain(measure: Measure, better: Sequence[Column], control: Mapping[str, Any] | None) -> str:
     """What is better than greedy's; better than the control is said only of what is better than greedy too."""
-    first, *others = shown.headlines
+    first, *others = measure.headlines
     plain = any(column.key == first for column in better)  # the number that the benchmark is about
     if not control:
         return "better than greedy (no control)" if plain else f"better than greedy in {_headings(better)} (no control)"
@@ -199,14 +207,13 @@ def _headings(columns: Sequence[Column]) -> str:
     return ", ".join(column.heading for column in columns)
 
 
-def _caption(title: str, scored: Mapping[str, Scored]) -> str:
-    n = max((len(one.records) for one in scored.values()), default=0)
-    numbers = next(iter(scored.values())).numbers
+def _caption(title: str, blocks: Sequence[Block]) -> str:
+    n, numbers = max(found["n"] for found in blocks), blocks[0]
     rules = [str(numbers[key]) for key in ("rule", "flavour", "similarity", "tagger") if key in numbers]
     told = f"{title}, {n} samples{', rule ' + ' '.join(rules) if rules else ''}"
     if not numbers.get("drop_unfinished"):
         return told
-    shortened = sum(one.numbers["n_shortened"] for one in scored.values())
+    shortened = sum(found["n_shortened"] for found in blocks)
     return f"{told}, the unfinished last sentence of {shortened} cut captions left out"
 
 

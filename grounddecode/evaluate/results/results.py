@@ -6,25 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.measure import Measure, Record, Row, Scoring
-from grounddecode.evaluate.benchmarks.measures import measure_of
+from grounddecode.evaluate.benchmarks.base import Measure, Record, Row
+from grounddecode.evaluate.benchmarks.rules import Scoring
+from grounddecode.evaluate.benchmarks.table import BENCHMARKS, measure_of, part_of
 from grounddecode.evaluate.intervals import (
     FEW,
     LEAST,
-    RESAMPLES,
     Counts,
-    Floats,
-    Interval,
     count,
     differences,
-    divide,
     intervals,
     number,
-    quotients,
     verdict,
 )
 from grounddecode.evaluate.language.unfinished import drop_unfinished
 from grounddecode.evaluate.results.controls import length_matched
+from grounddecode.evaluate.results.costs import answered, cost
 from grounddecode.evaluate.sample import Sample
 from grounddecode.registry import GREEDY
 
@@ -56,30 +53,96 @@ class Scored:
         return Scored([self.records[i] for i in at], [self.rows[i] for i in at], {})
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One method of one run, and its records by part of a benchmark; `label`: what it is called beside the others."""
+
+    label: str
+    method: str
+    parts: Mapping[Part, list[Record]]
+    run: int = 0
+    model: str = ""
+
+
 def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, Any]]:
     """`{method: {benchmark: numbers, "cost": ...}}`; a benchmark with splits has `{split: numbers}`.
 
-    Beside the scorer's numbers stand `n_failed` (samples without an answer: no number counts them), `ci` (95 %
-    intervals), `vs_greedy` and `vs_sample_cut` (differences on the samples that both answered, with interval and
-    verdict, where the run has those methods), and for captions `control` (the greedy captions cut to as many words in
-    all as the method's), `vs_control` (the method's differences from it) and `control_vs_greedy` (its from greedy).
-    Intervals are None where pictures cannot give one, and `warnings` say so where there are few.
+    The numbers are those of `measured`; `cost` is that of all answers, and under `parts` that of each part.
     """
-    grouped = group(as_scored(records, scoring))
-    scored = {
-        method: {part: score(measure_of(*part), found, scoring) for part, found in parts.items()}
-        for method, parts in grouped.items()
-    }
+    entries = [Entry(method, method, parts) for method, parts in group(as_scored(records, scoring)).items()]
+    greedy = next((entry for entry in entries if entry.method == GREEDY), None)
+    blocks = measured(entries, scoring)
     shown: dict[str, dict[str, Any]] = {}
-    for method, parts in scored.items():
-        shown[method] = {}
-        for part, ours in parts.items():
-            names = [name for name in baselines(method) if part in scored.get(name, {})]
-            others = {name: scored[name][part] for name in names}
-            _place(shown[method], part, block(measure_of(*part), ours, others, scoring))
-        _place_totals(shown[method])
-        shown[method]["cost"] = cost(_flat(grouped[method]), _flat(grouped.get(GREEDY, {})), scoring.resamples)
+    for entry in entries:
+        ours = shown[entry.label] = placed(blocks[entry.label])
+        whole = cost(_flat(entry.parts), _flat(greedy.parts) if greedy else [], scoring.resamples)
+        ours["cost"] = whole | ours["cost"]
     return shown
+
+
+def measured(entries: Sequence[Entry], scoring: Scoring) -> dict[str, dict[Part, dict[str, Any]]]:
+    """The numbers of every entry and part, by label.
+
+    A method is compared with greedy of its own run, else with greedy of the first run of the same model. Beside the
+    scorer's numbers stand `n_failed` (samples without an answer: no number counts them), `ci` (95 % intervals),
+    `vs_greedy` and `vs_sample_cut` (differences on the samples that both answered, with interval and verdict, where
+    those methods are there), and for captions `control` (the greedy captions cut to as many words in all as the
+    method's), `vs_control` (the method's differences from it) and `control_vs_greedy` (its from greedy). Intervals are
+    None where pictures cannot give one, and `warnings` say so where there are few. `cost` is that of the part.
+    """
+    scored = {
+        entry.label: {part: score(measure_of(*part), found, scoring) for part, found in entry.parts.items()}
+        for entry in entries
+    }
+    return {
+        entry.label: {part: _measured(entry, part, entries, scored, scoring) for part in entry.parts}
+        for entry in entries
+    }
+
+
+def _measured(
+    entry: Entry,
+    part: Part,
+    entries: Sequence[Entry],
+    scored: Mapping[str, Mapping[Part, Scored]],
+    scoring: Scoring,
+) -> dict[str, Any]:
+    bases = {name: base for name in baselines(entry.method) if (base := _base(name, entry, entries, part)) is not None}
+    others = {name: scored[base.label][part] for name, base in bases.items()}
+    numbers = block(measure_of(*part), scored[entry.label][part], others, scoring)
+    greedy = entry if entry.method == GREEDY else bases.get(GREEDY)
+    paid = cost(entry.parts[part], greedy.parts[part] if greedy else [], scoring.resamples)
+    return {**numbers, "cost": paid}
+
+
+def _base(name: str, entry: Entry, entries: Sequence[Entry], part: Part) -> Entry | None:
+    """The entry that `entry` is compared with under a baseline's name."""
+    same = [one for one in entries if one.method == name and one.model == entry.model and part in one.parts]
+    return min(same, key=lambda one: (one.run != entry.run, one.run), default=None)
+
+
+def placed(blocks: Mapping[Part, dict[str, Any]]) -> dict[str, Any]:
+    """Numbers by benchmark, and by split where there are several, with what rests on all of them; costs apart."""
+    shown: dict[str, Any] = {}
+    for (benchmark, split), block in blocks.items():
+        numbers = {key: value for key, value in block.items() if key != "cost"}
+        if split:
+            shown.setdefault(benchmark, {})[split] = numbers
+        else:
+            shown[benchmark] = numbers
+    for benchmark, splits in shown.items():
+        splits |= BENCHMARKS[benchmark].total(splits)
+    return shown | {"cost": {"parts": {part_of(*part): block["cost"] for part, block in blocks.items()}}}
+
+
+def by_part(shown: Mapping[str, Any]) -> dict[Part, dict[str, Any]]:
+    """What `placed` has put away, by part, each with its cost."""
+    blocks: dict[Part, dict[str, Any]] = {}
+    for benchmark, found in shown.items():
+        parts = BENCHMARKS[benchmark].parts if benchmark in BENCHMARKS else {}
+        splits = {"": found} if "" in parts else found
+        blocks |= {(benchmark, split): splits[split] for split in splits if split in parts}
+    return {part: {**block, "cost": shown["cost"]["parts"][part_of(*part)]} for part, block in blocks.items()}
 
 
 def as_scored(records: Iterable[Record], scoring: Scoring) -> Iterable[Record]:
@@ -112,11 +175,6 @@ def group(records: Iterable[Record]) -> dict[str, dict[Part, list[Record]]]:
         parts = grouped.setdefault(record["method"], {})
         parts.setdefault((record["benchmark"], record.get("split", "")), []).append(record)
     return grouped
-
-
-def answered(records: Iterable[Record]) -> list[Record]:
-    """The records that hold an answer."""
-    return [record for record in records if record["status"] == "ok"]
 
 
 def score(measure: Measure, records: Sequence[Record], scoring: Scoring) -> Scored:
@@ -187,65 +245,6 @@ def few(pictures: int) -> list[str]:
     if pictures == 1:
         told = "all samples are of one picture, which gives no interval"
     return [told + (": no difference is told apart from chance." if pictures < LEAST else ".")]
-
-
-def cost(records: Iterable[Record], greedy: Iterable[Record], resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Seconds, tokens and peak memory of the answers that were generated, and the speed as a ratio to greedy's.
-
-    The ratio rests on the samples that both answered, less the first batch of each start where there are others: what
-    an engine does once falls on the plan that is asked first. Its interval, resampled by picture, knows nothing of a
-    machine that was busy with other things for a while.
-    """
-    own, base = ([r for r in answered(found) if "same_as" not in r] for found in (records, greedy))
-    seconds, tokens = sum(r["seconds"] for r in own), sum(r["n_tokens"] for r in own)
-    peaks = [r["peak_memory_mib"] for r in own if r.get("peak_memory_mib") is not None]
-    ratio, interval = _speed_ratio(own, base, resamples)
-    return {
-        "seconds": seconds,
-        "n_tokens": tokens,
-        "tokens_per_second": tokens / seconds if seconds else None,
-        "tokens_per_second_ratio": ratio,
-        "tokens_per_second_ratio_ci": interval,
-        "peak_memory_mib": max(peaks) if peaks else None,
-    }
-
-
-def _speed_ratio(own: Sequence[Record], base: Sequence[Record], resamples: int) -> tuple[float | None, Interval]:
-    shared = {r["sample_id"] for r in own} & {r["sample_id"] for r in base}
-    shared = shared - {r["sample_id"] for r in (*own, *base) if r.get("warming_up")} or shared
-    if not shared:
-        return None, [None, None]
-    ours, theirs = (_paid([r for r in found if r["sample_id"] in shared]) for found in (own, base))
-    value, interval = quotients(ours, theirs, _speed, resamples)["speed"]
-    return number(value) or None, interval
-
-
-def _paid(records: Sequence[Record]) -> Counts:
-    return count(
-        [r["image_id"] for r in records], [{"n_tokens": r["n_tokens"], "seconds": r["seconds"]} for r in records]
-    )
-
-
-def _speed(sums: Mapping[str, Floats]) -> dict[str, Floats]:
-    return {"speed": divide(sums["n_tokens"], sums["seconds"])}
-
-
-def _place(shown: dict[str, Any], part: Part, block: dict[str, Any]) -> None:
-    benchmark, split = part
-    if split:
-        shown.setdefault(benchmark, {})[split] = block
-    else:
-        shown[benchmark] = block
-
-
-def _place_totals(shown: dict[str, Any]) -> None:
-    """The numbers of a benchmark that rest on several splits."""
-    mme, amber = shown.get("mme"), shown.get("amber", {})
-    if mme:
-        mme["total"] = sum(block["score"] or 0.0 for block in mme.values())
-    parts = [amber.get(split, {}) for split in ("generative", "discriminative")]
-    if all(part.get("n") for part in parts):
-        amber["amber_score"] = (100 - parts[0]["chair"] + parts[1]["f1"]) / 2
 
 
 def _flat(parts: Mapping[Any, Sequence[Record]]) -> list[Record]:

@@ -9,17 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from grounddecode.evaluate.benchmarks.base import Column
 from grounddecode.evaluate.intervals import Interval
-
-
-@dataclass(frozen=True)
-class Column:
-    """A number of the table: its key in the results, its heading, and what it is multiplied with when shown."""
-
-    key: str
-    heading: str
-    scale: float = 1.0
-    digits: int = 1
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.measure import scoring_of
+from grounddecode.evaluate.benchmarks.rules import scoring_of
 from grounddecode.evaluate.folder.places import data_folder
 from grounddecode.evaluate.folder.run_file import RunFile
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.run.batches import parse_shard
-from grounddecode.evaluate.run.recipe import lasting
+from grounddecode.evaluate.run.recipe import digest, engine_facts, lasting, refuse_others
 from grounddecode.evaluate.run.rescore import finish
-from grounddecode.evaluate.run.settings import digest, engine_facts, refuse_others
 
 # What shards of one run need not share.
 _OWN = ("shard", "questions")

@@ -1,23 +1,31 @@
-"""The recipe of a run: everything a bench is told, in one object that pickles."""
+"""The recipe of a run: everything a bench is told, in one object that pickles; its file, and its part in run.json."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from grounddecode.engines.base import INCIDENTAL
-from grounddecode.evaluate.benchmarks.base import EVALUATION, LAB_DATA, Wanted
-from grounddecode.evaluate.benchmarks.measure import Scoring
+from grounddecode.evaluate.benchmarks.base import EVALUATION, Wanted
+from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.folder.schema import Between, Misfit, check
 from grounddecode.evaluate.run.batches import parse_shard
-from grounddecode.evaluate.run.settings import plain
+from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.evaluate.scoring.chair import PATTERN, default_flavour
-from grounddecode.registry import listed
+from grounddecode.registry import listed, nearest
 from grounddecode.secrets import masked
 
+#: What an engine says about itself that the answers depend on.
+ENGINE_FACTS = ("engine", "model", "class", "dtype", "attention", "url")
+#: What differs because something else does, and says little by itself.
+_FOLLOWING = ("questions", "plans")
+_MOST = 3  # differences named in a sentence
 _LISTS = ("methods", "benchmarks")
+_OURS = ("about",)  # fields of a file that are none of a recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +36,7 @@ class Recipe:
         model: "lab", "lab:NAME", a folder, a hub id, or whatever the engine takes.
         engine: an engine by name, see `grounddecode.engines.base`.
         methods: plans, see `grounddecode.registry.plan`; methods decode greedily unless they say otherwise.
-        benchmarks: of `grounddecode.evaluate.benchmarks.base.names()`.
+        benchmarks: of `grounddecode.evaluate.benchmarks.table.names()`.
         limit: at most so many samples of each split of a benchmark; None: all.
         seed: of sampling.
         batch_size: samples asked at once, 1 or more. Padding can change answers a little; 1 for reference runs.
@@ -116,10 +124,93 @@ class Recipe:
         }
 
 
+def read(path: Path | str) -> Recipe:
+    """The recipe of a file. `about` says what it is for, and is left out.
+
+    Raises:
+        ValueError: no readable YAML mapping, a field that a recipe does not have or of another type, or no model.
+    """
+    found = said(path)
+    if "model" not in found:
+        raise ValueError(f"the recipe {str(path)!r} names no model: write `model: ...` and other fields of a recipe")
+    try:
+        return Recipe(**found)
+    except ValueError as error:
+        raise ValueError(f"in the recipe {str(path)!r} {error}") from None
+
+
+def said(path: Path | str) -> dict[str, Any]:
+    """The fields that a file names, checked by name alone.
+
+    Raises:
+        ValueError: no readable YAML mapping, or a field that a recipe does not have.
+    """
+    found = _load(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"the recipe {str(path)!r} names no model: write `model: ...` and other fields of a recipe")
+    known = [field.name for field in fields(Recipe)]
+    for key in found:
+        if key not in known and key not in _OURS:
+            raise ValueError(nearest(str(key)[:40], known, f"argument of bench, in the recipe {str(path)!r}"))
+    if not isinstance(found.get("engine_options", {}), Mapping):
+        raise ValueError(f"engine_options of the recipe {str(path)!r} are no mapping: write `key: value` lines")
+    return {key: value for key, value in found.items() if key not in _OURS}
+
+
 def lasting(options: Mapping[str, Any]) -> dict[str, Any]:
     """An engine's options without those that starts of one run may differ in, the path of a calibration among them."""
     paths = {key for key in ("calibration",) if isinstance(options.get(key), str | Path)}
     return dict(masked({key: plain(value) for key, value in options.items() if key not in INCIDENTAL | paths}))
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings."""
+    return sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode(errors="replace")).hexdigest()
+
+
+def refuse_others(folder: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Nothing, when both are the same; else one sentence that names what differs.
+
+    Raises:
+        ValueError: they differ.
+    """
+    different = [key for key in {**stored, **wanted} if plain(stored.get(key)) != plain(wanted.get(key))]
+    if not different:
+        return
+    different = [key for key in different if key not in _FOLLOWING] or different
+    told = [f"{key} {_short(stored.get(key))}, not {_short(wanted.get(key))}" for key in different[:_MOST]]
+    more = f" and {len(different) - _MOST} more" if len(different) > _MOST else ""
+    raise ValueError(
+        f"{folder!r} holds a run with {'; '.join(told)}{more}: give the same settings to resume it, or another --out"
+    )
+
+
+def engine_facts(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an engine's description that the answers depend on."""
+    return {key: description[key] for key in ENGINE_FACTS if key in description}
+
+
+def plain(value: Any) -> Any:
+    """As JSON gives it back; what JSON does not know, as its `to_dict` or its text."""
+    return json.loads(json.dumps(value, default=lambda other: getattr(other, "to_dict", other.__str__)()))
+
+
+def _load(path: Path | str) -> Any:
+    """The YAML of a file. Anchors are refused: a few lines of them can stand for more than fits into memory."""
+    import yaml
+
+    class Plain(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it has an alias (*name): write the value out")
+            return super().compose_node(parent, index)
+
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return yaml.load(file.read(), Plain)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"the recipe {str(path)!r} cannot be read: {reason}") from None
 
 
 def _text(path: object) -> object:
@@ -129,3 +220,10 @@ def _text(path: object) -> object:
 def _mapping(options: object) -> object:
     """A copy that nobody else changes."""
     return dict(options) if isinstance(options, Mapping) else options
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "unset"
+    text = ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

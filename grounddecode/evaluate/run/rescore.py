@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.base import EVALUATION, Wanted, load
-from grounddecode.evaluate.benchmarks.measure import Scoring, ground_truth_of, scoring_of
+from grounddecode.evaluate.benchmarks.base import EVALUATION, Wanted
+from grounddecode.evaluate.benchmarks.rules import Scoring, ground_truth_of, scoring_of
+from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.folder.places import data_folder
 from grounddecode.evaluate.folder.run_file import RunFile
 from grounddecode.evaluate.folder.store import Record, RunFolder

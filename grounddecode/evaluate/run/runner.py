@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from grounddecode.engines.base import ENGINES, open_engine
-from grounddecode.evaluate.benchmarks.base import LAB_DATA
 from grounddecode.evaluate.folder.run_file import RunFile, Session
 from grounddecode.evaluate.folder.store import Record, RunFolder
 from grounddecode.evaluate.results.results import rehearse
-from grounddecode.evaluate.run.asking import Answering, Progress
+from grounddecode.evaluate.run.asking import Asker
+from grounddecode.evaluate.run.keeping import Keeping, Progress
 from grounddecode.evaluate.run.merge import merge
 from grounddecode.evaluate.run.provenance import provenance
-from grounddecode.evaluate.run.recipe import Recipe
+from grounddecode.evaluate.run.recipe import Recipe, digest, engine_facts, read, refuse_others
 from grounddecode.evaluate.run.rescore import finish, rescore, truths
-from grounddecode.evaluate.run.settings import digest, engine_facts, refuse_others
 from grounddecode.evaluate.run.task import Task, task_of
+from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.registry import nearest
 
 if TYPE_CHECKING:
     from grounddecode.engines.base import Engine
 
-__all__ = ["Progress", "Recipe", "bench", "merge", "rescore"]
+__all__ = ["Progress", "Recipe", "bench", "merge", "rescore", "run"]
 FORMAT = 1
 
 
@@ -74,6 +74,14 @@ def bench(
         return finish(folder, scoring, truths(stored, scoring.chair_flavour, recipe.root))
 
 
+def run(
+    recipe: Path | str, out: Path | str, progress: Callable[[Progress], None] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Run a recipe into a run folder, with some fields changed; `opened` as in `bench`, which says what comes back."""
+    opened = changes.pop("opened", None)
+    return bench(replace(read(recipe), **changes), out, progress=progress, opened=opened)
+
+
 def _engine_name(engine: str, opened: Engine | None) -> str:
     if opened is not None:
         return opened.name
@@ -113,48 +121,34 @@ def _generate(
         session: dict[str, Any] = {"started": _now(), **provenance(), "device": description.get("device")}
         run["sessions"] = [*run["sessions"], cast(Session, session)]
         folder.write_run(run)
-        answering = _answering(engine, task, folder, known, progress)
+        asker = Asker(engine, recipe.seed, recipe.batch_size)
+        keeping = _keeping(task, folder, known, progress)
         begin = time.perf_counter()
         try:
-            answering.answer(task.groups())
+            keeping.answer(task.groups(), asker)
         finally:
-            session |= {"seconds": time.perf_counter() - begin, "notes": answering.notes}
-            _note_refusals(run, task, answering)
+            session |= {"seconds": time.perf_counter() - begin, "notes": keeping.notes}
+            _note_refusals(run, task, keeping)
             folder.write_run(run)
-        answering.refuse_silence()
+        keeping.refuse_silence()
         return run
     finally:
         if opened is None:
             engine.close()
 
 
-def _answering(
-    engine: Engine,
-    task: Task,
-    folder: RunFolder,
-    known: dict[str, set[str]],
-    progress: Callable[[Progress], None] | None,
-) -> Answering:
-    device = engine.describe().get("device")
-    return Answering(
-        engine,
-        folder,
-        task.asked,
-        task.recipe.seed,
-        task.recipe.batch_size,
-        device=device if isinstance(device, str) else None,
-        tell=progress,
-        known=known,
-        done=sum(len(known[plan.name]) for plan in task.asked),
-        total=len(task.samples) * len(task.asked),
-    )
+def _keeping(
+    task: Task, folder: RunFolder, known: dict[str, set[str]], progress: Callable[[Progress], None] | None
+) -> Keeping:
+    done = sum(len(known[plan.name]) for plan in task.asked)
+    return Keeping(folder, task.asked, progress, known, done, len(task.samples) * len(task.asked))
 
 
-def _note_refusals(run: RunFile, task: Task, answering: Answering) -> None:
+def _note_refusals(run: RunFile, task: Task, keeping: Keeping) -> None:
     """Which rows have ended, and why; a row that was asked again and answered has not."""
     asked = {plan.name for plan in task.asked}
     kept = {name: said for name, said in run.get("refused", {}).items() if name not in asked}
-    run["refused"] = {**kept, **answering.refused}
+    run["refused"] = {**kept, **keeping.refused}
     if not run["refused"]:
         del run["refused"]
 

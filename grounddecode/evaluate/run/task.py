@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.base import load
+from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.folder.run_file import RunFile, Stage
 from grounddecode.evaluate.run.batches import Unit, batches, shard_of, units
 from grounddecode.evaluate.run.provenance import calibration, weights
-from grounddecode.evaluate.run.recipe import Recipe, lasting
-from grounddecode.evaluate.run.settings import refuse_others
+from grounddecode.evaluate.run.recipe import Recipe, lasting, refuse_others
 from grounddecode.evaluate.sample import Sample, fingerprint
 from grounddecode.registry import Plan, plans
 

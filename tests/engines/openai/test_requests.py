@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from grounddecode.engines.base import Decoding, Request
+from grounddecode.engines.base import Decoding, Request, refusal_of
 from grounddecode.engines.openai.engine import OpenAIEngine
 from grounddecode.evaluate.scoring.hallusionbench import engine_judge
+from grounddecode.method import Needs
 from grounddecode.registry import parse
 from tests.engines.openai.fake import GREEDY, Fake, Reply, ask, words
 
@@ -82,6 +83,19 @@ def test_seeds_depend_on_the_sample_and_not_on_its_batch(fake: Fake, engine: Ope
 def test_methods_are_refused_unless_the_server_is_said_to_know_them(fake: Fake, engine: OpenAIEngine) -> None:
     with pytest.raises(ValueError, match=r"^avc needs more than chat completions: use engine hf$"):
         engine.generate(ask("a"), GREEDY, parse("avc"))
+    assert fake.bodies == []
+
+
+def test_it_can_be_asked_what_it_applies(fake: Fake, engine: OpenAIEngine) -> None:
+    assert engine.offers is Needs.NOTHING
+    assert refusal_of(engine, parse("locore+avc")) == "locore+avc needs more than chat completions: use engine hf"
+    assert refusal_of(engine, ()) is None
+    knowing = OpenAIEngine(fake.url + "#m", send_methods=True)
+    try:
+        assert Needs.GRADIENT in knowing.offers
+        assert refusal_of(knowing, parse("locore+avc")) is None
+    finally:
+        knowing.close()
     assert fake.bodies == []
 
 

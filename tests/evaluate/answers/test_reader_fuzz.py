@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from grounddecode.evaluate.answers import scored
-from grounddecode.evaluate.benchmarks.base import Wanted, load
+from grounddecode.evaluate.benchmarks.base import Wanted
+from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.data import safe_pickle
 from grounddecode.evaluate.language import similarity
 from grounddecode.evaluate.scoring import hallusionbench

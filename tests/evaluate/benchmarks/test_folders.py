@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from grounddecode.evaluate.benchmarks.base import Wanted, load, names
+from grounddecode.evaluate.benchmarks.base import Wanted
+from grounddecode.evaluate.benchmarks.table import load, names
 from grounddecode.evaluate.sample import fingerprint, open_picture
 from grounddecode.lab import dataset
 from grounddecode.lab.world import SPLITS, draw

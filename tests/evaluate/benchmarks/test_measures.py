@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.benchmarks.base import Wanted, load
-from grounddecode.evaluate.benchmarks.measure import Scoring
-from grounddecode.evaluate.benchmarks.measures import measure_of
+from grounddecode.evaluate.benchmarks.base import Wanted
+from grounddecode.evaluate.benchmarks.rules import Scoring
+from grounddecode.evaluate.benchmarks.table import load, measure_of
 from grounddecode.evaluate.intervals import point
 from grounddecode.evaluate.results.compare import compare
 from grounddecode.evaluate.results.results import results, score

@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grounddecode.evaluate.benchmarks.measure import Scoring, scoring_of
-from grounddecode.evaluate.benchmarks.measures import measure_of
+from grounddecode.evaluate.benchmarks.chair import Chair
+from grounddecode.evaluate.benchmarks.pope import Pope
+from grounddecode.evaluate.benchmarks.rules import Scoring, scoring_of
+from grounddecode.evaluate.benchmarks.table import measure_of
 from grounddecode.evaluate.intervals import point
-from grounddecode.evaluate.results.compare import compare
+from grounddecode.evaluate.results.compare import compare, tables_of
 from grounddecode.evaluate.results.controls import cut_to_words, length_matched, matched_lengths
-from grounddecode.evaluate.results.results import cost, results
+from grounddecode.evaluate.results.costs import cost
+from grounddecode.evaluate.results.results import results
 from grounddecode.evaluate.results.results import score as scored
 from grounddecode.evaluate.run.runner import Recipe, bench
-from tests.evaluate.fake import FakeEngine, write_folder
+from tests.evaluate.fake import FakeEngine, run, write_folder
 
 # -- the length-matched control ----------------------------------------------------------------------------------------
 
@@ -106,7 +109,7 @@ def test_the_counts_give_the_scorers_numbers(rule: str) -> None:
     rng = np.random.default_rng(1)
     words = ["Yes.", "No.", "yes", "no", "There isn't one.", "Nothing", "Yes. But no."]
     records = [question(at, words[rng.integers(7)], ["yes", "no"][rng.integers(2)]) for at in range(120)]
-    measure = measure_of("pope", "")
+    measure = measure_of("pope", "random")
     found = scored(measure, records, Scoring(pope_rule=rule))
     ratios = point(found.counts(), measure.ratios)
     for key in measure.directions:
@@ -378,3 +381,24 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", captions(LONG, "greedy"), ["greedy"])
     with pytest.raises(ValueError, match="the runs hold chair, not pope"):
         compare([run], ["pope"])
+
+
+def test_the_tables_of_a_run_are_drawn_from_its_metrics(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench` scores once: its tables are those of `compare`, which scores the folder anew."""
+    metrics = run(data, tmp_path / "run", methods=["greedy", "sample+cut", "locore"], benchmarks=["chair", "pope"])
+    stored = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    again = compare([tmp_path / "run"])
+    monkeypatch.setattr(Chair, "score", None)  # nothing is scored from here on
+    monkeypatch.setattr(Pope, "score", None)
+    assert tables_of(metrics).text() == tables_of(stored).text() == again.text()
+    assert tables_of(stored).to_dict() == again.to_dict()
+
+
+def test_without_greedy_no_speed_is_a_ratio_to_it(tmp_path: Path) -> None:
+    without = write_run(tmp_path / "run", captions(LONG, "one") + captions(SHORT, "two"), ["one", "two"])
+    assert [row.cells["tokens_per_second_ratio"].value for row in compare([without]).tables[0].rows] == [None, None]
+    beside = write_run(tmp_path / "with", captions(LONG, "greedy") + captions(SHORT, "two"), ["greedy", "two"])
+    rows = [row for row in compare([beside]).tables[0].rows if not row.of]
+    assert [row.cells["tokens_per_second_ratio"].value for row in rows] == [1.0, 1.0]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from grounddecode.evaluate.benchmarks.base import names
-from grounddecode.evaluate.run.recipes import read, run
+from grounddecode.evaluate.benchmarks.table import names
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.run.runner import run
 from grounddecode.registry import plans
 from tests.evaluate.fake import FakeEngine, write_folder
 

@@ -141,6 +141,23 @@ def test_a_refused_method_is_known_before_the_first_sample(data: Path, tmp_path:
         run(data, tmp_path / "none", Refusing(), methods=["locore"])
 
 
+class Asked(Refusing):
+    """Says what it refuses when it is asked."""
+
+    def refusal(self, methods: Sequence[Method]) -> str | None:
+        return f"{methods[0].name} is not\nfor this model" if methods[0].name == "locore" else None
+
+
+def test_an_engine_that_can_be_asked_is_not_tried(data: Path, tmp_path: Path) -> None:
+    engine = Asked()
+    metrics = run(data, tmp_path, engine, methods=["greedy", "locore", "avc"])
+    assert metrics["run"]["refused"] == {
+        "locore": "locore is not for this model",
+        "avc": "avc cannot be used with this model, use another",
+    }
+    assert [len(call) for call in engine.calls[:2]] == [1, 8]  # avc alone is tried
+
+
 def test_a_run_too_short_for_that_stops_too(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="greedy could answer no sample: RuntimeError: no luck with image"):
         run(data, tmp_path, Flaky(range(6)), benchmarks=["chair"], limit=2, methods=["greedy"])

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.evaluate.benchmarks.measure import Scoring
+from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.language import tagger
 from grounddecode.evaluate.results.compare import compare
-from grounddecode.evaluate.results.results import cost, few, results
+from grounddecode.evaluate.results.costs import cost
+from grounddecode.evaluate.results.results import few, results
 from grounddecode.evaluate.run.recipe import Recipe
 from grounddecode.evaluate.run.runner import bench, rescore
 from grounddecode.method import Method

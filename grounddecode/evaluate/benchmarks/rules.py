@@ -1,18 +1,15 @@
-"""What a measure is, and by which rules answers are scored."""
+"""By which rules answers are scored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
-from grounddecode.evaluate.benchmarks.base import LAB_DATA
-from grounddecode.evaluate.intervals import MOST_RESAMPLES, Floats
+from grounddecode.evaluate.intervals import MOST_RESAMPLES
 from grounddecode.evaluate.language import similarity
+from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.evaluate.scoring import chair, pope
-
-Record = Mapping[str, Any]
-Row = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -44,18 +41,3 @@ def scoring_of(run: Mapping[str, Any]) -> Scoring:
 def ground_truth_of(flavour: str) -> str:
     """The flavour whose words read the reference captions: published tables use those of `pattern`."""
     return chair.PATTERN if flavour == chair.PUBLISHED else flavour
-
-
-class Measure(Protocol):
-    """One benchmark's numbers. `directions` says of each ratio whether more is better; None: neither."""
-
-    directions: Mapping[str, bool | None]
-    captions: bool
-
-    def score(self, records: Sequence[Record], scoring: Scoring) -> tuple[dict[str, Any], list[Row]]:
-        """The scorer's own numbers, and one row of counts a record."""
-        ...
-
-    def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Sums of the rows to ratios, under the names of the scorer's numbers."""
-        ...
