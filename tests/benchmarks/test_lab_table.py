@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks import lab_markdown, lab_table, lab_tuning
+from benchmarks.studies import lab_page, lab_table, lab_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
 from grounddecode.evaluate.run.recipe import read
@@ -113,17 +113,17 @@ def test_a_number_is_kept_with_all_that_it_is_compared_with():
     assert told["value"] == 0.1235
     assert told["control"] == 0.14
     assert told["vs_control"] == told["vs_greedy"] == [-0.0123, -0.02, -0.0046]
-    assert lab_markdown.difference(told, "vs_greedy", "chair_i") == "**-1.2 [-2.0, -0.5]**"
+    assert lab_page.difference(told, "vs_greedy", "chair_i") == "**-1.2 [-2.0, -0.5]**"
     level = {"vs_greedy": [0.001, -0.001, 0.003]}
-    assert lab_markdown.difference(level, "vs_greedy", "chair_i") == "+0.1 [-0.1, +0.3]"
+    assert lab_page.difference(level, "vs_greedy", "chair_i") == "+0.1 [-0.1, +0.3]"
     assert lab_table.number({"chair_i": 0.1, "ci": {"chair_i": [0.05, 0.2]}}, "chair_i")["ci"] == [0.05, 0.2]
 
 
 def test_ranks_are_compared_as_spearman_does():
-    assert lab_markdown.spearman([1, 5, 9], [0.1, 0.2, 7.0]) == pytest.approx(1.0)
-    assert lab_markdown.spearman([1, 5, 9], [3, 2, 1]) == pytest.approx(-1.0)
+    assert lab_page.spearman([1, 5, 9], [0.1, 0.2, 7.0]) == pytest.approx(1.0)
+    assert lab_page.spearman([1, 5, 9], [3, 2, 1]) == pytest.approx(-1.0)
     # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: covariance 4.5, sums of squares 4.5 and 5.
-    assert lab_markdown.spearman([1, 2, 2, 8], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    assert lab_page.spearman([1, 2, 2, 8], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
 
 
 # -- what is committed -------------------------------------------------------------------------------------------------
@@ -144,14 +144,14 @@ def test_the_recipe_has_what_was_tuned_and_the_defaults():
     assert set(tuned.values()) <= set(plans)
     assert set(registry.names()) - {"var"} <= set(plans)
     for spec in plans[1:]:
-        assert lab_markdown.settings_of(spec, tuned)
+        assert lab_page.settings_of(spec, tuned)
     with pytest.raises(ValueError, match="neither tuned nor in SETTINGS"):
-        lab_markdown.settings_of("locore:beta=0.77", tuned)
+        lab_page.settings_of("locore:beta=0.77", tuned)
 
 
 def test_the_committed_page_shows_the_committed_numbers():
     table = json.loads((lab_table.RESULTS / "methods.json").read_text())
-    assert (lab_table.RESULTS / "methods.md").read_text() == lab_markdown.page(table)
+    assert (lab_table.RESULTS / "methods.md").read_text() == lab_page.page(table)
     assert list(table["checkpoints"]) == ["seed0", "seed1", "seed2", "clean"]
     for found in table["checkpoints"].values():
         shown = {*found["methods"], *found["refused"]}

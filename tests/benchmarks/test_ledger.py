@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from benchmarks import ledger
+from benchmarks.pages import ledger
 from grounddecode.cli.app import app
 from grounddecode.registry import listed, names, plans
 
@@ -20,7 +20,7 @@ COMMANDS = [trial["command"] for paper in PAPERS for trial in paper["tries"]]
 
 def test_the_page_is_up_to_date() -> None:
     written = ledger.page(json.loads(ledger.SOURCE.read_text(encoding="utf-8")))
-    assert ledger.PAGE.read_text(encoding="utf-8") == written, "run python benchmarks/ledger.py"
+    assert ledger.PAGE.read_text(encoding="utf-8") == written, "run python benchmarks/pages/ledger.py"
 
 
 def test_rows() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import readme_table
+from benchmarks.pages import readme
 from grounddecode import registry
 
 ROOT = Path(__file__).parents[2]
@@ -24,15 +24,13 @@ def metrics() -> dict[str, Any]:
     part = {"accuracy": 0.9, "yes_ratio": 0.55, "n": 600, "ci": {"accuracy": [0.88, 0.92], "yes_ratio": [0.5, 0.6]}}
     greedy = {
         "chair": chair | {"ci": {name: [0.1, 0.2] for name in chair}},
-        "pope": dict.fromkeys(readme_table.SPLITS, part),
+        "pope": dict.fromkeys(readme.SPLITS, part),
         "cost": {"tokens_per_second_ratio": 1.0},
     }
     shorter = chair | {"chair_i": 0.092, "words": 20.0}
     avc = {
         "chair": shorter | {"vs_greedy": {"chair_i": against, **dict.fromkeys(("chair_s", "recall", "words"), like)}},
-        "pope": dict.fromkeys(
-            readme_table.SPLITS, part | {"vs_greedy": dict.fromkeys(("accuracy", "yes_ratio"), like)}
-        ),
+        "pope": dict.fromkeys(readme.SPLITS, part | {"vs_greedy": dict.fromkeys(("accuracy", "yes_ratio"), like)}),
         "cost": {"tokens_per_second_ratio": 0.614},
     }
     avc["chair"]["control"] = {"chair_s": 0.3, "chair_i": 0.1111, "recall": 0.5, "words": 20.0}
@@ -45,7 +43,7 @@ def metrics() -> dict[str, Any]:
 
 
 def test_numbers_of_a_run_become_rows() -> None:
-    lines = readme_table.results_table(metrics()).splitlines()
+    lines = readme.results_table(metrics()).splitlines()
     assert lines[2].startswith("| `greedy` | 46.0<br><sub>[10.0, 20.0]</sub> | 14.2<br>")
     assert "| 9.2<br><sub>**-5.0 [-8.0, -2.0]**</sub> |" in lines[3]
     assert "| 90.0<br><sub>+1.0 [-2.0, +4.0]</sub> |" in lines[3]
@@ -57,13 +55,13 @@ def test_numbers_of_a_run_become_rows() -> None:
 
 def test_blocks_are_replaced_and_nothing_else() -> None:
     text = "a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb\n"
-    assert readme_table.filled(text, {"x": r"new \1"}) == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb\n"
+    assert readme.filled(text, {"x": r"new \1"}) == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb\n"
     with pytest.raises(ValueError, match="x:begin"):
-        readme_table.filled("no block", {"x": "new"})
+        readme.filled("no block", {"x": "new"})
 
 
 def test_the_readme_is_up_to_date() -> None:
-    script = [sys.executable, "benchmarks/readme_table.py", "--check"]
+    script = [sys.executable, "benchmarks/pages/readme.py", "--check"]
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

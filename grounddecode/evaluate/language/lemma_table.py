@@ -1,6 +1,6 @@
 """Compute grounddecode/evaluate/data/wordnet_lemmas.json from WordNet 3.0: the lemmas that CHAIR and AMBER can look up.
 
-    python benchmarks/lemma_table.py --wordnet /usr/share/wordnet --amber AMBER/data
+    python -m grounddecode.evaluate.language.lemma_table --wordnet /usr/share/wordnet --amber AMBER/data
 
 WordNet is in Debian's wordnet-base, and in NLTK's data as corpora/wordnet. Only index.* and *.exc are read.
 """
@@ -24,7 +24,7 @@ RULES = {
 class WordNet:
     """The lemmas and exceptions of one part of speech, and the lemmatiser of NLTK over them."""
 
-    def __init__(self, folder: Path, pos: str):
+    def __init__(self, folder: Path, pos: str) -> None:
         index = (folder / f"index.{FILES[pos]}").read_text("utf-8").splitlines()
         self.lemmas = {line.split(" ", 1)[0] for line in index if line and not line.startswith(" ")}
         exceptions = (folder / f"{FILES[pos]}.exc").read_text("utf-8").splitlines()
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wordnet", type=Path, required=True)
     parser.add_argument("--amber", type=Path, required=True)
-    default = Path(__file__).parents[1] / "grounddecode/evaluate/data/wordnet_lemmas.json"
+    default = Path(__file__).parents[1] / "data" / "wordnet_lemmas.json"
     parser.add_argument("--out", type=Path, default=default)
     options = parser.parse_args()
     wanted = targets(options.amber)
@@ -86,7 +86,7 @@ def main() -> None:
     about = (
         "Lemmas of WordNet 3.0 (Copyright 2006 Princeton University, WordNet licence) as NLTK's lemmatizer gives "
         "them, by part of speech, for the words of CHAIR and AMBER only; a form that is not listed is its own lemma. "
-        "nouns: the words that the table n covers. Written by benchmarks/lemma_table.py."
+        "nouns: the words that the table n covers. Written by grounddecode/evaluate/language/lemma_table.py."
     )
     nouns = textwrap.wrap(" ".join(sorted(wanted["chair"] | wanted["amber"])), 116)
     lines = [f' "about": {json.dumps(about)}', *lines, ' "nouns": ' + json.dumps(nouns, indent=2)]

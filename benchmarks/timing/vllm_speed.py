@@ -1,6 +1,6 @@
 """Time of a decode step on vLLM with methods, as ratios to steps without any in the same engine.
 
-    python -m benchmarks.vllm_speed --out benchmarks/results/vllm_speed.json
+    python -m benchmarks.timing.vllm_speed --out benchmarks/results/vllm_speed.json
 
 Runs where vLLM is installed, on CPU, in one process: bursts of the same requests without and with methods alternate,
 and each pair gives one ratio of their median steps; told are the median and a 95 % interval by bootstrap over pairs.
@@ -248,7 +248,7 @@ def main() -> None:
             rows += measure(name, Path(model), args)
             hf.append({"model": name, "batch": 64, "ms": 1e3 * by_hf(Path(model), 64, args.tokens)})
     about = (
-        f"`python -m benchmarks.vllm_speed --pairs {args.pairs} --tokens {args.tokens} --out {args.out}`: CPU, "
+        f"`python -m benchmarks.timing.vllm_speed --pairs {args.pairs} --tokens {args.tokens} --out {args.out}`: CPU, "
         f"one thread, runner V1, eager, float32, torch {torch.__version__}, transformers {transformers.__version__}, "
         f"vLLM {vllm.__version__}. Time of the engine's thread; ratio of the steps with and without, median over pairs."
     )

@@ -1,6 +1,6 @@
 """What it costs to attach methods to one `generate` call: a processor beside a block, and both beside a plain call.
 
-    python -m benchmarks.attach
+    python -m benchmarks.timing.attach
 
 The lab model answers one prompt with one token, so that next to nothing but attaching is timed; the forms alternate.
 Milliseconds, medians of many calls.
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.speed import lab_model, methods_of
+from benchmarks.timing.speed import lab_model, methods_of
 
 CALLS = 100
 

@@ -1,6 +1,6 @@
 """Saliency as a detector of hallucinated objects: AUROC on captions of the lab, intervals over images.
 
-    python -m benchmarks.detector --model seed0 --images 400 --out benchmarks/results/lab/detector-seed0.json
+    python -m benchmarks.studies.detector --model seed0 --images 400 --out benchmarks/results/lab/detector-seed0.json
 
 Greedy captions of evaluation scenes; the unit is a mentioned object, its scores are those of the mention's first token,
 and it counts as hallucinated when the scene has no such object (CHAIR's words). A detector is right when a hallucinated

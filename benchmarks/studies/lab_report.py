@@ -1,4 +1,4 @@
-"""Report card of lab checkpoints, greedy, with intervals: `python -m benchmarks.lab_report [NAME ...]`."""
+"""Report card of lab checkpoints, greedy, with intervals: `python -m benchmarks.studies.lab_report [NAME ...]`."""
 
 import argparse
 import json
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in args.names:
         folder = checkpoint(name) if name in CHECKPOINTS else Path(name)
         path = args.out / f"report-{folder.name}.json"
-        command = f"python -m benchmarks.lab_report {folder.name} --images {args.images}"
+        command = f"python -m benchmarks.studies.lab_report {folder.name} --images {args.images}"
         path.write_text(json.dumps({"command": command, **report(folder, args.images, args.speed)}, indent=1) + "\n")
         sys.stderr.write(f"{name}: {path}\n")
 

@@ -1,6 +1,6 @@
 """What the runner costs beside a bare loop of `generate` over the same samples in the same batches, on the lab.
 
-    python -m benchmarks.runner_overhead --out benchmarks/results/runner_overhead.json
+    python -m benchmarks.timing.runner_overhead --out benchmarks/results/runner_overhead.json
 
 The bare loop holds its pictures in memory and throws its answers away. The runner opens pictures, writes every batch
 with fsync, and tells how far it is. `whole` is all that `bench` does once a model is loaded: samples, answers, scores,

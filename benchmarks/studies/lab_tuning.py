@@ -1,6 +1,6 @@
 """Settings for the lab, chosen on calibration scenes of seed 0 from a stated grid by a stated rule.
 
-    python -m benchmarks.lab_tuning                     # runs recipes/lab_tuning.yaml, writes results/lab/tuning.json
+    python -m benchmarks.studies.lab_tuning  # runs recipes/lab_tuning.yaml, writes results/lab/tuning.json
 
 No scene of the evaluation split is seen here, and seeds 1, 2 and the clean twin get the same settings untouched.
 """
@@ -18,7 +18,7 @@ from grounddecode.evaluate.run.recipe import read
 from grounddecode.evaluate.run.runner import run
 from grounddecode.registry import GREEDY, plan
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RECIPE, RESULT = HERE / "recipes" / "lab_tuning.yaml", HERE / "results" / "lab" / "tuning.json"
 RECALL_LOSS, ACCURACY_LOSS = 0.01, 0.005
 RULE = (
@@ -82,7 +82,7 @@ def main() -> None:
         "chosen": choose(rows),
         "settings": {key: made["settings"][key] for key in kept},
         "n": {"captions": greedy["chair"]["n"], "questions a split": greedy["pope"]["adversarial"]["n"]},
-        "command": "python -m benchmarks.lab_tuning",
+        "command": "python -m benchmarks.studies.lab_tuning",
         **{key: made[key] for key in ("versions", "commit", "hardware")},
         "grid": rows,
     }

@@ -1,6 +1,6 @@
 """Why methods do what they do on the lab: quantities behind the table, on calibration scenes.
 
-    python -m benchmarks.lab_reasons --out benchmarks/results/lab/reasons.json
+    python -m benchmarks.studies.lab_reasons --out benchmarks/results/lab/reasons.json
 
 SGRS: which tokens of greedy captions its first draw would reject, by what they are. AvisC: what the second stream
 answers to POPE's adversarial questions, and where the blind tokens lie.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.detector import PROMPT, mentions_of
+from benchmarks.studies.detector import PROMPT, mentions_of
 from grounddecode import Trace, ground, lab
 from grounddecode.evaluate.benchmarks.base import Wanted
 from grounddecode.evaluate.benchmarks.table import load

@@ -1,7 +1,7 @@
 """Time of the scorers on inputs of the benchmarks' sizes, against the bars that they have to meet.
 
-    python -m benchmarks.scorers --out benchmarks/results/scorers.json
-    python -m benchmarks.scorers --captions CAPTIONS.jsonl --amber AMBER/data
+    python -m benchmarks.timing.scorers --out benchmarks/results/scorers.json
+    python -m benchmarks.timing.scorers --captions CAPTIONS.jsonl --amber AMBER/data
 
 Every figure is the first call in a process of its own (no warm caches), import and reading of files not counted: the
 median of the wall time and of the processor time of five processes. The scorers run in one thread and wait for nothing,
@@ -152,7 +152,7 @@ def main() -> None:
         return
     table = {}
     for name in JOBS:
-        command = [sys.executable, "-m", "benchmarks.scorers", "--job", name]
+        command = [sys.executable, "-m", "benchmarks.timing.scorers", "--job", name]
         for option in ("captions", "amber"):
             if getattr(options, option):
                 command += [f"--{option}", getattr(options, option)]
@@ -163,7 +163,7 @@ def main() -> None:
         print(name, table[name])
     given = " --captions FILE" * bool(options.captions) + " --amber DIR" * bool(options.amber)
     about = {
-        "command": f"python -m benchmarks.scorers{given}",
+        "command": f"python -m benchmarks.timing.scorers{given}",
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),

@@ -1,6 +1,6 @@
 """Decode time, prefill time and peak memory of every method, as ratios to the plain model in the same run.
 
-    python -m benchmarks.speed --out benchmarks/results/speed.json
+    python -m benchmarks.timing.speed --out benchmarks/results/speed.json
 
 Two models: a random LLaVA (8 layers, hidden 512, 8 query and 4 key-value heads, vocabulary 32,000, 576 image tokens, a
 prompt of 700) and the lab model. `saliency` is the streaming record of `grounddecode.saliency`; `2x` is the plain model
@@ -184,7 +184,8 @@ def peaks(model_name: str, specs: list[str], batches: list[int], tokens: int) ->
     for batch in batches:
         plain = None
         for spec in [PLAIN, *specs]:
-            command = [sys.executable, "-m", "benchmarks.speed", "--peak", f"{model_name},{spec},{batch},{tokens}"]
+            asked = f"{model_name},{spec},{batch},{tokens}"
+            command = [sys.executable, "-m", "benchmarks.timing.speed", "--peak", asked]
             found = json.loads(
                 subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | AT_ONCE).stdout
             )
@@ -239,7 +240,7 @@ def main() -> None:
     specs = args.methods.split(",") if args.methods else [*registry.names(), SALIENCY]
     batches = [int(b) for b in args.batches.split(",")]
     result = {
-        "command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.timing.speed", *sys.argv[1:]]),
         "threads": torch.get_num_threads(),
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

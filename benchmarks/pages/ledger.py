@@ -1,4 +1,4 @@
-"""Writes docs/ledger.md from benchmarks/ledger.json: `python benchmarks/ledger.py [--check]`."""
+"""Writes docs/ledger.md from benchmarks/pages/ledger.json: `python benchmarks/pages/ledger.py [--check]`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "benchmarks" / "ledger.json"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "benchmarks" / "pages" / "ledger.json"
 PAGE = ROOT / "docs" / "ledger.md"
 NAMES = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "f1": "F1", "yes": "yes-rate", "amber": "AMBER score"}
 
@@ -20,7 +20,7 @@ def page(ledger: Mapping[str, Any]) -> str:
     lines = [
         "# Ledger: what the papers report, and what we could check",
         "",
-        "<!-- Written by benchmarks/ledger.py from benchmarks/ledger.json: change that file and run it again. -->",
+        "<!-- Written by benchmarks/pages/ledger.py from the ledger.json beside it: change that and run it again. -->",
         "",
         f"{ledger['about']} {ledger['weights']}",
         "",

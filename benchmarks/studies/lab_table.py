@@ -1,7 +1,7 @@
 """The table of methods on the lab: four checkpoints, every method, its controls, paired intervals, costs.
 
-    python -m benchmarks.lab_table run seed0 seed1 seed2 clean     # recipes/lab_methods.yaml into out/lab/NAME; resumes
-    python -m benchmarks.lab_table write                           # results/lab/methods.json and methods.md
+    python -m benchmarks.studies.lab_table run seed0 seed1 seed2 clean  # recipes/lab_methods.yaml to out/lab/NAME
+    python -m benchmarks.studies.lab_table write                        # results/lab/methods.json and methods.md
 
 Every registered method and documented pair is in the table: with its numbers, or with the sentence that refuses it.
 """
@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab_markdown import page
-from benchmarks.lab_tuning import RESULT as TUNING
+from benchmarks.studies.lab_page import page
+from benchmarks.studies.lab_tuning import RESULT as TUNING
 from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine
@@ -30,7 +30,7 @@ from grounddecode.lab import CHECKPOINTS, checkpoint
 from grounddecode.lab.world import scenes
 from grounddecode.registry import GREEDY, plan
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RECIPE, RESULTS = HERE / "recipes" / "lab_methods.yaml", HERE / "results" / "lab"
 PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the papers or our README speak of
 CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
@@ -193,9 +193,12 @@ def write(folder: Path) -> None:
     tuning = json.loads(TUNING.read_text(encoding="utf-8"))
     runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
     if not runs:
-        raise SystemExit(f"{folder} holds no finished run: python -m benchmarks.lab_table run {' '.join(CHECKPOINTS)}")
+        raise SystemExit(
+            f"{folder} holds no finished run: python -m benchmarks.studies.lab_table run {' '.join(CHECKPOINTS)}"
+        )
     tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
-    table = {"command": "python -m benchmarks.lab_table run " + " ".join(runs), "tuned": tuned, "checkpoints": runs}
+    command = "python -m benchmarks.studies.lab_table run " + " ".join(runs)
+    table = {"command": command, "tuned": tuned, "checkpoints": runs}
     (RESULTS / "methods.json").write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
     (RESULTS / "methods.md").write_text(page(table), encoding="utf-8")
 

@@ -1,8 +1,8 @@
 """Fills the generated blocks of README.md: methods from the registry, results from a committed run.
 
-python benchmarks/readme_table.py --run out/demo/run   keep that run's metrics as results/demo.json, and fill in
-python benchmarks/readme_table.py                      fill in from what is committed
-python benchmarks/readme_table.py --check              only say whether README.md is up to date (exit code 1 if not)
+python benchmarks/pages/readme.py --run out/demo/run   keep that run's metrics as results/demo.json, and fill in
+python benchmarks/pages/readme.py                      fill in from what is committed
+python benchmarks/pages/readme.py --check              only say whether README.md is up to date (exit code 1 if not)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results" / "demo.json"
 SPLITS = ("random", "popular", "adversarial")
 CAPTIONS = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "recall": "recall", "words": "words"}
@@ -118,7 +118,7 @@ def main() -> int:
     new = filled(old, blocks)
     if options.check:
         print(
-            "README.md is up to date" if new == old else "README.md is out of date: python benchmarks/readme_table.py"
+            "README.md is up to date" if new == old else "README.md is out of date: python benchmarks/pages/readme.py"
         )
         return int(new != old)
     README.write_text(new, encoding="utf-8")
