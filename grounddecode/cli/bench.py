@@ -24,6 +24,7 @@ SPLIT_HELP = "Of the lab's scenes: evaluation, or calibration to choose settings
 FLAVOUR_HELP = "Whose rule reads captions; default: that of published tables where its data are, else pattern."
 SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
 UNFINISHED_HELP = "Score CHAIR captions that were cut without the sentence that the cut left unfinished."
+KEEP_HELP = "Write the metrics to this file too, as committed results are kept."
 RECIPE_HELP = "YAML file that says what the other options do not."
 
 
@@ -91,6 +92,7 @@ def bench(
     others: Others = None,
     trust: Trust = False,
     max_pixels: MaxPixels = None,
+    keep: Annotated[Path | None, typer.Option("--keep", metavar="FILE", help=KEEP_HELP)] = None,
     allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
@@ -119,6 +121,8 @@ def bench(
     )
     with results_only(), resumable(out), Meter.shown("bench") as meter:
         metrics = answer(asked, out, progress=meter.answers)
+    if keep is not None:
+        _keep(metrics, keep)
     _show(metrics, out, as_json, allow_errors)
 
 
@@ -152,6 +156,13 @@ def compare(
     else:
         shown = comparison.text(width()) if form is Form.text else getattr(comparison, form)()
         write_line(shown.rstrip("\n"))
+
+
+def _keep(metrics: dict[str, Any], file: Path) -> None:
+    from grounddecode.evaluate.json_lines import write_json as write_to
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_to(file, metrics)
 
 
 def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool) -> None:
