@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-WANTED = frozenset({"candidates", "kept"})  # what is recorded only where it is asked for
+# What is recorded only where it is asked for.
+WANTED = frozenset({"tokens", "candidates", "image_mass", "kept", "sinks"})
 LARGE = WANTED | {"log_probs"}  # entries of these are no numbers to be averaged
 
 
@@ -45,6 +46,10 @@ class StepTrace:
         then of each method its second stream ("avc.second") and what it left ("avc"); each (rows, top) long.
     log_probs: (rows, top) of the same.  kept: (rows, prompt) bool by method: image tokens its second stream sees (the
         blind ones of AvisC); in the step that read the prompt.
+    tokens: (rows,) long, the newest token the step read: the prompt's last one, then those of the answer; None: not
+        wanted.
+    image_mass: (rows,) by layer: weight of the newest query on the image, after all edits, averaged over heads.
+    sinks: (rows, tokens) bool by layer: what `flag_tokens` said of every token so far.
     told: (rows,) by method and quantity: `{"sgrs.rejected": ..., "avc.contrast": ...}`.
     """
 
@@ -53,6 +58,9 @@ class StepTrace:
     log_probs: Mapping[str, Tensor]
     kept: Mapping[str, Tensor]
     told: Mapping[str, Tensor]
+    tokens: Tensor | None
+    image_mass: Mapping[int, Tensor]
+    sinks: Mapping[int, Tensor]
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -74,7 +82,7 @@ class Trace:
     What is large comes only when it is wanted, see `StepTrace`: `Trace(want={"candidates", "kept"})`, then `steps()`.
 
     Args:
-        want: of "candidates" and "kept".  top: how many candidates.
+        want: of "tokens", "candidates", "image_mass", "kept" and "sinks".  top: how many candidates.
 
     Raises:
         ValueError: something else is wanted.
@@ -115,16 +123,8 @@ class Trace:
 
     def steps(self) -> list[StepTrace]:
         """What was recorded, step by step."""
-        steps: dict[int, dict[str, dict[str, Tensor]]] = {}
-        for event in self.events:
-            of_step = steps.setdefault(event.step, {"candidates": {}, "log_probs": {}, "kept": {}, "told": {}})
-            if event.what not in LARGE:
-                of_step["told"][f"{event.method}.{event.what}"] = event.value
-            else:
-                kinds = {"candidates": event.value.long, "kept": event.value.bool}
-                value = kinds[event.what]() if event.what in kinds else event.value
-                of_step[event.what][event.method] = value
-        return [StepTrace(step=step, **parts) for step, parts in steps.items()]
+        numbers = dict.fromkeys(event.step for event in self.events)
+        return [_step(number, [event for event in self.events if event.step == number]) for number in numbers]
 
     def to_json(self) -> list[dict[str, Any]]:
         """All events as plain objects."""
@@ -132,3 +132,23 @@ class Trace:
             {"step": e.step, "method": e.method, "what": e.what, "layer": e.layer, "value": e.value.tolist()}
             for e in self.events
         ]
+
+
+def _step(number: int, events: Sequence[Event]) -> StepTrace:
+    def of(what: str) -> dict[str, Tensor]:
+        return {event.method: event.value for event in events if event.what == what}
+
+    def by_layer(what: str) -> dict[int, Tensor]:
+        return {event.layer: event.value for event in events if event.what == what and event.layer is not None}
+
+    tokens = next((event.value.long() for event in events if event.what == "tokens"), None)
+    return StepTrace(
+        step=number,
+        candidates={whose: value.long() for whose, value in of("candidates").items()},
+        log_probs=of("log_probs"),
+        kept={method: value.bool() for method, value in of("kept").items()},
+        told={f"{event.method}.{event.what}": event.value for event in events if event.what not in LARGE},
+        tokens=tokens,
+        image_mass=by_layer("image_mass"),
+        sinks={layer: value.bool() for layer, value in by_layer("sinks").items()},
+    )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.choose import MODEL, adjusted
+from grounddecode.engines.hf.generation import FLAGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,6 +38,8 @@ def adjusted_answers(
 ) -> Tensor:
     """Logits (rows, tokens, vocabulary) of a forward pass, those of the next token through the methods."""
     look = look_of(binding.trace, step)
+    if binding.trace is not None:
+        tell(binding.trace, step, kwargs.get("input_ids"))
     if not methods:  # nobody moves the model's own, which a judge has shown already
         if look is not None and not step.shown:
             look(MODEL, logits[:, -1])
@@ -59,6 +62,19 @@ def note_of(trace: Recorder, step: Step, view: StepView, over: Tensor | None) ->
         trace.record(step.generated, method.name, what, value.float().masked_fill(idle, torch.nan))
 
     return note
+
+
+def tell(trace: Recorder, step: Step, ids: Tensor | None) -> None:
+    """To a trace that wants them: the newest token of each row, its image mass in each layer, and the sinks."""
+    rows, sequence = step.sequence.rows, step.sequence.joined or step.sequence
+    if "tokens" in trace.want and ids is not None:
+        trace.record(step.generated, MODEL, "tokens", ids[:, -1])
+    for layer, mass in (step.masses or {}).items():
+        trace.record(step.generated, MODEL, "image_mass", mass[:rows], layer)
+    if "sinks" in trace.want:
+        for (what, layer), flags in sequence.memory.items():
+            if what == FLAGS:
+                trace.record(step.generated, MODEL, "sinks", flags[:rows], layer)
 
 
 def look_of(trace: Recorder | None, step: Step) -> Look | None:

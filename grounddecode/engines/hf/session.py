@@ -83,8 +83,8 @@ class Session:
 
     @property
     def acts(self) -> bool:
-        """Whether there is anything to do: neutral methods leave the model alone."""
-        return bool(self.methods or self.parts)
+        """Whether there is anything to do: neutral methods leave the model alone, unless a trace wants to see it."""
+        return bool(self.methods or self.parts or (self.trace is not None and self.trace.want))
 
     @property
     def watch(self) -> TowerWatch | None:  # of the vision tower, if a method asks for it
@@ -271,6 +271,8 @@ class Session:
             step.sequence.is_plain and not self._sees_plain
         ):  # a prompt without an image is answered as rows without one in a batch are
             return original(kwargs)
+        if self.binding.trace is not None and "image_mass" in self.binding.trace.want:
+            step.masses = {}
         self.binding.step = step
         try:
             forward = original

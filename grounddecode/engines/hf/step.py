@@ -39,6 +39,7 @@ class Step:
     record: bool = False
     newest_only: int | None = None  # a layer behind which only the newest token is read
     second_logits: Tensor | None = None
+    masses: dict[int, Tensor] | None = None  # layer -> (rows,) image mass of the newest query, where it is wanted
     shown: bool = False  # a trace has seen the logits of this step
     capture: Capture | None = None  # records the last row for gradients
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)

@@ -287,7 +287,7 @@ class Streams:
 
     def _enlarge(self) -> None:
         """Every tensor of the cache at its new size."""
-        rows, room = self._rows, self._room
+        rows, room, device = self._rows, self._room, self.worker.requests.image.device
         for cached in (self._keys, self._values):
             for name, old in cached.items():
                 cached[name] = old.new_zeros(rows, old.shape[1], room, old.shape[3])
@@ -295,7 +295,6 @@ class Streams:
         for key, old in self._flags.items():
             self._flags[key] = old.new_zeros(rows, room)
             self._flags[key][: old.shape[0], : old.shape[1]] = old
-        before = self._unseen
-        self._unseen = torch.zeros(rows, room, dtype=torch.bool, device=self.worker.requests.image.device)
+        before, self._unseen = self._unseen, torch.zeros(rows, room, dtype=torch.bool, device=device)
         if before is not None:
             self._unseen[: before.shape[0], : before.shape[1]] = before

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grounddecode import PAINT, SGRS, AvisC, LocoRE, Trace, ground
+from grounddecode import PAINT, SGRS, VAR, AvisC, LocoRE, Trace, ground
+from grounddecode.engines.hf.attention import attend
 from tests import zoo
 from tests.engines.hf.test_families import SecondStreamAlone, generate
 
@@ -111,6 +112,7 @@ def test_nothing_large_is_recorded_or_computed_unless_it_is_wanted(monkeypatch: 
     sorted_logits: list[int] = []
     real = torch.Tensor.topk
     monkeypatch.setattr(torch.Tensor, "topk", lambda *args, **kwargs: sorted_logits.append(1) or real(*args, **kwargs))
+    monkeypatch.setattr(attend, "_image_mass", lambda *_: pytest.fail("nobody asked for the image mass"))
     for trace in (None, Trace()):
         with ground(model, AvisC(alpha=1.0), trace=trace):
             generate(model, inputs, max_new_tokens=2)
@@ -124,3 +126,39 @@ def test_nothing_large_is_recorded_or_computed_unless_it_is_wanted(monkeypatch: 
 def test_what_a_trace_has_not_is_refused() -> None:
     with pytest.raises(ValueError, match="asked for attention, it has"):
         Trace(want={"attention"})
+
+
+@pytest.mark.parametrize("methods", [[], [AvisC(alpha=1.0)], [SGRS(alpha=0.9)]], ids=repr)
+def test_image_mass_is_that_of_the_attention_weights(methods) -> None:
+    """Against transformers' own eager weights over the finished answer."""
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    trace = Trace(want={"image_mass", "tokens"})
+    with ground(model, methods, trace=trace):
+        output = model.generate(**inputs, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False)
+    steps, prompt = trace.steps(), inputs["input_ids"].shape[1]
+    assert [step.tokens.tolist() for step in steps] == output[:, prompt - 1 : -1].T.tolist()
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, STEPS), value=1)
+    model.set_attn_implementation("eager")
+    try:
+        whole = model(**inputs | {"input_ids": output, "attention_mask": mask}, output_attentions=True, use_cache=False)
+    finally:
+        model.set_attn_implementation("sdpa")
+    image = output == model.config.image_token_id
+    for step in steps:
+        assert sorted(step.image_mass) == list(range(len(whole.attentions)))
+        for layer, weights in enumerate(whole.attentions):
+            mass = (weights[:, :, prompt - 1 + step.step].mean(1) * image).sum(-1)
+            torch.testing.assert_close(step.image_mass[layer], mass, rtol=1e-3, atol=1e-5)
+
+
+def test_sinks_are_those_that_the_method_flagged() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    trace = Trace(want={"sinks"})
+    method = VAR(sink_dims=(0, 1, 2), tau=1.5)
+    with ground(model, method, trace=trace):
+        generate(model, inputs, max_new_tokens=2)
+    first, second = trace.steps()
+    hidden = model(**inputs, output_hidden_states=True).hidden_states
+    assert first.sinks[0].any()
+    assert first.sinks[0].tolist() == method.flag_tokens(hidden[0], 0).tolist()  # nothing is edited before layer 0
+    assert second.sinks[0].shape[1] == first.sinks[0].shape[1] + 1

@@ -164,7 +164,7 @@ class SecondStream(Part):
                 f"{self.method.name}: the prompt was not read in this session, start from the whole prompt"
             )
         rows = step.sequence.rows
-        binding.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
+        binding.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length, masses=step.masses)
         try:
             with kept_offsets(self._models(), doubled=True), SamePlaces(binding.decoder.stack, rows, step.length):
                 output = forward(self._doubled(reading, kwargs, rows, step.past, step.length))
