@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 OUT ?= out/demo
 SERVE_PORT ?= 8000
 WORKERS ?= 2
-SMOKE ?= tests/contract tests/engines tests/lab tests/test_calibration.py
+SMOKE ?= tests/contract tests/engines tests/lab tests/core/test_calibration.py
 
 # How much the demo does: 200 captions and 600 questions a method; sample+cut is a control that comparisons need. In one
 # thread: a model this small only waits for a second one (same answers, a fifth of the processor time on a busy machine).

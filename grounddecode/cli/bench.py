@@ -17,6 +17,7 @@ from grounddecode.registry import listed
 
 OUT_HELP = "Run folder. The same command continues a stopped run; more methods or a larger --limit extend one."
 METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."
+BENCHMARKS_HELP = "Comma-separated: pope, chair, amber, mme."
 DATA_HELP = "Folder of the benchmarks' data; default: the lab's drawn scenes."
 ERRORS_HELP = "Leave with 0 though samples failed, or the model refused a method."
 SHARD_HELP = "i/n: every n-th picture only. Put the parts together with `merge`."
@@ -24,6 +25,8 @@ SPLIT_HELP = "Of the lab's scenes: evaluation, or calibration to choose settings
 FLAVOUR_HELP = "Whose rule reads captions; default: that of published tables where its data are, else pattern."
 SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
 UNFINISHED_HELP = "Score CHAIR captions that were cut without the sentence that the cut left unfinished."
+LONGEST_HELP = "Longest caption, in tokens."
+KEEP_HELP = "Write the metrics to this file too, as committed results are kept."
 RECIPE_HELP = "YAML file that says what the other options do not."
 
 
@@ -64,9 +67,7 @@ def bench(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)],
     methods: Annotated[str, typer.Option("--methods", help=METHODS_HELP)] = "greedy",
-    benchmarks: Annotated[
-        str, typer.Option("--benchmarks", help="Comma-separated: pope, chair, amber, mme.")
-    ] = "pope,chair",
+    benchmarks: Annotated[str, typer.Option("--benchmarks", help=BENCHMARKS_HELP)] = "pope,chair",
     recipe: Annotated[
         Path | None, typer.Option("--recipe", is_eager=True, callback=_read_recipe, help=RECIPE_HELP)
     ] = None,
@@ -76,9 +77,7 @@ def bench(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples of each split at most.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples answered together.")] = 8,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, help="Longest caption, in tokens.")
-    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help=LONGEST_HELP)] = None,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help=SHARD_HELP)] = None,
     pope_rule: Annotated[str, typer.Option("--pope-rule", help="Whose rule reads yes and no.")] = "official",
     chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help=FLAVOUR_HELP)] = None,
@@ -91,6 +90,7 @@ def bench(
     others: Others = None,
     trust: Trust = False,
     max_pixels: MaxPixels = None,
+    keep: Annotated[Path | None, typer.Option("--keep", metavar="FILE", help=KEEP_HELP)] = None,
     allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
@@ -119,6 +119,8 @@ def bench(
     )
     with results_only(), resumable(out), Meter.shown("bench") as meter:
         metrics = answer(asked, out, progress=meter.answers)
+    if keep is not None:
+        _keep(metrics, keep)
     _show(metrics, out, as_json, allow_errors)
 
 
@@ -152,6 +154,13 @@ def compare(
     else:
         shown = comparison.text(width()) if form is Form.text else getattr(comparison, form)()
         write_line(shown.rstrip("\n"))
+
+
+def _keep(metrics: dict[str, Any], file: Path) -> None:
+    from grounddecode.evaluate.json_lines import write_json as write_to
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_to(file, metrics)
 
 
 def _show(metrics: dict[str, Any], out: Path, as_json: bool, allow_errors: bool) -> None:

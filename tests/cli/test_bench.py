@@ -56,6 +56,15 @@ def test_the_same_command_again_answers_nothing_anew(run: Path, capfd: pytest.Ca
     assert out.endswith(f"run folder: {run}\n")
 
 
+def test_metrics_are_kept_where_one_says(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", *SMALL, "--methods", "greedy,avc", "--out", str(run), "--json", "--keep"]
+    kept = tmp_path / "deep" / "kept.json"
+    assert main([*command, str(kept)]) == 0
+    assert json.loads(kept.read_text()) == json.loads(capfd.readouterr().out)
+    assert main([*command, str(tmp_path)]) == 2  # a folder; the run folder has the metrics all the same
+    assert str(tmp_path) in capfd.readouterr().err
+
+
 def test_other_settings_are_refused(grounddecode: Run, run: Path) -> None:
     assert_sentence(grounddecode("bench", *SMALL, "--seed", "7", "--out", run), "seed", "--out")
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from grounddecode import registry
-from tests.engines.cases import EVERY_CASE
+from tests.oracle.cases import EVERY_CASE
 
 NAMES = registry.names()
 METHODS = [registry.create(name) for name in NAMES] + [method for case in EVERY_CASE for method in case.methods]

@@ -14,8 +14,8 @@ from transformers import LogitsProcessor
 from grounddecode import ground, registry
 from grounddecode.method import Method
 from tests import zoo
-from tests.engines.cases import EVERY_CASE, Case
-from tests.footprint import footprint
+from tests.engines.hf.footprint import footprint
+from tests.oracle.cases import EVERY_CASE, Case
 
 STEPS = 5
 TOLERANCE = 5e-6

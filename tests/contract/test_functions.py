@@ -13,7 +13,7 @@ from torch import Tensor
 from grounddecode import registry
 from grounddecode.method import Method, Needs
 from grounddecode.view import Candidates, Phase, StepView, VisionView
-from tests.engines.cases import EVERY_CASE
+from tests.oracle.cases import EVERY_CASE
 
 # all sizes differ, so that the dimension of the rows is known by its size
 ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7, 8, 9, 13

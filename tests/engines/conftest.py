@@ -1,18 +1,11 @@
-"""Tiny models run fastest on one thread; families that the installed transformers cannot run are skipped.
-
-And a server of the tests' own, with engine openai before it.
-"""
+"""Tiny models run fastest on one thread; families that the installed transformers cannot run are skipped."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from grounddecode.engines.openai.engine import OpenAIEngine
 from tests import zoo
-from tests.engines.openai.fake import Fake
 
 torch.set_num_threads(1)
 
@@ -24,17 +17,3 @@ def _runs_without_methods(request: pytest.FixtureRequest) -> None:
     reason = zoo.broken(name) if runs else None
     if reason is not None:
         pytest.skip(reason)
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    server = Fake()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def engine(fake: Fake) -> Iterator[OpenAIEngine]:
-    opened = OpenAIEngine(fake.url + "#m", backoff=0.01, retries=3)
-    yield opened
-    opened.close()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from grounddecode import AvisC
-from tests.views import step_view
+from tests.core.views import step_view
 
 
 def masses(*values):

@@ -7,7 +7,7 @@ import torch
 
 from grounddecode.calibration import Calibration
 from grounddecode.methods.heads import HeadModulation
-from tests.views import step_view
+from tests.core.views import step_view
 
 # keys 1 and 2 are the image; image masses of the heads .5, .2, .2, .8
 WEIGHTS = [[0.25, 0.25, 0.25, 0.25], [0.6, 0.1, 0.1, 0.2], [0.4, 0.2, 0.0, 0.4], [0.1, 0.4, 0.4, 0.1]]

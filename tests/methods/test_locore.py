@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grounddecode import LocoRE
-from tests.views import step_view
+from tests.core.views import step_view
 
 
 def weights(method, scores, step):

@@ -10,7 +10,7 @@ from grounddecode.maths import outliers, rank_among
 from grounddecode.method import Needs
 from grounddecode.methods.paint import PAINT
 from grounddecode.view import VisionView
-from tests.views import step_view
+from tests.core.views import step_view
 
 
 def vision(first, last, received=None, keys=8, start=1):

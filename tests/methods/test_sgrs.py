@@ -9,7 +9,7 @@ from grounddecode.coherence import NOT_THERE, coherence, target_layers
 from grounddecode.methods.sgrs import SGRS
 from grounddecode.reads import Reads
 from grounddecode.view import Candidates
-from tests.views import step_view
+from tests.core.views import step_view
 
 NAN = math.nan
 

@@ -7,7 +7,7 @@ import torch
 
 from grounddecode.calibration import Calibration
 from grounddecode.methods.var import VAR
-from tests.views import step_view
+from tests.core.views import step_view
 
 # keys: 0 text sink, 1 image sink, 2 and 3 image, 4 text
 ROW = [0.4, 0.2, 0.1, 0.2, 0.1]

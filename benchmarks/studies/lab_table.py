@@ -1,0 +1,220 @@
+"""The table of methods on the lab: four checkpoints, every method, its controls, paired intervals, costs.
+
+    python -m benchmarks.studies.lab_table run seed0 seed1 seed2 clean  # recipes/lab_methods.yaml to out/lab/NAME
+    python -m benchmarks.studies.lab_table write                        # results/lab/methods.json and methods.md
+
+Every registered method and documented pair is in the table: with its numbers, or with the sentence that refuses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.studies.lab_page import page
+from benchmarks.studies.lab_tuning import RESULT as TUNING
+from grounddecode import registry
+from grounddecode.calibration import FILE, Calibration
+from grounddecode.engines.base import Decoding, Engine, Request, open_engine
+from grounddecode.evaluate.folder.store import RunFolder
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.run.runner import run
+from grounddecode.evaluate.scoring import chair
+from grounddecode.lab import CHECKPOINTS, checkpoint
+from grounddecode.lab.world import scenes
+from grounddecode.registry import GREEDY, plan
+
+HERE = Path(__file__).parents[1]
+RECIPE, RESULTS = HERE / "recipes" / "lab_methods.yaml", HERE / "results" / "lab"
+PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the papers or our README speak of
+CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
+POPE = ("accuracy", "f1", "yes_ratio")
+SPLITS = ("random", "popular", "adversarial")
+REFUSED = "refused.json"
+PROMPT = "Describe this image in detail."
+
+
+def forced(name: str) -> list[str]:
+    """VAR put onto the dimensions that the calibration of a checkpoint found, but does not call sinks."""
+    dims = Calibration.load(checkpoint(name) / FILE).sink_dims
+    return [f"var:sink_dims={';'.join(map(str, dims))}"] if dims else []
+
+
+def refusals(engine: Engine, answered: Iterable[str]) -> dict[str, str]:
+    """What the engine says to the registered methods and documented pairs that no plan of a run consists of.
+
+    Raises:
+        RuntimeError: one that it does not refuse.
+    """
+    known = {tuple(method.name for method in plan(spec).methods) for spec in answered}
+    said: dict[str, str] = {}
+    for spec in (*registry.names(), *PAIRS):
+        methods = plan(spec).methods
+        if tuple(method.name for method in methods) in known:
+            continue
+        request = Request(sample_id=spec, prompt=PROMPT, images=(scenes("calibration", 1)[0].image,))
+        try:
+            engine.generate([request], Decoding(max_new_tokens=2), methods)
+        except ValueError as error:
+            said[spec] = str(error)
+        else:
+            raise RuntimeError(f"{spec} is not refused, but no plan of the run has it: put it into {RECIPE.name}")
+    return said
+
+
+def measure(name: str, out: Path) -> None:
+    """The run folder of one checkpoint, and beside its answers what was refused."""
+    model = f"lab:{name}"
+    engine = open_engine("hf", model)
+    plans = read(RECIPE).methods
+    said = refusals(engine, plans)
+    run(
+        RECIPE,
+        out,
+        lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr),
+        model=model,
+        methods=(*plans, *forced(name)),
+        opened=engine,
+    )
+    (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+def compact(folder: Path) -> dict[str, Any]:
+    """The numbers of a run that the table shows, each with what it is compared with."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    made = metrics["run"]
+    records = [record for record in RunFolder(folder).records() if record["status"] == "ok"]
+    batches = timings(records)
+    told = [record for record in records if record["method"] == GREEDY and record["benchmark"] == "chair"]
+    texts, rows = {record["sample_id"]: record["response"] for record in told}, {}
+    for spec, found in metrics["results"].items():
+        captions = [record for record in records if record["method"] == spec and record["benchmark"] == "chair"]
+        rows[spec] = {
+            "chair": {key: number(found["chair"], key) for key in CHAIR},
+            "pope": {split: {key: number(found["pope"][split], key) for key in POPE} for split in SPLITS},
+            "speed": {part: speed(batches[part], spec) for part in batches},
+            "peak_mib": round(found["cost"]["peak_memory_mib"] or 0) or None,
+            "trace": trace(captions),
+            "by_mention": by_mention(captions),
+            "same_as_greedy": sum(texts.get(record["sample_id"]) == record["response"] for record in captions),
+        }
+    greedy = metrics["results"][GREEDY]
+    return {
+        "model": made["settings"]["model"],
+        "n": {"captions": greedy["chair"]["n"], **{split: greedy["pope"][split]["n"] for split in SPLITS}},
+        "n_failed": made["n_failed"],
+        "settings": {key: made["settings"][key] for key in ("limit", "batch_size", "seed", "weights", "questions")},
+        **{key: made[key] for key in ("versions", "commit", "hardware")},
+        "methods": rows,
+        "refused": json.loads((folder / REFUSED).read_text(encoding="utf-8")),
+    }
+
+
+def number(block: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A number and, each as difference, low, high: from greedy, from the length-matched control, from sample+cut.
+
+    The number's own interval stands where it is compared with nothing (greedy); `control` is the control's number.
+    """
+    told: dict[str, Any] = {"value": rounded(block[key])}
+    if "vs_greedy" not in block:
+        told["ci"] = [rounded(bound) for bound in block["ci"][key]]
+    if "control" in block:
+        told["control"] = rounded(block["control"][key])
+    for against in ("vs_greedy", "vs_control", "vs_sample_cut"):
+        found = block.get(against, {}).get(key)
+        if found:
+            told[against] = [rounded(value) for value in (found["difference"], *found["ci"])]
+            told[f"{against}_verdict"] = found["verdict"]
+    return told
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def timings(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Tokens a second of every batch: by benchmark, plan, and the batch's first sample.
+
+    A batch is what was answered together: neighbours among a plan's records that share one batch's time.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    batches: dict[tuple[str, str], list[list[Mapping[str, Any]]]] = defaultdict(list)
+    for record in records:
+        if "same_as" in record:
+            continue
+        told = batches[record["benchmark"], record["method"]]
+        if told and told[-1][0]["seconds"] == record["seconds"]:
+            told[-1].append(record)
+        else:
+            told.append([record])
+    for (benchmark, spec), groups in batches.items():
+        for group in groups:
+            seconds, tokens = sum(r["seconds"] for r in group), sum(r["n_tokens"] for r in group)
+            found[benchmark][spec][group[0]["sample_id"]] = tokens / seconds
+    return found
+
+
+def speed(batches: Mapping[str, Mapping[str, float]], spec: str) -> dict[str, float]:
+    """Median tokens a second, and the median over batches of its ratio to greedy's in the same batch."""
+    own, base = batches[spec], batches[GREEDY]
+    ratios = [rate / base[first] for first, rate in own.items() if first in base]
+    return {
+        "tokens_per_second": round(statistics.median(own.values()), 1),
+        "ratio": round(statistics.median(ratios), 3),
+    }
+
+
+def trace(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over captions of what the methods noted while they worked."""
+    values = defaultdict(list)
+    for record in records:
+        for name, value in record["trace"].items():
+            values[name].append(value)
+    return {name: round(statistics.fmean(found), 4) for name, found in values.items()}
+
+
+def by_mention(captions: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """Invented and all mentions at the first, second, ... place of a caption."""
+    places: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for record in captions:
+        for place, mention in enumerate(chair.mentions(record["response"])):
+            places[place][0] += mention[1] not in record["truth"]
+            places[place][1] += 1
+    return [places[place] for place in sorted(places)]
+
+
+def write(folder: Path) -> None:
+    tuning = json.loads(TUNING.read_text(encoding="utf-8"))
+    runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
+    if not runs:
+        raise SystemExit(
+            f"{folder} holds no finished run: python -m benchmarks.studies.lab_table run {' '.join(CHECKPOINTS)}"
+        )
+    tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
+    command = "python -m benchmarks.studies.lab_table run " + " ".join(runs)
+    table = {"command": command, "tuned": tuned, "checkpoints": runs}
+    (RESULTS / "methods.json").write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
+    (RESULTS / "methods.md").write_text(page(table), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "write"))
+    parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
+    parser.add_argument("--out", type=Path, default=Path("out/lab"), help="where the run folders are")
+    args = parser.parse_args()
+    if args.what == "run":
+        for name in args.names:
+            measure(name, args.out / name)
+    else:
+        write(args.out)
+
+
+if __name__ == "__main__":
+    main()

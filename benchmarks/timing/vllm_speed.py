@@ -1,0 +1,261 @@
+"""Time of a decode step on vLLM with methods, as ratios to steps without any in the same engine.
+
+    python -m benchmarks.timing.vllm_speed --out benchmarks/results/vllm_speed.json
+
+Runs where vLLM is installed, on CPU, in one process: bursts of the same requests without and with methods alternate,
+and each pair gives one ratio of their median steps; told are the median and a 95 % interval by bootstrap over pairs.
+"Without" is always an engine that was started for nothing.
+Time is that of the engine's thread, so that other work on the machine counts as little as it can. "idle" compares the
+engine with the plug-in's classes against vLLM's own, swapped in place, while no request uses a method. "hf" is engine
+hf with the same requests as one batch, a token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.update(
+    {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+    }
+)  # fmt: skip
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+SINKS = "sink_dims=3;11,tau=1.5,rho=0.2"
+TEXT = "Describe this image in detail."
+ROWS = (
+    ("idle", 8, ("idle",)),
+    ("locore, all layers, all rows", 8, ("locore",)),
+    ("heads, all layers, all rows", 8, ("heads",)),
+    ("var with its observer, all rows", 8, (f"var:{SINKS}",)),
+    ("locore", 1, ("locore",)),
+    ("avc", 8, ("avc",)),
+    ("sgrs", 1, ("sgrs:layers=2;3",)),
+    ("64 requests, one of them avc", 64, ("avc", *[""] * 63)),
+    ("64 requests, a quarter mitigated", 64, ("locore", "", "heads", *[""] * 5)),
+)  # fmt: skip
+
+
+ENGINES: list = []  # one that is let go takes the process's groups with it
+
+
+def random_checkpoint(folder: Path) -> Path:
+    """A LLaVA of 4 layers, hidden 512, 8 query and 4 key-value heads, 576 image tokens, with the lab's vocabulary."""
+    import torch
+    from transformers import AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    from grounddecode import lab
+    from grounddecode.lab.model import save
+
+    torch.manual_seed(0)
+    processor = AutoProcessor.from_pretrained(lab.checkpoint("seed0"))
+    processor.patch_size, processor.vision_feature_select_strategy = 14, "default"
+    processor.image_processor.size = {"shortest_edge": 336}
+    processor.image_processor.crop_size = {"height": 336, "width": 336}
+    vision = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14
+    )
+    text = LlamaConfig(
+        hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4,
+        vocab_size=116, max_position_embeddings=2048, bos_token_id=2, eos_token_id=3, pad_token_id=1,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=4, image_seq_length=576, vision_feature_layer=-2
+    )
+    save(LlavaForConditionalGeneration(config), folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def open_engine(model: Path, *watched: str):
+    from vllm import LLM
+
+    settings = {"for": list(watched)}
+    return LLM(
+        str(model), dtype="float32", max_model_len=1024, block_size=32, max_num_seqs=64, max_num_batched_tokens=16384,
+        enforce_eager=True, generation_config="vllm", seed=0, logits_processors=["logits_processors.vllm:GroundDecode"],
+        additional_config={"grounddecode": settings}, disable_log_stats=True,
+    )  # fmt: skip
+
+
+class Bursts:
+    """Runs bursts of requests on an engine and times their decode steps."""
+
+    def __init__(self, llm, model: Path, tokens: int) -> None:
+        from transformers import AutoProcessor
+
+        from grounddecode.lab.world import scenes
+
+        self.engine, self.tokens, self.count = llm.llm_engine, tokens, 0
+        processor = AutoProcessor.from_pretrained(model)
+        content = [{"type": "image"}, {"type": "text", "text": TEXT}]
+        self.prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        self.images = [scene.image for scene in scenes("evaluation", 8)]
+
+    def run(self, specs: list[str]) -> float:
+        """Median seconds of a decode step of these requests together."""
+        from vllm import SamplingParams
+
+        for i, spec in enumerate(specs):
+            self.count += 1
+            params = SamplingParams(
+                temperature=0, max_tokens=self.tokens + 4, ignore_eos=True,
+                extra_args={"grounddecode": spec} if spec else {"grounddecode": "none"},
+            )  # fmt: skip
+            prompt = {"prompt": self.prompt, "multi_modal_data": {"image": self.images[i % 8]}}
+            self.engine.add_request(str(self.count), prompt, params)
+        begun: set[str] = set()
+        while len(begun) < len(specs):
+            begun |= {out.request_id for out in self.engine.step() if out.outputs and out.outputs[0].token_ids}
+        times = []
+        for _ in range(self.tokens):
+            begin = time.thread_time()
+            self.engine.step()
+            times.append(time.thread_time() - begin)
+        while self.engine.has_unfinished_requests():
+            self.engine.step()
+        return statistics.median(times)
+
+
+def swapped(plain: bool) -> None:
+    """Put vLLM's own classes in the plug-in's place, or take them back."""
+    from grounddecode.engines.vllm import backend
+
+    made = backend.Grounded_CPU_ATTN
+    for owner, name in ((made.get_impl_cls(), "forward"), (made.get_builder_cls(), "build")):
+        if plain:
+            setattr(owner, name, getattr(owner.__mro__[2], name))
+        elif name in vars(owner):
+            delattr(owner, name)
+
+
+def pairs(
+    bursts: Bursts, other: Bursts, batch: int, specs: tuple[str, ...], count: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Seconds a step without and with, and their ratios, pair by pair."""
+    with_, without, ratios = [], [], []
+    for i in range(count + 1):
+        order = [False, True] if i % 2 else [True, False]
+        took = {}
+        for mitigated in order:
+            if specs == ("idle",):
+                swapped(plain=not mitigated)
+                took[mitigated] = bursts.run([""] * batch)
+                swapped(plain=False)
+            else:
+                wanted = [specs[j % len(specs)] if mitigated else "" for j in range(batch)]
+                took[mitigated] = (bursts if mitigated else other).run(wanted)
+        if i:  # the first warms up
+            without.append(took[False])
+            with_.append(took[True])
+            ratios.append(took[True] / took[False])
+    return without, with_, ratios
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95 % of the medians of resamples."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
+    return medians[50], medians[1949]
+
+
+def by_hf(model: Path, batch: int, tokens: int) -> float:
+    """Seconds a token of engine hf's plain `generate` with the same requests as one batch, prompt included."""
+    from grounddecode.engines.base import Decoding, Request
+    from grounddecode.engines.hf.engine import HFEngine
+    from grounddecode.lab.world import scenes
+
+    engine = HFEngine(str(model), device="cpu", dtype="float32")
+    engine.model.generation_config.eos_token_id = None
+    images = [scene.image for scene in scenes("evaluation", 8)]
+    requests = [Request(sample_id=str(i), prompt=TEXT, images=(images[i % 8],)) for i in range(batch)]
+    times = []
+    for _ in range(3):
+        begin = time.thread_time()
+        engine.generate(requests, Decoding(max_new_tokens=tokens))
+        times.append((time.thread_time() - begin) / tokens)
+    return statistics.median(times)
+
+
+def measure(name: str, model: Path, args: argparse.Namespace) -> list[dict]:
+    found = []
+    started = {"": (), "var": (f"var:{SINKS}",), "sgrs": ("sgrs:layers=2;3",)}
+    bursts = {}
+    for kind, watched in started.items():
+        ENGINES.append(open_engine(model, *watched))
+        bursts[kind] = Bursts(ENGINES[-1], model, args.tokens)
+    for title, batch, specs in ROWS:
+        kind = next((k for k in started if k and any(s.startswith(k) for s in specs)), "")
+        count = max(4, args.pairs // 4) if batch == 64 else args.pairs
+        without, with_, ratios = pairs(bursts[kind], bursts[""], batch, specs, count)
+        low, high = interval(ratios)
+        found.append(
+                {
+                    "model": name, "what": title, "batch": batch, "pairs": count, "ratio": statistics.median(ratios),
+                    "low": low, "high": high, "plain_ms": 1e3 * statistics.median(without),
+                    "ms": 1e3 * statistics.median(with_),
+                }
+            )  # fmt: skip
+        print(found[-1], flush=True)
+    return found
+
+
+def table(rows: list[dict], hf: list[dict], about: str) -> str:
+    lines = [
+        about,
+        "",
+        "| model | batch | what | decode step | interval | without | pairs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['model']} | {r['batch']} | {r['what']} | {r['ratio']:.2f}x | [{r['low']:.2f}, {r['high']:.2f}] | "
+        f"{r['plain_ms']:.1f} ms | {r['pairs']} |"
+        for r in rows
+    ]
+    lines += ["", "| model | batch | engine hf, a token (prompt included) |", "|---|---|---|"]
+    lines += [f"| {r['model']} | {r['batch']} | {r['ms']:.1f} ms |" for r in hf]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=24, help="decode steps of a burst")
+    parser.add_argument("--models", default="lab,random-4x512")
+    args = parser.parse_args()
+    import torch
+    import transformers
+    import vllm
+
+    from grounddecode import lab
+
+    torch.set_num_threads(1)
+    rows, hf = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.models.split(","):
+            model = lab.checkpoint("seed0") if name == "lab" else random_checkpoint(Path(folder))
+            rows += measure(name, Path(model), args)
+            hf.append({"model": name, "batch": 64, "ms": 1e3 * by_hf(Path(model), 64, args.tokens)})
+    about = (
+        f"`python -m benchmarks.timing.vllm_speed --pairs {args.pairs} --tokens {args.tokens} --out {args.out}`: CPU, "
+        f"one thread, runner V1, eager, float32, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"vLLM {vllm.__version__}. Time of the engine's thread; ratio of the steps with and without, median over pairs."
+    )
+    told = {"about": about, "machine": platform.machine(), "rows": rows, "hf": hf}
+    args.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    args.out.with_suffix(".md").write_text(table(rows, hf, about), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The lab's table: the rule of the tuning, the reading of run folders, and that the committed files agree."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from benchmarks.studies import lab_page, lab_table, lab_tuning
+from grounddecode import registry
+from grounddecode.engines.base import Response
+from grounddecode.evaluate.run.recipe import read
+from grounddecode.registry import plan
+
+
+def graded(chair_i: float, recall: float, adversarial: float) -> dict[str, float]:
+    return {"chair_i": chair_i, "recall": recall, "pope_adversarial": adversarial}
+
+
+GREEDY = graded(0.15, 0.88, 0.80)
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (graded(0.14, 0.8701, 0.7951), True),
+        (graded(0.14, 0.8699, 0.80), False),  # a recall more than a point lower
+        (graded(0.14, 0.88, 0.7949), False),  # an accuracy more than half a point lower
+        (graded(0.15, 0.90, 0.90), False),  # no better than greedy
+        (graded(0.1499, 0.88, 0.80), True),
+    ],
+)
+def test_a_setting_is_chosen_only_where_it_costs_little(found, kept):
+    chosen = lab_tuning.choose({"greedy": GREEDY, "locore:beta=0.3": found})
+    assert chosen == {"locore": "locore:beta=0.3" if kept else None}
+
+
+def test_each_method_gets_its_best_setting():
+    rows = {
+        "avc:alpha=0.5": graded(0.13, 0.88, 0.80),
+        "greedy": GREEDY,
+        "avc:alpha=1.0": graded(0.12, 0.88, 0.80),
+        "avc:alpha=2.0": graded(0.05, 0.60, 0.80),
+        "heads:alpha=4.0": graded(0.16, 0.95, 0.90),
+    }
+    assert lab_tuning.choose(rows) == {"avc": "avc:alpha=1.0", "heads": None}
+
+
+def answer(method: str, sample: str, seconds: float, tokens: int, **more: object) -> dict[str, object]:
+    named = {"benchmark": "chair", "method": method, "sample_id": sample}
+    return {**named, "seconds": seconds, "n_tokens": tokens, **more}
+
+
+def test_speed_is_the_median_over_batches_of_the_ratio_to_the_same_batch():
+    records = [
+        answer("greedy", "a", 1.0, 10), answer("greedy", "b", 1.0, 30),  # 20 tokens a second
+        answer("locore", "a", 2.0, 20), answer("locore", "b", 2.0, 20),  # 10: half
+        answer("greedy", "c", 1.5, 30), answer("greedy", "d", 0.0, 0, same_as="c"),  # 20
+        answer("locore", "c", 60.0, 30),  # 0.5: the machine stood still
+        answer("greedy", "e", 0.5, 5), answer("locore", "e", 1.25, 10),  # 10 and 8
+    ]  # fmt: skip
+    batches = lab_table.timings(records)["chair"]
+    assert batches["greedy"] == {"a": 20.0, "c": 20.0, "e": 10.0}
+    assert batches["locore"] == {"a": 10.0, "c": 0.5, "e": 8.0}
+    assert lab_table.speed(batches, "locore") == {"tokens_per_second": 8.0, "ratio": 0.5}
+
+
+def test_the_trace_is_averaged_over_captions():
+    records = [{"trace": {"sgrs.rejected": 0.25}}, {"trace": {"sgrs.rejected": 0.5, "sgrs.draws": 2.0}}]
+    assert lab_table.trace(records) == {"sgrs.rejected": 0.375, "sgrs.draws": 2.0}
+
+
+def test_mentions_are_counted_by_their_place_in_the_caption():
+    captions = [
+        {"response": "A dog beside a cat, and a dog.", "truth": ["dog"]},
+        {"response": "A kite.", "truth": ["dog"]},
+        {"response": "Nothing.", "truth": ["dog"]},
+    ]
+    assert lab_table.by_mention(captions) == [[1, 2], [1, 1], [0, 1]]
+
+
+class Picky:
+    """An engine that refuses some methods."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = refused
+
+    def generate(self, requests, decoding, methods):
+        for method in methods:
+            if method.name in self.refused:
+                raise ValueError(f"{method.name}: not on this model")
+        return [Response(sample_id=request.sample_id, text="", n_tokens=1, seconds=1.0) for request in requests]
+
+
+def test_what_is_refused_is_said_in_the_engines_words():
+    said = lab_table.refusals(
+        Picky("var"), [name for name in registry.names() if name != "var"] + ["locore+sgrs", "locore+avc"]
+    )
+    assert said == dict.fromkeys(("var", "var+avc", "var+locore+sgrs"), "var: not on this model")
+
+
+def test_a_method_cannot_be_missing_without_being_refused():
+    with pytest.raises(RuntimeError, match="heads is not refused, but no plan of the run has it"):
+        lab_table.refusals(Picky("var"), ["locore", "avc", "sgrs", "paint"])
+
+
+def test_a_number_is_kept_with_all_that_it_is_compared_with():
+    against = {"chair_i": {"difference": -0.01234, "ci": [-0.02, -0.00456], "verdict": "better"}}
+    block = {"chair_i": 0.12345, "ci": {"chair_i": [0.1, 0.2]}, "vs_greedy": against, "vs_control": against}
+    block["control"] = {"chair_i": 0.14}
+    told = lab_table.number(block, "chair_i")
+    assert told["value"] == 0.1235
+    assert told["control"] == 0.14
+    assert told["vs_control"] == told["vs_greedy"] == [-0.0123, -0.02, -0.0046]
+    assert lab_page.difference(told, "vs_greedy", "chair_i") == "**-1.2 [-2.0, -0.5]**"
+    level = {"vs_greedy": [0.001, -0.001, 0.003]}
+    assert lab_page.difference(level, "vs_greedy", "chair_i") == "+0.1 [-0.1, +0.3]"
+    assert lab_table.number({"chair_i": 0.1, "ci": {"chair_i": [0.05, 0.2]}}, "chair_i")["ci"] == [0.05, 0.2]
+
+
+def test_ranks_are_compared_as_spearman_does():
+    assert lab_page.spearman([1, 5, 9], [0.1, 0.2, 7.0]) == pytest.approx(1.0)
+    assert lab_page.spearman([1, 5, 9], [3, 2, 1]) == pytest.approx(-1.0)
+    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: covariance 4.5, sums of squares 4.5 and 5.
+    assert lab_page.spearman([1, 2, 2, 8], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+
+
+# -- what is committed -------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_tuning_follows_its_rule_and_saw_no_evaluation_scene():
+    tuning = json.loads(lab_tuning.RESULT.read_text())
+    recipe = read(lab_tuning.RECIPE)
+    assert recipe.split == tuning["settings"]["split"] == "calibration"
+    assert tuple(tuning["grid"]) == recipe.methods
+    assert lab_tuning.choose(tuning["grid"]) == tuning["chosen"]
+    assert tuning["rule"] == lab_tuning.RULE
+
+
+def test_the_recipe_has_what_was_tuned_and_the_defaults():
+    tuning, plans = json.loads(lab_tuning.RESULT.read_text()), read(lab_table.RECIPE).methods
+    tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
+    assert set(tuned.values()) <= set(plans)
+    assert set(registry.names()) - {"var"} <= set(plans)
+    for spec in plans[1:]:
+        assert lab_page.settings_of(spec, tuned)
+    with pytest.raises(ValueError, match="neither tuned nor in SETTINGS"):
+        lab_page.settings_of("locore:beta=0.77", tuned)
+
+
+def test_the_committed_page_shows_the_committed_numbers():
+    table = json.loads((lab_table.RESULTS / "methods.json").read_text())
+    assert (lab_table.RESULTS / "methods.md").read_text() == lab_page.page(table)
+    assert list(table["checkpoints"]) == ["seed0", "seed1", "seed2", "clean"]
+    for found in table["checkpoints"].values():
+        shown = {*found["methods"], *found["refused"]}
+        assert {*registry.names(), *lab_table.PAIRS} <= shown
+        assert found["n_failed"] == 0
+        for spec, why in found["refused"].items():
+            assert why.split(":")[0] in [method.name for method in plan(spec).methods]

@@ -1,0 +1,119 @@
+"""The second stream: what its prompt pass computes, and what it leaves out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from grounddecode import AvisC, ground
+from grounddecode.engines.hf.decoder import find_decoder
+from grounddecode.engines.hf.saliency.unembedding import few_rows
+from grounddecode.engines.hf.stream import newest
+from grounddecode.methods.var import VAR
+from tests import zoo
+from tests.engines.hf.test_families import TOLERANCE, difference, generate
+
+STEPS = 3
+
+
+def tokens_read(model: Any, module: nn.Module, inputs: dict[str, Tensor], methods: Any) -> list[int]:
+    """How many tokens a module was given in each forward pass of a generation."""
+    seen: list[int] = []
+    hook = module.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    try:
+        with ground(model, methods):
+            model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+    finally:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("methods", [[AvisC()], [VAR(sink_dims=(3,), tau=1.5), AvisC()]], ids=["avc", "var+avc"])
+def test_the_last_feed_forward_of_its_prompt_reads_the_newest_token_only(methods: list[Any]) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    width = inputs["input_ids"].shape[1]
+    *_, before, last = model.model.language_model.layers
+    assert tokens_read(model, last.mlp.gate_proj, inputs, methods) == [width, 1] + [1] * (STEPS - 1)
+    assert tokens_read(model, before.mlp.gate_proj, inputs, methods) == [width, width] + [1] * (STEPS - 1)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "gemma3"])
+def test_feed_forward_networks_read_its_prompt_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = zoo.model(name), zoo.family(name).batch()
+    rows, width = inputs["input_ids"].shape
+    with ground(model, [AvisC()]):
+        whole, _ = generate(model, inputs, max_new_tokens=STEPS)
+    monkeypatch.setattr(newest, "_PIECE", 13 * rows)
+    with ground(model, [AvisC()]):
+        pieces, _ = generate(model, inputs, max_new_tokens=STEPS)
+    assert difference(pieces, whole) <= TOLERANCE
+    *_, network, _ = (block.mlp for block in find_decoder(model).stack.get_submodule("layers").children())
+    assert "forward" not in vars(network)
+    main, *second = tokens_read(model, network.gate_proj, inputs, [AvisC()])
+    assert main == width
+    assert second == [13] * (width // 13) + [width % 13] * (width % 13 > 0) + [1] * (STEPS - 1)
+
+
+@pytest.mark.parametrize("given", [(torch.ones(2, 9, 4),), (torch.ones(9, 4),), (torch.ones(2, 3, 4),)])
+def test_networks_that_give_more_than_a_tensor_read_everything_at_once(given: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(newest, "_PIECE", 6)
+    layer = nn.Linear(4, 4)
+    both = newest._in_pieces(lambda x: (layer(x), x.sum()), *given)
+    assert torch.equal(both[0], layer(*given))
+    assert both[1] == given[0].sum()
+    assert torch.allclose(newest._in_pieces(layer.forward, *given), layer(*given))
+
+
+def test_the_main_prompt_is_read_in_full_layer_by_layer() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    options = {"max_new_tokens": 1, "do_sample": False, "output_hidden_states": True, "return_dict_in_generate": True}
+    plain = model.generate(**inputs, **options).hidden_states[0]
+    with ground(model, [AvisC()]):
+        found = model.generate(**inputs, **options).hidden_states[0]
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_few_rows_through_the_unembedding(rows: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head, x = nn.Linear(96, 700, bias=False, dtype=dtype), torch.randn(rows, 1, 96, dtype=dtype)
+    with torch.no_grad():
+        found, usual = few_rows(head)(head.forward, x), head(x)
+        exact = torch.einsum("rtw,vw->rtv", x.double(), head.weight.double())
+    assert found.is_contiguous()
+    assert (found.shape, found.dtype) == (usual.shape, usual.dtype)
+    assert torch.allclose(found.double(), exact, rtol=0, atol=1e-6 if dtype == torch.float32 else 2e-2)
+    turned = dtype == torch.float32 and 2 <= rows <= 4
+    assert turned or torch.equal(found, usual)
+
+
+@pytest.mark.parametrize(("methods", "turned"), [([AvisC()], True), ([VAR(sink_dims=(3,), tau=1.5)], False)])
+def test_the_unembedding_is_turned_while_a_second_stream_runs_and_never_where_it_is_wrapped(
+    methods: list[Any], turned: bool
+) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    head = model.get_output_embeddings()
+
+    def standing() -> list[Any]:
+        """What stands in the place of the head's forward in each step."""
+        seen: list[Any] = []
+        hook = head.register_forward_pre_hook(lambda *_: seen.append(vars(head).get("forward")))
+        try:
+            with ground(model, methods):
+                model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+        finally:
+            hook.remove()
+        return seen
+
+    assert all((found is not None) == turned for found in standing())
+    assert "forward" not in vars(head)
+    wrapped = head.forward
+    head.forward = wrapped
+    try:
+        assert all(found is wrapped for found in standing())
+    finally:
+        del head.forward

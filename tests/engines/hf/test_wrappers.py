@@ -1,0 +1,149 @@
+"""Models inside wrappers: PEFT, accelerate, quantised layers, a pipeline, and wrappers that nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from grounddecode import SGRS, AvisC, GroundedModel, HeadModulation, LocoRE, ground
+from grounddecode.method import Method
+from grounddecode.methods.paint import PAINT
+from grounddecode.saliency import record_saliency
+from logits_processors.hf import MethodLogitsProcessor
+from tests import zoo
+from tests.engines.hf.footprint import footprint
+from tests.engines.hf.test_families import EFFECT, TOLERANCE, difference, generate
+
+METHODS = [
+    LocoRE(beta=5.0),
+    AvisC(alpha=1.0),
+    SGRS(layers=(0, 2), alpha=1.5),
+    HeadModulation(alpha=4.0),
+    PAINT(alpha=0.9, beta=0.8, layers=(0, 4)),
+]
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+
+
+def equal_in_every_form(wrapped: Any, method: Method, expected: Any, tolerance: float = TOLERANCE) -> None:
+    inputs = zoo.family("llava").batch()
+    plain = generate(wrapped, inputs)[0]
+    with ground(wrapped, method):
+        assert difference(generate(wrapped, inputs)[0], expected) <= tolerance
+    assert difference(generate(GroundedModel(wrapped, method), inputs)[0], expected) <= tolerance
+    made = MethodLogitsProcessor(wrapped, method)
+    assert difference(generate(wrapped, inputs, logits_processor=[made])[0], expected) <= tolerance
+    assert torch.equal(generate(wrapped, inputs)[0], plain)
+    assert difference(plain, expected) > EFFECT
+
+
+def grounded(model: Any, method: Method) -> Any:
+    with ground(model, method):
+        return generate(model, zoo.family("llava").batch())[0]
+
+
+def adapted() -> Any:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    return peft.get_peft_model(zoo.fresh("llava"), config).eval()
+
+
+@each_method
+def test_an_adapted_model_answers_as_the_merged_one(method: Method) -> None:
+    expected = grounded(adapted().merge_and_unload(), method)
+    assert difference(grounded(zoo.model("llava"), method), expected) > EFFECT  # the adapter does something
+    equal_in_every_form(adapted(), method, expected, 1e-4)
+    merged = adapted()
+    merged.merge_adapter()
+    equal_in_every_form(merged, method, expected, 1e-4)
+
+
+def test_forward_and_saliency_of_an_adapted_model() -> None:
+    model, inputs = adapted(), zoo.family("llava").batch()
+    base = model.get_base_model()
+    with torch.no_grad(), ground(base, AvisC(alpha=1.0)):
+        expected = base(**inputs).logits
+    before = footprint(base)
+    with torch.no_grad(), ground(model, AvisC(alpha=1.0)):
+        assert torch.equal(model(**inputs).logits, expected)
+    assert footprint(base) == before
+    found, right = (record_saliency(m, inputs, layers=(0, 2), max_new_tokens=3, do_sample=False) for m in (model, base))
+    assert torch.equal(found.shares, right.shares)
+
+
+def test_adapters_of_learnt_tokens_are_refused() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(zoo.fresh("llava"), config)
+    with pytest.raises(ValueError, match="puts learnt tokens before the prompt"):
+        ground(model, LocoRE())
+
+
+@each_method
+@pytest.mark.parametrize("kind", ["dispatched", "offloaded", "on disk"])
+def test_accelerates_hooks(method: Method, kind: str, tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    cpu = torch.device("cpu")
+    make: dict[str, Callable[[Any], Any]] = {
+        "dispatched": lambda model: accelerate.dispatch_model(model, device_map={"": "cpu"}, force_hooks=True),
+        "offloaded": lambda model: accelerate.cpu_offload(model, execution_device=cpu),
+        "on disk": lambda model: accelerate.disk_offload(model, offload_dir=str(tmp_path), execution_device=cpu),
+    }
+    equal_in_every_form(make[kind](zoo.fresh("llava")), method, grounded(zoo.model("llava"), method))
+
+
+@pytest.mark.parametrize("method", [METHODS[0], METHODS[1], METHODS[3]], ids=lambda method: method.name)
+def test_quantised_layers(method: Method) -> None:
+    torchao = pytest.importorskip("torchao.quantization")
+    model = zoo.fresh("llava")
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    equal_in_every_form(model, method, grounded(model, method))
+    with pytest.raises(ValueError, match="sgrs: the output embedding"), ground(model, SGRS(layers=(0, 2))):
+        pass
+
+
+class _Wrapper(nn.Module):
+    """A wrapper that nobody knows, around a model that it generates with, or another."""
+
+    def __init__(self, model: Any, run: Any = None) -> None:
+        super().__init__()
+        self.inner = model
+        self.run = [run or model]  # no submodule
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run[0].generate(*args, **kwargs)
+
+
+@each_method
+def test_any_wrapper_around_the_model_that_generates(method: Method) -> None:
+    equal_in_every_form(_Wrapper(zoo.model("llava")), method, grounded(zoo.model("llava"), method))
+
+
+def test_a_wrapper_that_runs_another_model_is_an_error_not_a_plain_answer() -> None:
+    wrapped, inputs = _Wrapper(zoo.model("llava"), zoo.fresh("llava")), zoo.family("llava").batch()
+    with pytest.raises(RuntimeError, match="no forward pass of LlavaForConditionalGeneration was seen"):
+        generate(GroundedModel(wrapped, LocoRE()), inputs)
+
+
+@pytest.mark.parametrize("form", ["block", "processor", "object"])
+def test_a_forward_that_never_reaches_the_model_is_an_error(form: str) -> None:
+    model, inputs = zoo.fresh("llava"), zoo.family("llava").batch()
+    plain = model.forward
+    processor = MethodLogitsProcessor(model, LocoRE(beta=5.0))
+    if form == "block":
+        with ground(model, LocoRE(beta=5.0)):
+            model.forward = plain  # takes the place of what the block put there
+            with pytest.raises(RuntimeError, match="no forward pass of LlavaForConditionalGeneration was seen"):
+                generate(model, inputs)
+        return
+    model.forward = plain  # what was there before is built on
+    expected = grounded(zoo.model("llava"), LocoRE(beta=5.0))
+    chosen = GroundedModel(model, LocoRE(beta=5.0)) if form == "object" else model
+    options = {} if form == "object" else {"logits_processor": [processor]}
+    assert difference(generate(chosen, inputs, **options)[0], expected) <= TOLERANCE
+    assert vars(model)["forward"] == plain

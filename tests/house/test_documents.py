@@ -1,0 +1,117 @@
+"""Every code block of README.md and docs/, run word for word in a reader's folder: not a letter of it is changed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import reader, vllm_server
+
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SERVING = ("vllm serve", "import OpenAI", "from vllm import")
+"""What makes a block one of a vLLM server: it runs in vLLM's own environment, on this machine."""
+SLOW = ("--limit 200", "--model llava-hf", "lab.yaml")
+"""What makes a block a slow one: the demo's own command, and benches of the ledger."""
+
+ACTED = "\nassert ids.tolist() != model.generate(**inputs, do_sample=False).tolist()\n"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: where it stands and what it is."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+
+def blocks() -> list[Block]:
+    """The blocks that name a language; one without is a drawing of folders."""
+    return [
+        Block(page, text[: found.start()].count("\n") + 1, found[1], found[2])
+        for page in PAGES
+        for text in (page.read_text(encoding="utf-8"),)
+        for found in FENCE.finditer(text)
+        if found[1]
+    ]
+
+
+def serving(block: Block) -> bool:
+    return any(mark in block.text for mark in SERVING)
+
+
+def cases(language: str) -> list[object]:
+    chosen = [block for block in blocks() if block.language == language and not serving(block)]
+    slow = [any(mark in block.text for mark in SLOW) for block in chosen]
+    return [
+        pytest.param(b, id=f"{b.page.relative_to(ROOT)}:{b.line}", marks=[pytest.mark.slow] if it_is else [])
+        for b, it_is in zip(chosen, slow, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reader.lab_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def wide_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reader.wide_home(tmp_path_factory.mktemp("wide"))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    return reader.desk(tmp_path)
+
+
+def test_blocks_are_found() -> None:
+    """A page whose blocks were not seen would pass everything below."""
+    fences = sum(len(re.findall(r"^```\w", page.read_text(encoding="utf-8"), re.MULTILINE)) for page in PAGES)
+    assert len(blocks()) == fences > 5
+    assert {block.language for block in blocks()} == {"sh", "python"}
+
+
+@pytest.mark.parametrize("block", cases("python"))
+def test_python(block: Block, desk: Path, home: Path) -> None:
+    """The block as a script; then that its last way of using a method did something and left the model as it was."""
+    (desk / "block.py").write_text(block.text + (ACTED if "ids = " in block.text else ""), encoding="utf-8")
+    assert reader.run(["python", "block.py"], desk, home).strip()
+
+
+@pytest.mark.parametrize("block", cases("sh"))
+def test_shell(block: Block, desk: Path, home: Path, request: pytest.FixtureRequest) -> None:
+    """The block as a script that stops at the first failure. `make` says its plan: it cannot run inside of itself."""
+    if "var:" in block.text and "llava-hf" in block.text:
+        home = request.getfixturevalue("wide_home")  # `var` reads what the built-in table says of that checkpoint
+    (desk / "block.sh").write_text(block.text, encoding="utf-8")
+    assert reader.run(["bash", "-euo", "pipefail", "block.sh"], desk, home).strip()
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.skipif(vllm_server.python() is None, reason="needs vLLM's environment: make .venv-vllm")
+def test_the_server_and_those_who_ask_it(desk: Path, home: Path) -> None:
+    """The command starts a server, whatever page says it; the others are run beside it."""
+    reader.with_vllm(home)
+    shell = {block.text for block in blocks() if serving(block) and block.language == "sh"}
+    scripts = [block.text for block in blocks() if serving(block) and block.language == "python"]
+    (command,) = shell
+    with reader.running(["bash", "-euo", "pipefail", "-c", command], desk, home, "http://localhost:8000/health"):
+        for text in (text for text in scripts if "OpenAI" in text):
+            (desk / "block.py").write_text(text, encoding="utf-8")
+            assert reader.run(["python-vllm", "block.py"], desk, home, vllm_server.ENVIRONMENT).strip()
+    for text in (text for text in scripts if "OpenAI" not in text):
+        (desk / "block.py").write_text(text, encoding="utf-8")
+        assert reader.run(["python-vllm", "block.py"], desk, home, vllm_server.ENVIRONMENT).strip()
+
+
+def test_the_demo_of_the_three_ways(desk: Path, home: Path) -> None:
+    """README tells people to run it; each way gives an answer under its own heading."""
+    told = reader.run(["python", "demos/three_ways.py"], desk, home)
+    assert all(heading in told for heading in ("greedy", "a block, LocoRE", "one call, AvisC", "an object, both"))

@@ -1,0 +1,61 @@
+"""Head gains on whole matrices; nothing here comes from grounddecode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tests.oracle.whole import Context, Edit
+
+
+@dataclass
+class GainEdit(Edit):
+    """Image weights times 1 + alpha * rank / H of the head, the row divided by its sum, one row at a time."""
+
+    alpha: float
+    rows: str = "last"
+    layers: tuple[int, ...] | None = None
+    known: tuple[tuple[float, ...], ...] | None = None  # sensitivities of (layers x heads); else each row's own
+
+    def row(self, a: Tensor, image: Tensor, known: list[float] | None) -> Tensor:
+        """New weights (heads, T) of one query."""
+        sensitivity = known or [float(weights[image].double().sum()) for weights in a]
+        new = a.double().clone()
+        for head, own in enumerate(sensitivity):
+            rank = sum(other <= own for other in sensitivity)
+            new[head, image] *= 1 + self.alpha * rank / len(sensitivity)
+            total = float(new[head].sum())
+            new[head] /= total or 1.0
+        return new.float()
+
+    def weights(self, weights: Tensor, context: Context) -> Tensor:
+        if self.layers is not None and context.layer not in self.layers:
+            return weights
+        edited = weights.clone()
+        known = list(self.known[context.layer]) if self.known is not None else None
+        for row, end in enumerate(context.end):
+            first = context.prompt - 1 if self.rows == "last" else end + 1
+            for i in range(first, context.length if end >= 0 else first):
+                edited[row, :, i] = self.row(weights[row, :, i], context.image[row], known)
+        return edited
+
+
+@dataclass
+class ConstantGains(Edit):
+    """Image weights of each head times a number given for it (layers x heads, or heads), the row divided by its sum."""
+
+    gains: Tensor
+    layers: tuple[int, ...] = (0, 1, 2, 3)
+
+    def weights(self, weights: Tensor, context: Context) -> Tensor:
+        if context.layer not in self.layers:
+            return weights
+        edited = weights.clone()
+        gains = (self.gains if self.gains.dim() == 1 else self.gains[context.layer]).double()
+        for row, end in enumerate(context.end):
+            for i in range(context.prompt - 1, context.length if end >= 0 else 0):
+                new = weights[row, :, i].double() * torch.where(context.image[row], gains[:, None], 1.0)
+                edited[row, :, i] = (new / new.sum(-1, keepdim=True)).float()
+        return edited
