@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Flag, auto
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from grounddecode.reads import Reads
 from grounddecode.schema import Range, check
@@ -30,6 +30,8 @@ class Needs(Flag):
     CANDIDATES = auto()
     GRADIENT = auto()
     VISION_ATTENTION = auto()
+    HIDDEN_EDIT = auto()
+    HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
     IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
@@ -75,6 +77,7 @@ class Method:
     paper: ClassVar[str]
     summary: ClassVar[str]
     extra_needs: ClassVar[Needs] = Needs.NOTHING
+    site: ClassVar[Literal["mlp_output", "block_output"]] = "mlp_output"  # what `edit_hidden` is given
     across_heads: ClassVar[bool] = False  # its attention edit compares the heads of a layer, or tells them apart
 
     def __post_init__(self) -> None:
@@ -101,6 +104,7 @@ class Method:
             "edit_weights": Needs.ATTENTION_EDIT,
             "key_gain": Needs.ATTENTION_EDIT,
             "flag_tokens": Needs.TOKEN_FLAGS,
+            "edit_hidden": Needs.HIDDEN_EDIT,
             "second_stream": Needs.SECOND_STREAM | Needs.IMAGE_KEYS,
             "adjust_logits": Needs.LOGITS,
             "judge": Needs.CANDIDATES,
@@ -116,7 +120,7 @@ class Method:
         return self.needs()
 
     def acts_on(self, layer: int, n_layers: int) -> bool:
-        """Whether the attention edit concerns decoder layer `layer` (0-based) of `n_layers`."""
+        """Whether its edits, of attention or hidden states, concern decoder layer `layer` (0-based) of `n_layers`."""
         return True
 
     def named_layers(self) -> tuple[int, ...]:
@@ -128,7 +132,7 @@ class Method:
         has = f"this model has layers 0 to {n_layers - 1}"
         if any(not 0 <= layer < n_layers for layer in self.named_layers()):
             raise ValueError(f"{self.name}: layers is {self.named_layers()}, {has}")
-        edits = Needs.ATTENTION_EDIT in self.active_needs()
+        edits = (Needs.ATTENTION_EDIT | Needs.HIDDEN_EDIT) & self.active_needs()
         if edits and not any(self.acts_on(layer, n_layers) for layer in range(n_layers)):
             given = f"layers is {vars(self)['layers']} and holds none" if "layers" in vars(self) else "it acts on none"
             raise ValueError(f"{self.name}: {given}, {has}")
@@ -179,6 +183,17 @@ class Method:
         """Whether `flag_tokens` of both says the same of every token; engines then keep one set of flags for them."""
         return self == other
 
+    def edit_hidden(self, output: Tensor, given: Tensor, step: StepView, layer: int) -> Tensor:
+        """New output (R, tokens, width) float32 of what `site` names in decoder layer `layer`, for prompt and answer.
+
+        `mlp_output`: the feed-forward network, of experts too, behind the norm that some families have there, right
+        before it is added to the residual; `given` (R, tokens, width) is what the network read. `block_output`: the
+        whole decoder layer; `given` is its input. The view has one row a request, with its newest token as query; the
+        tokens stand at the last `tokens` of `step.keys`, padding among them. Of layers below it sees `step.hidden`.
+        Rows without an image stay as they are, whatever is returned for them.
+        """
+        return output
+
     # -- second stream and logits --------------------------------------------------------------------------------
     def second_stream(self, step: StepView) -> ImageEdit:
         """What the second stream sees, decided once from the last prompt row (`step.image_attention`)."""
@@ -190,7 +205,10 @@ class Method:
 
     # -- candidates ----------------------------------------------------------------------------------------------
     def reads(self, n_layers: int) -> Reads:
-        """What it wants to see of each step in a decoder of `n_layers`, for `judge`."""
+        """What it wants to see of each step in a decoder of `n_layers`, for `judge`, and hidden states for others too.
+
+        A method that names layers in `hidden` says so in `extra_needs`: `Needs.HIDDEN_READ`.
+        """
         return Reads()
 
     def judge(self, candidates: Candidates, step: StepView) -> Judgement:

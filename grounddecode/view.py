@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = Literal["last", "after_image"]
+Lens = Callable[["Tensor"], "Tensor"]  # final norm, unembedding, and what the model does to its output
 LaidOut = Callable[..., "Tensor"]  # (function, *args) of `StepView.of_image`
 
 
@@ -90,6 +91,8 @@ class StepView:
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
     second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step
     saliency: Tensor | None = None  # (layers, R, candidates, T): see `Method.judge`
+    hidden: dict[int, Tensor] | None = None  # (R, width) by layer asked for: last rows behind it, as far as it is run
+    lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
     vision: VisionView | None = None
     state: Any = None  # what `start` and `advance` of the method returned
     laid_out: LaidOut | None = field(default=None, repr=False, compare=False)  # how the engine serves `of_image`

@@ -48,6 +48,17 @@ PAGED = "cache"  # the paged cache, which continuous batching hands on to the ke
 BLOCK_MASKS = ("flex_attention",)
 
 # -- modules ---------------------------------------------------------------------------------------------------------
+# The feed-forward network of a decoder layer, by its first and last module, and the norm that may stand behind it.
+_FEED_FORWARDS = (
+    ("mlp", "mlp"),
+    ("feed_forward", "feed_forward"),
+    ("block_sparse_moe", "block_sparse_moe"),
+    ("fc1", "fc2"),
+)
+_BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# The norm between the last decoder layer and the unembedding.
+_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
+_LOGIT_FACTORS = ("logit_scale", "logits_scaling")
 # What turns pixels into features: called once, its result is replayed to the second stream.
 IMAGE_FEATURES = "get_image_features"
 # Set on every layer by `gradient_checkpointing_enable`: the layer is computed a second time in the backward pass.
@@ -186,6 +197,37 @@ def own_eager_attention(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor
     if not hasattr(file, name):
         raise missing([name], file.__name__)
     return cast("Callable[..., tuple[Tensor, Tensor | None]]", getattr(file, name))
+
+
+def feed_forward(block: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """What reads the input of a decoder layer's feed-forward network, and what gives what the residual is added to."""
+    for first, last in _FEED_FORWARDS:
+        if isinstance(getattr(block, first, None), nn.Module):
+            norms = (getattr(block, name, None) for name in _BEHIND_FEED_FORWARD)
+            behind = next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+            return getattr(block, first), behind or getattr(block, last)
+    return None
+
+
+def final_norm(stack: nn.Module) -> nn.Module | None:
+    norms = (getattr(stack, name, None) for name in _FINAL_NORMS)
+    return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+
+
+def logit_factor(runner: nn.Module, text: Any) -> float:
+    """What a model multiplies the output of its unembedding by (Cohere), or divides it by (Granite).
+
+    Text models have both in their configuration; of the models around them some read it there, others do without.
+    """
+    code = inspect.unwrap(type(runner).forward).__code__
+    scale, divisor = (getattr(text, name, None) if name in code.co_names else None for name in _LOGIT_FACTORS)
+    return float(scale or 1.0) / float(divisor or 1.0)
+
+
+def soft_cap(text: Any) -> float | None:
+    """Where a model caps its logits softly, if it does."""
+    cap: float | None = getattr(text, "final_logit_softcapping", None)
+    return cap
 
 
 def shares_keys(attention: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -113,16 +114,17 @@ class SecondStream(Part):
         main, output, stack = binding.step, None, binding.decoder.stack
         replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
         twin = Sequence(step.sequence.prompt_length, step.sequence.image)
+        newest = None if binding.every_token else step.n_layers - 1
         for past, kwargs, memo in reading.chunks:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
-            binding.step = Step(twin, step.n_layers, past, length, newest_only=step.n_layers - 1)
+            binding.step = Step(twin, step.n_layers, past, length, newest_only=newest)
             changed = self._edited_inputs(edit, kwargs, replaced, past, length, memo.positions)
             try:
                 with (
                     memo.replay(),
                     kept_offsets(self._models()),
                     Overwrite(stack, replaced, past, edit.scheme),
-                    NewestOnly(stack),
+                    nullcontext() if newest is None else NewestOnly(stack),
                 ):
                     output = forward(transformers_names.with_cache(changed, reading.fresh))
             finally:
@@ -171,6 +173,7 @@ class SecondStream(Part):
         finally:
             binding.step = step
         step.seen = both.seen
+        step.hidden = {layer: hidden[:rows] for layer, hidden in both.hidden.items()}
         step.second_logits = output.logits[rows:, -1]
         return _main_rows(output, rows)
 
