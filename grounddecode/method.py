@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from grounddecode.calibration import Calibration
-    from grounddecode.view import Candidates, ImageEdit, Judgement, Rows, StepView
+    from grounddecode.view import Candidates, Judgement, Rows, StepView, StreamEdit
 
 
 class Needs(Flag):
@@ -30,6 +30,7 @@ class Needs(Flag):
     CANDIDATES = auto()
     GRADIENT = auto()
     VISION_ATTENTION = auto()
+    PIXELS = auto()  # the second stream reads other pictures
     HIDDEN_EDIT = auto()
     HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
     IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
@@ -106,6 +107,7 @@ class Method:
             "flag_tokens": Needs.TOKEN_FLAGS,
             "edit_hidden": Needs.HIDDEN_EDIT,
             "second_stream": Needs.SECOND_STREAM | Needs.IMAGE_KEYS,
+            "edit_pixels": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.PIXELS,
             "adjust_logits": Needs.LOGITS,
             "judge": Needs.CANDIDATES,
         }
@@ -195,9 +197,24 @@ class Method:
         return output
 
     # -- second stream and logits --------------------------------------------------------------------------------
-    def second_stream(self, step: StepView) -> ImageEdit:
-        """What the second stream sees, decided once from the last prompt row (`step.image_attention`)."""
-        raise TypeError(f"{type(self).__name__} has no second stream")
+    def second_stream(self, step: StepView) -> StreamEdit:
+        """What the second stream sees, decided once from the last prompt row (`step.image_attention`).
+
+        Without one of its own, a method that edits pixels keeps all image tokens.
+        """
+        if Needs.PIXELS not in self.needs():
+            raise TypeError(f"{type(self).__name__} has no second stream")
+        from grounddecode.view import StreamEdit
+
+        return StreamEdit(keep=step.image, scheme="zeros")
+
+    def edit_pixels(self, pixels: Tensor, step: StepView) -> Tensor:
+        """Pixel values of the same shape (N, ...) for the second stream, which the vision tower then reads anew.
+
+        Once a prompt, as the processor normalised them, for all pictures of the batch at once; `step.pictures` says
+        which entry belongs to which. What is drawn at random is drawn by the seeds there (`maths.picture_noise`).
+        """
+        return pixels
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         """New next-token logits (R, vocabulary), before every logits processor."""

@@ -17,14 +17,14 @@ class LayerPlan:
     gains_only: bool
 
 
-HF_ONLY = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ
+HF_ONLY = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.PIXELS
 """What engine hf alone offers."""
 
 
 def hf_only(methods: Sequence[Method]) -> str | None:
     """Why other engines than hf refuse these methods, in one sentence; None if they need not."""
     wanting = [m for m in methods if HF_ONLY & m.active_needs()]
-    return f"{wanting[0].name} works inside of the model's layers: use engine hf" if wanting else None
+    return f"{wanting[0].name} works on hidden states or pixels inside of the model: use engine hf" if wanting else None
 
 
 def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> dict[int, LayerPlan]:

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from grounddecode import registry
 from grounddecode.method import Method, Needs
-from grounddecode.view import Candidates, Phase, StepView, VisionView
+from grounddecode.view import Candidates, Phase, Pictures, StepView, VisionView
 from tests.engines.cases import EVERY_CASE
 from tests.engines.test_hidden import Early, Turn
+from tests.engines.test_pixels import Noised
 
 # all sizes differ, so that the dimension of the rows is known by its size
 ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7, 8, 9, 13
 IMAGE_STARTS = (2, 5, 3, 0, 4)
 PROMPT = 18
 OUTSIDERS = [registry.create(name) for name in registry.names() if name not in registry.METHODS]
-TOYS = [Turn(), Early()]  # for hooks that no method of the registry has
+TOYS = [Turn(), Early(), Noised()]  # for hooks that no method of the registry has
 METHODS = list(dict.fromkeys([method for case in EVERY_CASE for method in case.methods] + OUTSIDERS + TOYS))
 
 
@@ -55,6 +56,7 @@ def view(seed: int, state: Any = None) -> StepView:
         saliency=torch.rand(LAYERS, ROWS, K, KEYS, generator=generator),
         hidden={layer: torch.randn(ROWS, WIDTH, generator=generator) for layer in range(LAYERS)},
         lens=_lens,
+        pictures=Pictures(of_entry=torch.arange(ROWS), seeds=tuple(range(ROWS))),
         vision=vision,
         state=state,
     )
@@ -83,6 +85,8 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
         yield "edit_hidden", lambda x, given, step: method.edit_hidden(x, given, step, 1), (output, read)
     if Needs.SECOND_STREAM in needs:
         yield "second_stream", method.second_stream, ()
+    if Needs.PIXELS in needs:
+        yield "edit_pixels", method.edit_pixels, (torch.randn(ROWS, 3, 2, 2, generator=generator),)
     if Needs.LOGITS in needs:
         yield "adjust_logits", method.adjust_logits, (torch.randn(ROWS, WORDS, generator=generator) * 3,)
     if Needs.CANDIDATES in needs:

@@ -364,10 +364,14 @@ def test_an_edit_sees_the_layers_below_it() -> None:
 def test_other_engines_refuse_in_one_sentence(engine: OpenAIEngine, fake: Any) -> None:
     for method in (Turn(), Early()):
         assert (
-            not_offered([method], Settings(), 4) == f"{method.name} works inside of the model's layers: use engine hf"
+            not_offered([method], Settings(), 4)
+            == f"{method.name} works on hidden states or pixels inside of the model: use engine hf"
         )
         server = OpenAIEngine(fake.url + "#m", send_methods=True)
-        assert server.refusal([method]) == f"{method.name} works inside of the model's layers: use engine hf"
+        assert (
+            server.refusal([method])
+            == f"{method.name} works on hidden states or pixels inside of the model: use engine hf"
+        )
         assert not server.offers & method.needs() & (Needs.HIDDEN_EDIT | Needs.HIDDEN_READ)
         server.close()
         assert engine.refusal([method]) is not None

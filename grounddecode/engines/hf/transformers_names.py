@@ -23,6 +23,9 @@ LAYER_CACHE = (*CACHE, "past_key_value")
 NOT_ROWS = frozenset({"cache_position", "logits_to_keep", *CACHE})
 # Images and videos that `generate` encoded before the first forward, which gets them in place of pixels (5.19 on).
 ENCODED = "mm_encoder_outputs"
+_PIXELS = ("pixel_values", "image_pixel_values", "pixel_values_images")
+# Where the first dimension of pixel values is that of patches: (pictures, 3) how many of them in time, height, width.
+GRIDS = "image_grid_thw"
 # Pixels of videos: no method knows which of their tokens belong to which picture.
 VIDEO = "pixel_values_videos"
 # Where tokens stand, for rotary embeddings; (rows, tokens), or with 3 or 4 axes of such in front.
@@ -159,6 +162,16 @@ def brings_video(kwargs: Mapping[str, Any]) -> bool:
     return kwargs.get(VIDEO) is not None or encoded.get("video") is not None
 
 
+def is_pixels(name: str, value: Any) -> bool:
+    """Whether an argument of a forward is the pixel values of pictures."""
+    return name in _PIXELS and isinstance(value, Tensor)
+
+
+def expanded(model: Any, encoded: Any, ids: Tensor, copies: int) -> Any:
+    """Encoded images of prompts with these ids for `copies` rows of each, as beam search wants them."""
+    return encoded if copies == 1 else found(model, "_expand_multimodal_outputs")(ids, encoded, expand_size=copies)
+
+
 def image_token(config: Any) -> int | None:
     """Id of the token that stands for a piece of an image."""
     return _token(config, _IMAGE_TOKEN)
@@ -224,12 +237,6 @@ def logit_factor(runner: nn.Module, text: Any) -> float:
     return float(scale or 1.0) / float(divisor or 1.0)
 
 
-def soft_cap(text: Any) -> float | None:
-    """Where a model caps its logits softly, if it does."""
-    cap: float | None = getattr(text, "final_logit_softcapping", None)
-    return cap
-
-
 def shares_keys(attention: nn.Module) -> bool:
     """Whether an attention module reads the keys of an earlier layer (Gemma 3n and 4)."""
     return bool(getattr(attention, "is_kv_shared_layer", False))
@@ -259,6 +266,11 @@ def decoding_loops(kind: type) -> list[str]:
     for name in loops:
         found(kind, name)
     return loops
+
+
+def copies(config: Any) -> int:
+    """Rows that `generate` makes of each prompt, for beams and further answers, before its loop begins."""
+    return max(int(getattr(config, name, None) or 1) for name in ("num_beams", "num_return_sequences"))
 
 
 # -- loading ---------------------------------------------------------------------------------------------------------

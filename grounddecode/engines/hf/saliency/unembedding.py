@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,12 @@ def _loaded(module: nn.Module) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
+def _soft_cap(text: Any) -> float | None:
+    """Where a model with this decoder's configuration caps its logits softly, if it does."""
+    cap: float | None = getattr(text, "final_logit_softcapping", None)
+    return cap
+
+
 class Unembedding:
     """The output embedding of a model, and what the model does to its output (a factor, or a soft cap).
 
@@ -64,7 +70,7 @@ class Unembedding:
             raise ValueError(f"{method}: the output embedding is {type(head).__name__}, load it unquantised")
         self.module = head
         self._method = method
-        self._softcap = transformers_names.soft_cap(model.config.get_text_config(decoder=True))
+        self._softcap = _soft_cap(model.config.get_text_config(decoder=True))
         self._checked = False
 
     def gradients(self, hidden: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
@@ -105,7 +111,7 @@ class Lens:
             )
         self._norm, self._head, self._method = norm, model.get_output_embeddings(), method
         self._factor = transformers_names.logit_factor(decoder.runner, decoder.text)
-        self._softcap = transformers_names.soft_cap(decoder.text)
+        self._softcap = _soft_cap(decoder.text)
         self._checked = False
 
     def __call__(self, hidden: Tensor) -> Tensor:
