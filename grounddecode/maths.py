@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from grounddecode.view import Pictures
 
 _TINY = 1e-18  # vanishes in every mass that is divided by, and its inverse square is finite: no gradient is nan
 _NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
@@ -152,3 +156,17 @@ def _floors(floor: float, device: torch.device) -> Tensor:
     """What the five sums start from."""
     with torch.inference_mode(False):  # it outlives the caller's mode
         return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -floor]]], device=device)
+
+
+def picture_noise(pixels: Tensor, pictures: Pictures, seed: int = 0) -> Tensor:
+    """Standard normal numbers of the shape of `pixels` (N, ...), one draw a picture, on any device the same.
+
+    A picture has the same noise whatever stands beside it in a batch: it is drawn by `seed` and what the picture is.
+    """
+    noise = torch.empty(pixels.shape)
+    of_entry = pictures.of_entry.cpu()
+    for number, own in enumerate(pictures.seeds):
+        here = of_entry == number
+        generator = torch.Generator().manual_seed(seed + own)
+        noise[here] = torch.randn((int(here.sum()), *pixels.shape[1:]), generator=generator)
+    return noise.to(device=pixels.device, dtype=pixels.dtype)

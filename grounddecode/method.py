@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Flag, auto
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from grounddecode.reads import Reads
 from grounddecode.schema import Range, check
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from grounddecode.calibration import Calibration
-    from grounddecode.view import Candidates, ImageEdit, Judgement, Rows, StepView
+    from grounddecode.view import Candidates, Judgement, Rows, StepView, StreamEdit
 
 
 class Needs(Flag):
@@ -30,6 +30,9 @@ class Needs(Flag):
     CANDIDATES = auto()
     GRADIENT = auto()
     VISION_ATTENTION = auto()
+    PIXELS = auto()  # the second stream reads other pictures
+    HIDDEN_EDIT = auto()
+    HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
     IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
@@ -75,6 +78,7 @@ class Method:
     paper: ClassVar[str]
     summary: ClassVar[str]
     extra_needs: ClassVar[Needs] = Needs.NOTHING
+    site: ClassVar[Literal["mlp_output", "block_output"]] = "mlp_output"  # what `edit_hidden` is given
     across_heads: ClassVar[bool] = False  # its attention edit compares the heads of a layer, or tells them apart
 
     def __post_init__(self) -> None:
@@ -101,7 +105,9 @@ class Method:
             "edit_weights": Needs.ATTENTION_EDIT,
             "key_gain": Needs.ATTENTION_EDIT,
             "flag_tokens": Needs.TOKEN_FLAGS,
+            "edit_hidden": Needs.HIDDEN_EDIT,
             "second_stream": Needs.SECOND_STREAM | Needs.IMAGE_KEYS,
+            "edit_pixels": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.PIXELS,
             "adjust_logits": Needs.LOGITS,
             "judge": Needs.CANDIDATES,
         }
@@ -116,7 +122,7 @@ class Method:
         return self.needs()
 
     def acts_on(self, layer: int, n_layers: int) -> bool:
-        """Whether the attention edit concerns decoder layer `layer` (0-based) of `n_layers`."""
+        """Whether its edits, of attention or hidden states, concern decoder layer `layer` (0-based) of `n_layers`."""
         return True
 
     def named_layers(self) -> tuple[int, ...]:
@@ -128,7 +134,7 @@ class Method:
         has = f"this model has layers 0 to {n_layers - 1}"
         if any(not 0 <= layer < n_layers for layer in self.named_layers()):
             raise ValueError(f"{self.name}: layers is {self.named_layers()}, {has}")
-        edits = Needs.ATTENTION_EDIT in self.active_needs()
+        edits = (Needs.ATTENTION_EDIT | Needs.HIDDEN_EDIT) & self.active_needs()
         if edits and not any(self.acts_on(layer, n_layers) for layer in range(n_layers)):
             given = f"layers is {vars(self)['layers']} and holds none" if "layers" in vars(self) else "it acts on none"
             raise ValueError(f"{self.name}: {given}, {has}")
@@ -179,10 +185,36 @@ class Method:
         """Whether `flag_tokens` of both says the same of every token; engines then keep one set of flags for them."""
         return self == other
 
+    def edit_hidden(self, output: Tensor, given: Tensor, step: StepView, layer: int) -> Tensor:
+        """New output (R, tokens, width) float32 of what `site` names in decoder layer `layer`, for prompt and answer.
+
+        `mlp_output`: the feed-forward network, of experts too, behind the norm that some families have there, right
+        before it is added to the residual; `given` (R, tokens, width) is what the network read. `block_output`: the
+        whole decoder layer; `given` is its input. The view has one row a request, with its newest token as query; the
+        tokens stand at the last `tokens` of `step.keys`, padding among them. Of layers below it sees `step.hidden`.
+        Rows without an image stay as they are, whatever is returned for them.
+        """
+        return output
+
     # -- second stream and logits --------------------------------------------------------------------------------
-    def second_stream(self, step: StepView) -> ImageEdit:
-        """What the second stream sees, decided once from the last prompt row (`step.image_attention`)."""
-        raise TypeError(f"{type(self).__name__} has no second stream")
+    def second_stream(self, step: StepView) -> StreamEdit:
+        """What the second stream sees, decided once from the last prompt row (`step.image_attention`).
+
+        Without one of its own, a method that edits pixels keeps all image tokens.
+        """
+        if Needs.PIXELS not in self.needs():
+            raise TypeError(f"{type(self).__name__} has no second stream")
+        from grounddecode.view import StreamEdit
+
+        return StreamEdit(keep=step.image, scheme="zeros")
+
+    def edit_pixels(self, pixels: Tensor, step: StepView) -> Tensor:
+        """Pixel values of the same shape (N, ...) for the second stream, which the vision tower then reads anew.
+
+        Once a prompt, as the processor normalised them, for all pictures of the batch at once; `step.pictures` says
+        which entry belongs to which. What is drawn at random is drawn by the seeds there (`maths.picture_noise`).
+        """
+        return pixels
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         """New next-token logits (R, vocabulary), before every logits processor."""
@@ -190,7 +222,10 @@ class Method:
 
     # -- candidates ----------------------------------------------------------------------------------------------
     def reads(self, n_layers: int) -> Reads:
-        """What it wants to see of each step in a decoder of `n_layers`, for `judge`."""
+        """What it wants to see of each step in a decoder of `n_layers`, for `judge`, and hidden states for others too.
+
+        A method that names layers in `hidden` says so in `extra_needs`: `Needs.HIDDEN_READ`.
+        """
         return Reads()
 
     def judge(self, candidates: Candidates, step: StepView) -> Judgement:

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What an engine puts before `judge`; nothing more is computed.
+    """What an engine puts before `judge`, or before every function (`hidden`); nothing more is computed.
 
     Args:
         candidates: how many of the most probable next tokens are judged; 0: none.
         saliency: decoder layers (0-based, ascending) of whose last attention row each candidate's saliency is given.
         first_token: whether it is given for the first token too, whose row is the last one of the prompt. Engines may
             leave it out where this is False.
+        hidden: decoder layers (0-based) behind which the hidden states of the last row are given, `StepView.hidden`.
         random: whether a random number comes with each candidate.
     """
 
     candidates: int = 0
     saliency: tuple[int, ...] = ()
+    hidden: tuple[int, ...] = ()
     first_token: bool = True
     random: bool = False

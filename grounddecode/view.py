@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = Literal["last", "after_image"]
+Lens = Callable[["Tensor"], "Tensor"]  # final norm, unembedding, and what the model does to its output
 LaidOut = Callable[..., "Tensor"]  # (function, *args) of `StepView.of_image`
 
 
@@ -20,6 +21,18 @@ class Phase(Enum):
     PROMPT = "prompt"  # the forward reads prompt tokens only (the last of them predicts the first new token)
     DECODE = "decode"  # every query is a generated token (several of them when a draft is verified)
     MIXED = "mixed"  # prompt and generated tokens in one forward: generation without a cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Which picture each of the N entries of pixel values belongs to, and a seed for each picture.
+
+    `of_entry`: (N,) long. Qwen's entries are patches of a picture, those of others a picture, each tile a picture of
+    its own. `seeds`: one for each, made of its own values: the same whatever stands beside it in a batch.
+    """
+
+    of_entry: Tensor
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +103,9 @@ class StepView:
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
     second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step
     saliency: Tensor | None = None  # (layers, R, candidates, T): see `Method.judge`
+    hidden: dict[int, Tensor] | None = None  # (R, width) by layer asked for: last rows behind it, as far as it is run
+    lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
+    pictures: Pictures | None = None  # what `edit_pixels` is given
     vision: VisionView | None = None
     state: Any = None  # what `start` and `advance` of the method returned
     laid_out: LaidOut | None = field(default=None, repr=False, compare=False)  # how the engine serves `of_image`
@@ -156,8 +172,8 @@ def _rows_after_image(step: StepView) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageEdit:
-    """What the second stream sees in place of the image.
+class StreamEdit:
+    """What the second stream sees in place of the image; `edit_pixels`, if any, comes before.
 
     `keep`: (R, T) bool, image tokens the second stream keeps. The others are overwritten before layer 0 (`zeros`,
     `ones`, `noise`) or hidden from every row in every layer (`mask`).

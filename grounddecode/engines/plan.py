@@ -17,6 +17,16 @@ class LayerPlan:
     gains_only: bool
 
 
+HF_ONLY = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.PIXELS
+"""What engine hf alone offers."""
+
+
+def hf_only(methods: Sequence[Method]) -> str | None:
+    """Why other engines than hf refuse these methods, in one sentence; None if they need not."""
+    wanting = [m for m in methods if HF_ONLY & m.active_needs()]
+    return f"{wanting[0].name} works on hidden states or pixels inside of the model: use engine hf" if wanting else None
+
+
 def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> dict[int, LayerPlan]:
     """The plan of every layer: the methods whose edit acts on it."""
     editing = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs()]
@@ -45,6 +55,13 @@ def refusal(methods: Sequence[Method]) -> str | None:
         wanting = [m for m in methods if need in m.active_needs()]
         if len(wanting) > 1:
             return f"{wanting[0].name} and {wanting[1].name} both {what}, use one of them"
+    graded = [m for m in methods if Needs.GRADIENT in m.active_needs()]
+    steering = [m for m in methods if Needs.HIDDEN_EDIT in m.active_needs()]
+    if graded and steering:
+        return (
+            f"{graded[0].name} takes gradients through layers whose hidden states {steering[0].name} changes, use one "
+            "of them"
+        )
     judging = [m for m in methods if Needs.CANDIDATES in m.active_needs()]
     deciding = [m for m in methods if (Needs.LOGITS | Needs.SECOND_STREAM) & m.active_needs()]
     if judging and deciding:

@@ -9,7 +9,7 @@ import torch
 
 from grounddecode.maths import contrast, masked_mean_std
 from grounddecode.method import Method, option
-from grounddecode.view import ImageEdit
+from grounddecode.view import StreamEdit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,10 +83,10 @@ class AvisC(Method):
         mean, std = masked_mean_std(score, image)
         return image & (score >= mean + self.lamb * std)
 
-    def second_stream(self, step: StepView) -> ImageEdit:
+    def second_stream(self, step: StepView) -> StreamEdit:
         if step.image_attention is None:
             raise RuntimeError("avc: the engine gave no attention of the last prompt row")
-        return ImageEdit(keep=self.blind_tokens(step.image_attention, step.image), scheme=self.scheme)
+        return StreamEdit(keep=self.blind_tokens(step.image_attention, step.image), scheme=self.scheme)
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         if step.second_logits is None:

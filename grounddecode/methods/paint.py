@@ -9,7 +9,7 @@ import torch
 
 from grounddecode.maths import outliers, plausible_floor, rank_among
 from grounddecode.method import Method, Needs, option
-from grounddecode.view import ImageEdit
+from grounddecode.view import StreamEdit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,8 +134,8 @@ class PAINT(Method):
         size = scores.abs().clamp(max=torch.finfo(scores.dtype).max)  # a masked score is -inf and stays so
         return torch.addcmul(scores, gain, size)
 
-    def second_stream(self, step: StepView) -> ImageEdit:
-        return ImageEdit(keep=torch.zeros_like(step.image), scheme="mask")
+    def second_stream(self, step: StepView) -> StreamEdit:
+        return StreamEdit(keep=torch.zeros_like(step.image), scheme="mask")
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         if step.second_logits is None:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from grounddecode import registry
 from grounddecode.method import Method, Needs
-from grounddecode.view import Candidates, Phase, StepView, VisionView
+from grounddecode.view import Candidates, Phase, Pictures, StepView, VisionView
+from tests.engines.hf.test_hidden import Early, Turn
+from tests.engines.hf.test_pixels import Noised
 from tests.oracle.cases import EVERY_CASE
 
 # all sizes differ, so that the dimension of the rows is known by its size
@@ -20,7 +22,8 @@ ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7
 IMAGE_STARTS = (2, 5, 3, 0, 4)
 PROMPT = 18
 OUTSIDERS = [registry.create(name) for name in registry.names() if name not in registry.METHODS]
-METHODS = list(dict.fromkeys([method for case in EVERY_CASE for method in case.methods] + OUTSIDERS))
+TOYS = [Turn(), Early(), Noised()]  # for hooks that no method of the registry has
+METHODS = list(dict.fromkeys([method for case in EVERY_CASE for method in case.methods] + OUTSIDERS + TOYS))
 
 
 def view(seed: int, state: Any = None) -> StepView:
@@ -51,9 +54,16 @@ def view(seed: int, state: Any = None) -> StepView:
         image_attention=attention,
         second_logits=logits + torch.randn(ROWS, WORDS, generator=generator),
         saliency=torch.rand(LAYERS, ROWS, K, KEYS, generator=generator),
+        hidden={layer: torch.randn(ROWS, WIDTH, generator=generator) for layer in range(LAYERS)},
+        lens=_lens,
+        pictures=Pictures(of_entry=torch.arange(ROWS), seeds=tuple(range(ROWS))),
         vision=vision,
         state=state,
     )
+
+
+def _lens(hidden: Tensor) -> Tensor:
+    return hidden @ torch.linspace(-1.0, 1.0, WIDTH * WORDS).sin().view(WIDTH, WORDS)
 
 
 def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
@@ -70,8 +80,13 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
     if Needs.TOKEN_FLAGS in needs:
         hidden = torch.randn(ROWS, KEYS, WIDTH, generator=generator) ** 3
         yield "flag_tokens", lambda x, _: method.flag_tokens(x, 1), (hidden,)
+    if Needs.HIDDEN_EDIT in needs:
+        output, read = (torch.randn(ROWS, KEYS, WIDTH, generator=generator) for _ in range(2))
+        yield "edit_hidden", lambda x, given, step: method.edit_hidden(x, given, step, 1), (output, read)
     if Needs.SECOND_STREAM in needs:
         yield "second_stream", method.second_stream, ()
+    if Needs.PIXELS in needs:
+        yield "edit_pixels", method.edit_pixels, (torch.randn(ROWS, 3, 2, 2, generator=generator),)
     if Needs.LOGITS in needs:
         yield "adjust_logits", method.adjust_logits, (torch.randn(ROWS, WORDS, generator=generator) * 3,)
     if Needs.CANDIDATES in needs:
@@ -95,6 +110,8 @@ def mapped(
             rows = {name: change(getattr(vision, name)) for name in ("image_of_key", "patch_of_key")}
             changed |= {"vision": replace(vision, **rows, memo={}), "memo": {}}
         return replace(value, **changed)
+    if isinstance(value, dict):
+        return {key: mapped(entry, change, skip) for key, entry in value.items()}
     if isinstance(value, (tuple, list)):
         return type(value)(mapped(entry, change, skip) for entry in value)
     return value
@@ -165,6 +182,13 @@ def test_weights_and_logits_stay_usable(method: Method, seed: int) -> None:
             assert bool(kept.gather(1, given[0].argmax(-1, keepdim=True)).all())  # the best token is never cut
         for tensor in tensors(result):
             assert tensor.shape[0] in (ROWS, LAYERS) or tensor.dim() == 0, name
+
+
+def test_what_is_read_of_hidden_states_is_declared(method: Method) -> None:
+    """Engines refuse by what is declared, before they know how many layers there are."""
+    reads = method.reads(LAYERS)
+    assert bool(reads.hidden) == (Needs.HIDDEN_READ in method.needs())
+    assert all(0 <= layer < LAYERS for layer in reads.hidden)
 
 
 def test_half_precision_in_gives_half_precision_out(method: Method) -> None:

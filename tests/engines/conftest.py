@@ -1,11 +1,17 @@
-"""Tiny models run fastest on one thread; families that the installed transformers cannot run are skipped."""
+"""Tiny models run fastest on one thread; families that the installed transformers cannot run are skipped.
+
+And a server of the tests' own, for what speaks to one.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests import zoo
+from tests.engines.openai.fake import Fake
 
 torch.set_num_threads(1)
 
@@ -17,3 +23,10 @@ def _runs_without_methods(request: pytest.FixtureRequest) -> None:
     reason = zoo.broken(name) if runs else None
     if reason is not None:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    server = Fake()
+    yield server
+    server.close()

@@ -46,7 +46,7 @@ def adjusted_answers(
         return logits
     if logits.shape[1] > 1 and not step.completes_prompt:
         raise ValueError(f"{methods[0].name} cannot verify drafted tokens, switch assisted decoding off")
-    view, note = step.last_view(logits.device).with_(second_logits=step.second_logits), None
+    view, note = step.answer_view(logits.device), None
     if binding.trace is not None:
         note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))
     last = adjusted(logits[:, -1], methods, view, note, look)

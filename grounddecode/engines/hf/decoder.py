@@ -53,6 +53,13 @@ class Decoder:
         return kernel
 
     @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """The decoder layers, those without attention too; none where they are not to be found."""
+        layers = getattr(self.stack, "layers", None)
+        blocks = tuple(layers.children()) if isinstance(layers, nn.Module) else ()
+        return blocks if len(blocks) == self.n_layers else ()
+
+    @property
     def is_hybrid(self) -> bool:
         """Whether some layers mix tokens by something else than attention (Qwen3.5, LFM2)."""
         return len({layer.index for layer in self.layers}) < self.n_layers

@@ -25,34 +25,40 @@ def parts_for(methods: Iterable[Method]) -> tuple[Part, ...]:
         raise ValueError(reason)
     parts: list[Part] = []
     for need, make in _PARTS.items():
-        method = next((m for m in methods if need in m.active_needs()), None)
-        if method is not None:
-            parts.append(make(method))
+        wanting = [m for m in methods if need & m.active_needs()]
+        if wanting:
+            parts.append(make(wanting))
     return tuple(parts)
 
 
-def _second_stream(method: Method) -> Part:
+def _second_stream(methods: Sequence[Method]) -> Part:
     from grounddecode.engines.hf.stream.second import SecondStream
 
-    return SecondStream(method)
+    return SecondStream(methods[0])
 
 
-def _token_flags(method: Method) -> Part:
+def _token_flags(methods: Sequence[Method]) -> Part:
     from grounddecode.engines.hf.watch.flags import TokenFlags
 
-    return TokenFlags(method)
+    return TokenFlags(methods[0])
 
 
-def _vision_attention(method: Method) -> Part:
+def _vision_attention(methods: Sequence[Method]) -> Part:
     from grounddecode.engines.hf.watch.vision import VisionAttention
 
-    return VisionAttention(method.name)
+    return VisionAttention(methods[0].name)
 
 
-def _rejection(method: Method) -> Part:
+def _rejection(methods: Sequence[Method]) -> Part:
     from grounddecode.engines.hf.saliency.candidates import Rejection
 
-    return Rejection(method)
+    return Rejection(methods[0])
+
+
+def _hidden_states(methods: Sequence[Method]) -> Part:
+    from grounddecode.engines.hf.watch.hidden import HiddenStates
+
+    return HiddenStates(methods)
 
 
 _PARTS = {
@@ -60,6 +66,7 @@ _PARTS = {
     Needs.TOKEN_FLAGS: _token_flags,
     Needs.VISION_ATTENTION: _vision_attention,
     Needs.CANDIDATES: _rejection,
+    Needs.HIDDEN_EDIT | Needs.HIDDEN_READ: _hidden_states,  # innermost: what the others do needs what it reads
 }
 
 

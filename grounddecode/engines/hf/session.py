@@ -16,7 +16,7 @@ from grounddecode.engines.hf.attach import acting, layers, loops
 from grounddecode.engines.hf.attach.aside import set_aside
 from grounddecode.engines.hf.attach.binding import Binding
 from grounddecode.engines.hf.attach.compilation import disable_compile, uncompiled
-from grounddecode.engines.hf.attach.running import Run, lock_of
+from grounddecode.engines.hf.attach.running import Encoding, Run, lock_of
 from grounddecode.engines.hf.attention import kernels
 from grounddecode.engines.hf.attention.attend import attend
 from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
@@ -27,7 +27,7 @@ from grounddecode.engines.hf.parts import calibrated, parts_for, refuse_twice, t
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.same_inputs import kept_offsets, offset_holders, own_offsets
 from grounddecode.engines.plan import LayerPlan, plan_layers
-from grounddecode.method import Method
+from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,6 +67,7 @@ class Session:
         require_layers(self.decoder, self.methods)
         self._adjusting = adjusting(self.methods)
         self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
+        self.edits_pixels = any(Needs.PIXELS in m.active_needs() for m in self.methods)
         self._sees_plain = any(part.sees_plain for part in self.parts)
         attending = [layer for layer in self.decoder.layers if not layer.cross]
         self._expected = frozenset(layer.index for layer in attending)  # every forward pass must come through these
@@ -194,14 +195,16 @@ class Session:
         return handle
 
     # -- generate ------------------------------------------------------------------------------------------------
-    def generate(self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call]) -> Any:
-        """A decoding loop under the methods. `tower`: attention of the vision tower, if that ran before the loop."""
+    def generate(
+        self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call], encoding: Encoding | None
+    ) -> Any:
+        """A decoding loop under the methods. `tower`: its attention, `encoding`: how it ran, if before the loop."""
         if not self.acts:
             return loop(**arguments)
         ids = arguments["input_ids"]
-        run = Run(
-            by_hand=False, prompt=ids if ids.shape[1] else None, padding=arguments.get("attention_mask"), tower=tower
-        )
+        padding = arguments.get("attention_mask")
+        run = Run(False, ids if ids.shape[1] else None, padding, tower, encoding)
+        run.copies = transformers_names.copies(arguments["generation_config"])
         self._keep_from_compiling(arguments["generation_config"])
         with self._running(run), self._in_place():
             try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf.generation import FLAGS, Sequence
 from grounddecode.engines.plan import first_query
 from grounddecode.method import Method
-from grounddecode.view import Phase, StepView
+from grounddecode.view import Lens, Phase, StepView
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attention.call import Call, Output
@@ -40,6 +40,8 @@ class Step:
     newest_only: int | None = None  # a layer behind which only the newest token is read
     second_logits: Tensor | None = None
     masses: dict[int, Tensor] | None = None  # layer -> (rows,) image mass of the newest query, where it is wanted
+    hidden: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, width) behind it, of the newest token
+    lens: Lens | None = None
     shown: bool = False  # a trace has seen the logits of this step
     capture: Capture | None = None  # records the last row for gradients
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)
@@ -125,6 +127,11 @@ class Step:
         if stop - start > 1:
             flags = flags.repeat_interleave(stop - start, dim=0)
         return view.with_(flags=flags, memo=view.memo)
+
+    def answer_view(self, device: torch.device) -> StepView:
+        """`last_view` with all that is known once the forward pass is done."""
+        read = self.hidden or None
+        return self.last_view(device).with_(second_logits=self.second_logits, hidden=read, lens=self.lens)
 
     def last_view(self, device: torch.device) -> StepView:
         """The view of the last query against all positions seen so far: what logits are adjusted with."""

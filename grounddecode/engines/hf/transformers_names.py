@@ -23,6 +23,9 @@ LAYER_CACHE = (*CACHE, "past_key_value")
 NOT_ROWS = frozenset({"cache_position", "logits_to_keep", *CACHE})
 # Images and videos that `generate` encoded before the first forward, which gets them in place of pixels (5.19 on).
 ENCODED = "mm_encoder_outputs"
+_PIXELS = ("pixel_values", "image_pixel_values", "pixel_values_images")
+# Where the first dimension of pixel values is that of patches: (pictures, 3) how many of them in time, height, width.
+GRIDS = "image_grid_thw"
 # Pixels of videos: no method knows which of their tokens belong to which picture.
 VIDEO = "pixel_values_videos"
 # Where tokens stand, for rotary embeddings; (rows, tokens), or with 3 or 4 axes of such in front.
@@ -48,6 +51,17 @@ PAGED = "cache"  # the paged cache, which continuous batching hands on to the ke
 BLOCK_MASKS = ("flex_attention",)
 
 # -- modules ---------------------------------------------------------------------------------------------------------
+# The feed-forward network of a decoder layer, by its first and last module, and the norm that may stand behind it.
+_FEED_FORWARDS = (
+    ("mlp", "mlp"),
+    ("feed_forward", "feed_forward"),
+    ("block_sparse_moe", "block_sparse_moe"),
+    ("fc1", "fc2"),
+)
+_BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# The norm between the last decoder layer and the unembedding.
+_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
+_LOGIT_FACTORS = ("logit_scale", "logits_scaling")
 # What turns pixels into features: called once, its result is replayed to the second stream.
 IMAGE_FEATURES = "get_image_features"
 # Set on every layer by `gradient_checkpointing_enable`: the layer is computed a second time in the backward pass.
@@ -148,6 +162,16 @@ def brings_video(kwargs: Mapping[str, Any]) -> bool:
     return kwargs.get(VIDEO) is not None or encoded.get("video") is not None
 
 
+def is_pixels(name: str, value: Any) -> bool:
+    """Whether an argument of a forward is the pixel values of pictures."""
+    return name in _PIXELS and isinstance(value, Tensor)
+
+
+def expanded(model: Any, encoded: Any, ids: Tensor, copies: int) -> Any:
+    """Encoded images of prompts with these ids for `copies` rows of each, as beam search wants them."""
+    return encoded if copies == 1 else found(model, "_expand_multimodal_outputs")(ids, encoded, expand_size=copies)
+
+
 def image_token(config: Any) -> int | None:
     """Id of the token that stands for a piece of an image."""
     return _token(config, _IMAGE_TOKEN)
@@ -188,6 +212,31 @@ def own_eager_attention(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor
     return cast("Callable[..., tuple[Tensor, Tensor | None]]", getattr(file, name))
 
 
+def feed_forward(block: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """What reads the input of a decoder layer's feed-forward network, and what gives what the residual is added to."""
+    for first, last in _FEED_FORWARDS:
+        if isinstance(getattr(block, first, None), nn.Module):
+            norms = (getattr(block, name, None) for name in _BEHIND_FEED_FORWARD)
+            behind = next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+            return getattr(block, first), behind or getattr(block, last)
+    return None
+
+
+def final_norm(stack: nn.Module) -> nn.Module | None:
+    norms = (getattr(stack, name, None) for name in _FINAL_NORMS)
+    return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+
+
+def logit_factor(runner: nn.Module, text: Any) -> float:
+    """What a model multiplies the output of its unembedding by (Cohere), or divides it by (Granite).
+
+    Text models have both in their configuration; of the models around them some read it there, others do without.
+    """
+    code = inspect.unwrap(type(runner).forward).__code__
+    scale, divisor = (getattr(text, name, None) if name in code.co_names else None for name in _LOGIT_FACTORS)
+    return float(scale or 1.0) / float(divisor or 1.0)
+
+
 def shares_keys(attention: nn.Module) -> bool:
     """Whether an attention module reads the keys of an earlier layer (Gemma 3n and 4)."""
     return bool(getattr(attention, "is_kv_shared_layer", False))
@@ -217,6 +266,11 @@ def decoding_loops(kind: type) -> list[str]:
     for name in loops:
         found(kind, name)
     return loops
+
+
+def copies(config: Any) -> int:
+    """Rows that `generate` makes of each prompt, for beams and further answers, before its loop begins."""
+    return max(int(getattr(config, name, None) or 1) for name in ("num_beams", "num_return_sequences"))
 
 
 # -- loading ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from grounddecode.engines.openai.body import words
 from grounddecode.engines.openai.chat import completion, confirm, wanted
 from grounddecode.engines.openai.http import Job, Patience, Server
 from grounddecode.engines.options import DAY, number, switch, whole
+from grounddecode.engines.plan import HF_ONLY, hf_only
 from grounddecode.method import Needs
 from grounddecode.secrets import masked
 
@@ -117,13 +118,13 @@ class OpenAIEngine:
 
     @property
     def offers(self) -> Needs:
-        """All that a server which knows the methods has, nothing of any other."""
-        return ~Needs.NOTHING if self.send_methods else Needs.NOTHING
+        """All that vLLM with the methods has, nothing of any other."""
+        return ~HF_ONLY if self.send_methods else Needs.NOTHING
 
     def refusal(self, methods: Sequence[Method]) -> str | None:
         """Why it does not apply these methods, else None. What a server confirms shows with its first answer only."""
         if not methods or self.send_methods:
-            return None
+            return hf_only(methods)
         return f"{'+'.join(method.name for method in methods)} needs more than chat completions: use engine hf"
 
     def describe(self) -> dict[str, object]:

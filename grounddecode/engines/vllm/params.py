@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from grounddecode import registry, schema
 from grounddecode.calibration import Calibration, known
-from grounddecode.engines.plan import refusal
+from grounddecode.engines.plan import hf_only, refusal
 from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
 
@@ -151,6 +151,9 @@ def restored(text: str) -> tuple[Method, ...]:
 
 def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) -> str | None:
     """Why a server with these settings cannot run the methods, in one sentence; None if it can."""
+    reason = hf_only(methods)
+    if reason is not None:
+        return reason
     for method in methods:
         needs = method.active_needs()
         if Needs.VISION_ATTENTION in needs:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grounddecode import AvisC, ground
 from grounddecode.method import Needs
-from grounddecode.view import ImageEdit, StepView
+from grounddecode.view import StepView, StreamEdit
 from tests import zoo
 from tests.oracle.cases import EVERY_CASE, Case
 from tests.oracle.whole import Oracle
@@ -67,8 +67,8 @@ WITH_A_SECOND_STREAM = [  # the others refuse it, see `refusal`
 class SecondStreamAlone(AvisC):
     """The logits of a stream that keeps no image token."""
 
-    def second_stream(self, step: StepView) -> ImageEdit:
-        return ImageEdit(keep=torch.zeros_like(step.image), scheme=self.scheme)
+    def second_stream(self, step: StepView) -> StreamEdit:
+        return StreamEdit(keep=torch.zeros_like(step.image), scheme=self.scheme)
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         assert step.second_logits is not None

@@ -1,4 +1,4 @@
-"""A server of the tests' own, with engine openai before it."""
+"""Engine openai before a server of the tests' own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import pytest
 
 from grounddecode.engines.openai.engine import OpenAIEngine
 from tests.engines.openai.fake import Fake
-
-
-@pytest.fixture
-def fake() -> Iterator[Fake]:
-    server = Fake()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ thread only, a processor for the calls that list it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from torch import nn
 
+from grounddecode.engines.hf.attach.running import Encoding
 from grounddecode.engines.hf.attention import kernels
 
 if TYPE_CHECKING:
@@ -41,7 +43,14 @@ class Standing(Protocol):
         """Of the vision tower, if it has to be watched before the loop."""
         ...
 
-    def generate(self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call]) -> Any:
+    @property
+    def edits_pixels(self) -> bool:
+        """Whether the images may have to be encoded once more."""
+        ...
+
+    def generate(
+        self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call], encoding: Encoding | None
+    ) -> Any:
         """A decoding loop under the methods."""
         ...
 
@@ -75,6 +84,7 @@ class _Here(threading.local):
         self.offered: list[Standing] = []
         self.running: list[Standing] = []  # whose decoding loops are on the stack
         self.listed: list[Any] = []  # processors at work
+        self.encodings: WeakKeyDictionary[nn.Module, Encoding] = WeakKeyDictionary()
         self.towers: WeakKeyDictionary[nn.Module, dict[str, Call]] = WeakKeyDictionary()
 
 
@@ -139,7 +149,7 @@ def at_work(processor: Any) -> bool:
 
 def catch_loop(model: nn.Module, loop: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A decoding loop of `model`, with the methods of whoever acts on it."""
-    tower = _here.towers.pop(model, {})
+    tower, encoding = _here.towers.pop(model, {}), _here.encodings.pop(model, None)
     outer = next((session for session in reversed(_here.running) if session.decoder.runner is model), None)
     listed = [p for p in kwargs.get("logits_processor") or () if isinstance(p, Listed)]
     mine = _mine(model, listed, outer)
@@ -158,7 +168,7 @@ def catch_loop(model: nn.Module, loop: Callable[..., Any], args: tuple[Any, ...]
     _here.running.append(standing)
     _here.listed += mine
     try:
-        return standing.generate(lambda **changed: loop(model, **changed), arguments, tower)
+        return standing.generate(lambda **changed: loop(model, **changed), arguments, tower, encoding)
     finally:
         _here.running.remove(standing)
         del _here.listed[len(_here.listed) - len(mine) :]
@@ -200,6 +210,9 @@ def catch_encoder(model: nn.Module, encode: Callable[..., Any], args: tuple[Any,
     with _lock:
         alive = list(_alive)
     possible += [p.session for p in alive if not p.closed and p.session.decoder.runner is model]
+    if any(session.edits_pixels for session in possible):
+        given = args[0] if args else next(iter(kwargs.values()))
+        _here.encodings[model] = Encoding(functools.partial(encode, model), dict(given))
     watch = next((session.watch for session in possible if session.watch is not None), None)
     if watch is None:
         return encode(model, *args, **kwargs)

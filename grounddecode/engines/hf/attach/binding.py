@@ -38,6 +38,7 @@ class Binding:
 
     def __init__(self, model: PreTrainedModel, decoder: Decoder, trace: Recorder | None) -> None:
         self.model, self.decoder, self.trace = model, decoder, trace
+        self.every_token = False  # no layer may leave out tokens whose output reaches no logits
         self.here = _Here()
         self._stack = ExitStack()  # of what runs; runs of one session follow each other
         self.handlers: dict[nn.Module, kernels.Handler] = {}

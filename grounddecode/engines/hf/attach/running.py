@@ -24,6 +24,14 @@ def lock_of(runner: nn.Module) -> Any:
         return _locks.setdefault(runner, threading.RLock())
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How images were encoded before a decoding loop: what did it, and what it was given."""
+
+    encode: Callable[[dict[str, Any]], dict[str, Any]]
+    given: dict[str, Any]
+
+
 @dataclass
 class Run:
     """What is known of one `generate` call, or of the forwards by hand of a session, whose prompts it cannot know.
@@ -36,6 +44,8 @@ class Run:
     prompt: Tensor | None = None
     padding: Tensor | None = None
     tower: dict[str, Call] = field(default_factory=dict)
+    encoding: Encoding | None = None  # of the images, if that was done before the loop
+    copies: int = 1  # rows that `generate` made of each prompt
     steps: int = 0
     sequence: Sequence | None = None  # the latest one
     sequences: WeakKeyDictionary[Any, Sequence] = field(default_factory=WeakKeyDictionary)

@@ -67,7 +67,7 @@ class Rejection(Part):
 
     def _choose(self, step: Step, logits: Tensor, seen: bool, kwargs: Mapping[str, Any]) -> Tensor:
         last, kept, trace = logits[:, -1], step.sequence.kept, self.binding.trace
-        view = step.last_view(last.device)
+        view = step.answer_view(last.device)
         if self not in kept:
             kept[self] = self.method.start(len(last), last.device)
         note = None if trace is None else note_of(trace, step, view, ended(self.binding.model, step, kwargs))

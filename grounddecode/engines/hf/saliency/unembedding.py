@@ -1,18 +1,21 @@
-"""The unembedding: gradients of candidates' log-odds without a pass through it, and its product with a few rows."""
+"""The unembedding: what hidden states say through it, gradients without a pass through it, its product with few."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.log_odds import log_odds_gradients
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from grounddecode.engines.hf.decoder import Decoder
 
 _FEW = range(2, 5)  # rows whose product with a matrix is quicker from the other side, on one core and on several
 
@@ -47,6 +50,12 @@ def _loaded(module: nn.Module) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
+def _soft_cap(text: Any) -> float | None:
+    """Where a model with this decoder's configuration caps its logits softly, if it does."""
+    cap: float | None = getattr(text, "final_logit_softcapping", None)
+    return cap
+
+
 class Unembedding:
     """The output embedding of a model, and what the model does to its output (a factor, or a soft cap).
 
@@ -61,9 +70,7 @@ class Unembedding:
             raise ValueError(f"{method}: the output embedding is {type(head).__name__}, load it unquantised")
         self.module = head
         self._method = method
-        self._softcap: float | None = getattr(
-            model.config.get_text_config(decoder=True), "final_logit_softcapping", None
-        )
+        self._softcap = _soft_cap(model.config.get_text_config(decoder=True))
         self._checked = False
 
     def gradients(self, hidden: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
@@ -84,4 +91,43 @@ class Unembedding:
         known = (given - factor * plain).norm() <= 0.02 * given.norm()
         if plain.shape != given.shape or not bool(known & (factor > 0)):
             raise ValueError(f"{self._method}: the logits of this model are not its unembedding's output, unsupported")
+        self._checked = True
+
+
+class Lens:
+    """Logits (R, vocabulary) that hidden states (R, width) behind any layer would give, in their dtype.
+
+    By the model's own final norm and unembedding, and what it does to the output of that.
+
+    Raises:
+        ValueError: a decoder whose final norm is not to be found.
+    """
+
+    def __init__(self, model: PreTrainedModel, decoder: Decoder, method: str) -> None:
+        norm = transformers_names.final_norm(decoder.stack)
+        if norm is None:
+            raise ValueError(
+                f"{method}: the norm behind the last layer of {type(model).__name__} was not found, use another model"
+            )
+        self._norm, self._head, self._method = norm, model.get_output_embeddings(), method
+        self._factor = transformers_names.logit_factor(decoder.runner, decoder.text)
+        self._softcap = _soft_cap(decoder.text)
+        self._checked = False
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._head(self._norm(hidden[:, None]))[:, 0]
+        if self._factor != 1.0:
+            logits = logits * self._factor
+        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+
+    def check(self, hidden: Tensor, logits: Tensor) -> None:
+        """Once: what the last layer leads to are the logits of the model."""
+        if self._checked:
+            return
+        with torch.no_grad():
+            ours, given = self(hidden).float(), logits.float()
+        if ours.shape != given.shape or not bool((ours - given).norm() <= 0.02 * given.norm()):
+            raise ValueError(
+                f"{self._method}: the logits of this model are not what its final norm leads to, unsupported"
+            )
         self._checked = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ from grounddecode.engines.hf.saliency.unembedding import few_rows
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.image import Overwrite, hidden_from
 from grounddecode.engines.hf.stream.newest import NewestOnly
+from grounddecode.engines.hf.stream.pixels import with_other_pictures
 from grounddecode.engines.hf.stream.same_inputs import Memo, SamePlaces, kept_offsets, offset_holders
-from grounddecode.method import Method
-from grounddecode.view import ImageEdit, Phase
+from grounddecode.method import Method, Needs
+from grounddecode.view import Phase, StreamEdit
 
 if TYPE_CHECKING:
+    from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.part import Forward
 
 
@@ -31,7 +34,7 @@ class _Reading:
 
     chunks: list[tuple[int, dict[str, Any], Memo]] = field(default_factory=list)
     fresh: Any = None  # a cache like the main one, while that was empty
-    edit: ImageEdit | None = None
+    edit: StreamEdit | None = None
     replaced: Tensor | None = None  # (rows, prompt) bool, image tokens that are overwritten or hidden
 
 
@@ -45,6 +48,16 @@ class SecondStream(Part):
 
     def __init__(self, method: Method) -> None:
         self.method = method
+        self._decides = type(method).second_stream is not Method.second_stream
+        self._edits_pixels = Needs.PIXELS in method.active_needs()
+
+    def attach(self, binding: Binding) -> None:
+        super().attach(binding)
+        if self._edits_pixels and binding.decoder.runner is not binding.model:
+            raise ValueError(
+                f"{self.method.name}: {type(binding.model).__name__} has read its pictures before its decoder begins, "
+                "use another model"
+            )
 
     def act(self) -> None:
         head = self.binding.model.get_output_embeddings()
@@ -53,7 +66,7 @@ class SecondStream(Part):
             self.binding.layer(head, "forward", few_rows(head))
 
     def begin(self, step: Step) -> None:
-        step.record = step.completes_prompt
+        step.record = self._decides and step.completes_prompt
 
     def finish(self, sequences: Mapping[Any, Sequence]) -> None:
         """Hand the caches back with the main rows only."""
@@ -72,7 +85,7 @@ class SecondStream(Part):
         reading = step.sequence.kept.setdefault(self, _Reading())
         if step.past == 0:
             reading.fresh = copy.deepcopy(cache)
-        memo = Memo(self._models(), self.binding.decoder.stack)
+        memo = Memo([] if self._edits_pixels else self._models(), self.binding.decoder.stack)
         reading.chunks.append((step.past, kwargs, memo))
         with memo:
             output = forward(kwargs)
@@ -88,12 +101,12 @@ class SecondStream(Part):
         reading.chunks, reading.fresh = [], None  # which hold the cache
         return output
 
-    def _decide(self, step: Step) -> ImageEdit:
+    def _decide(self, step: Step) -> StreamEdit:
         """The image edit, from the attention of the last prompt row in every layer that recorded it."""
         row = step.sequence.prompt_length - 1 - step.past
         layers = [step.recorded[layer] for layer in sorted(step.recorded)]
-        device = layers[0].device
-        attention = torch.stack([layer.to(device) for layer in layers])
+        device = layers[0].device if layers else step.sequence.image.device
+        attention = torch.stack([layer.to(device) for layer in layers]) if layers else None
         view = step.view(row, row + 1, step.total, device).with_(image_attention=attention)
         edit = self.method.second_stream(view)
         if edit.scheme == "mask" and self.binding.decoder.is_hybrid:
@@ -107,22 +120,25 @@ class SecondStream(Part):
                 self.binding.trace.record(step.generated, self.method.name, "kept", edit.keep & view.image)
         return edit
 
-    def _second_prompt(self, step: Step, reading: _Reading, edit: ImageEdit, forward: Forward) -> Any:
+    def _second_prompt(self, step: Step, reading: _Reading, edit: StreamEdit, forward: Forward) -> Any:
         """The edited prompt through the model, chunk by chunk as the main one, into a cache of its own."""
         binding = self.binding
         main, output, stack = binding.step, None, binding.decoder.stack
         replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
         twin = Sequence(step.sequence.prompt_length, step.sequence.image)
+        newest = None if binding.every_token else step.n_layers - 1
         for past, kwargs, memo in reading.chunks:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
-            binding.step = Step(twin, step.n_layers, past, length, newest_only=step.n_layers - 1)
+            binding.step = Step(twin, step.n_layers, past, length, newest_only=newest)
+            if self._edits_pixels:
+                kwargs = self._with_other_pictures(step, reading, kwargs)
             changed = self._edited_inputs(edit, kwargs, replaced, past, length, memo.positions)
             try:
                 with (
                     memo.replay(),
                     kept_offsets(self._models()),
                     Overwrite(stack, replaced, past, edit.scheme),
-                    NewestOnly(stack),
+                    nullcontext() if newest is None else NewestOnly(stack),
                 ):
                     output = forward(transformers_names.with_cache(changed, reading.fresh))
             finally:
@@ -131,9 +147,14 @@ class SecondStream(Part):
         reading.replaced = replaced
         return output
 
+    def _with_other_pictures(self, step: Step, reading: _Reading, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if len(reading.chunks) > 1:
+            raise ValueError(f"{self.method.name}: pictures cannot be read in chunks, unset prefill_chunk_size")
+        return with_other_pictures(kwargs, self.method, self.binding, step)
+
     def _edited_inputs(
         self,
-        edit: ImageEdit,
+        edit: StreamEdit,
         kwargs: dict[str, Any],
         replaced: Tensor,
         past: int,
@@ -171,6 +192,7 @@ class SecondStream(Part):
         finally:
             binding.step = step
         step.seen = both.seen
+        step.hidden = {layer: hidden[:rows] for layer, hidden in both.hidden.items()}
         step.second_logits = output.logits[rows:, -1]
         return _main_rows(output, rows)
 

@@ -1,0 +1,166 @@
+"""Hidden states of the decoder: methods that edit them in every layer they act on, and that read them behind layers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from grounddecode.engines.hf import transformers_names
+from grounddecode.engines.hf.part import Part
+from grounddecode.engines.hf.saliency.unembedding import Lens
+from grounddecode.method import Method, Needs
+from grounddecode.view import StepView
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.attach.binding import Binding
+    from grounddecode.engines.hf.part import Forward
+    from grounddecode.engines.hf.step import Step
+
+
+@dataclass(frozen=True)
+class _Site:
+    """One place of one layer where methods edit: the module whose input is what was given, and whose output it is."""
+
+    layer: int
+    entry: nn.Module
+    leave: nn.Module
+    methods: tuple[Method, ...]
+
+
+class HiddenStates(Part):
+    """Puts the outputs of feed-forward networks and layers through `edit_hidden`, and keeps last rows behind layers.
+
+    Every stream is edited. What is read is what the next layer reads: behind all edits of the layer.
+    """
+
+    def __init__(self, methods: Sequence[Method]) -> None:
+        self.methods = tuple(methods)
+        self._given: dict[nn.Module, Tensor] = {}  # what networks and layers that run have read
+        self._lens: Lens | None = None
+        self._read: tuple[int, ...] = ()
+
+    def attach(self, binding: Binding) -> None:
+        super().attach(binding)
+        count = binding.decoder.n_layers
+        reading = [m for m in self.methods if Needs.HIDDEN_READ in m.active_needs()]
+        self._blocks = self._require_blocks()
+        self._sites = [site for layer, block in enumerate(self._blocks) for site in self._sites_of(layer, block)]
+        binding.every_token = bool(self._sites)
+        if reading:
+            layers = {layer for method in reading for layer in _layers_read(method, count)}
+            self._read = tuple(sorted(layers | {count - 1}))  # the last one shows that the lens is the model's
+            self._lens = Lens(binding.model, binding.decoder, reading[0].name)
+
+    def act(self) -> None:
+        hook = self.binding.hook
+        for site in self._sites:
+            hook(site.entry.register_forward_pre_hook, self._enter, with_kwargs=True)
+            hook(site.leave.register_forward_hook, functools.partial(self._leave, site))
+        for layer in self._read:
+            hook(self._blocks[layer].register_forward_hook, functools.partial(self._keep, layer))
+
+    def begin(self, step: Step) -> None:
+        step.lens = self._lens
+
+    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        try:
+            output = forward(kwargs)
+        finally:
+            self._given.clear()
+        if self._lens is not None and step.completes_prompt and self.binding.step is step:  # not a second stream's
+            self._lens.check(step.hidden[step.n_layers - 1], output.logits[:, -1])
+        return output
+
+    # -- where ---------------------------------------------------------------------------------------------------
+    def _require_blocks(self) -> tuple[nn.Module, ...]:
+        blocks = self.binding.decoder.blocks
+        if not blocks:
+            raise ValueError(
+                f"{self.methods[0].name}: the decoder layers of {type(self.binding.model).__name__} were not found, "
+                "use another model"
+            )
+        return blocks
+
+    def _sites_of(self, layer: int, block: nn.Module) -> list[_Site]:
+        """Where methods edit in one layer."""
+        decoder = self.binding.decoder
+        editing = [m for m in self.methods if Needs.HIDDEN_EDIT in m.active_needs()]
+        acting = [m for m in editing if m.acts_on(layer, decoder.n_layers)]
+        inner = tuple(m for m in acting if m.site == "mlp_output")
+        outer = tuple(m for m in acting if m.site == "block_output")
+        for method in acting:
+            if method not in (*inner, *outer):
+                raise ValueError(f"{method.name}: site is {method.site!r}, choose of 'mlp_output', 'block_output'")
+        sites: list[_Site] = [_Site(layer, block, block, outer)] if outer else []
+        if inner:
+            cross = any(x.cross and x.index == layer for x in decoder.layers)  # what is added there goes through a gate
+            ends = None if cross else transformers_names.feed_forward(block)
+            if ends is None:
+                raise ValueError(
+                    f"{inner[0].name}: layer {layer} of {type(self.binding.model).__name__} has no feed-forward "
+                    "network whose output is added as it is, use another model or other layers"
+                )
+            sites.append(_Site(layer, *ends, inner))
+        return sites
+
+    # -- edits ---------------------------------------------------------------------------------------------------
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.binding.step is not None:
+            self._given[module] = args[0] if args else kwargs["hidden_states"]
+
+    def _leave(self, site: _Site, _: nn.Module, __: Any, output: Any) -> Any:
+        """The output of a network or layer, which some give with something behind it, through the methods."""
+        step = self.binding.step
+        if step is None:
+            return None
+        given = self._given.pop(site.entry)
+        if isinstance(output, tuple):
+            return (self._edited(site, output[0], given, step), *output[1:])
+        return self._edited(site, output, given, step)
+
+    def _edited(self, site: _Site, output: Tensor, given: Tensor, step: Step) -> Tensor:
+        """`output` through the methods in list order; rows without an image as they were."""
+        plain = self._by_row(output, site.layer, step)
+        read = self._by_row(given, site.layer, step)[:, -plain.shape[1] :].float()
+        view = self._view(step, plain.device)
+        edited = plain.float()
+        for method in site.methods:
+            edited = method.edit_hidden(edited, read, view, site.layer)
+        edited = edited.to(plain.dtype)
+        if not step.sequence.all_see:
+            edited = edited.where((view.image_end >= 0)[:, None, None], plain)
+        return edited.view(output.shape)
+
+    def _view(self, step: Step, device: torch.device) -> StepView:
+        view = step.last_view(device)
+        return view.with_(hidden=step.hidden or None, lens=self._lens, memo=view.memo)
+
+    def _by_row(self, hidden: Tensor, layer: int, step: Step) -> Tensor:
+        """(rows, tokens, width), also of tokens that were laid behind each other (OPT, Llama 4)."""
+        rows = step.sequence.rows
+        flat = hidden.dim() == 2 and hidden.shape[0] % rows == 0
+        if not flat and (hidden.dim() != 3 or hidden.shape[0] != rows):
+            raise ValueError(
+                f"{self.methods[0].name}: layer {layer} of {type(self.binding.model).__name__} gives hidden states of "
+                f"shape {tuple(hidden.shape)} for {rows} rows, which are not theirs, use another model"
+            )
+        return hidden.reshape(rows, -1, hidden.shape[-1])
+
+    # -- reads ---------------------------------------------------------------------------------------------------
+    def _keep(self, layer: int, _: nn.Module, __: Any, output: Any) -> None:
+        step = self.binding.step
+        if step is not None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            step.hidden[layer] = self._by_row(hidden, layer, step)[:, -1].clone()  # alone: the whole prompt may go
+
+
+def _layers_read(method: Method, n_layers: int) -> tuple[int, ...]:
+    layers = method.reads(n_layers).hidden
+    if not all(0 <= layer < n_layers for layer in layers):
+        raise ValueError(f"{method.name}: reads behind layers {layers}, this model has layers 0 to {n_layers - 1}")
+    return layers
