@@ -362,7 +362,7 @@ def test_an_edit_sees_the_layers_below_it() -> None:
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
-def test_other_engines_refuse_in_one_sentence(engine: OpenAIEngine, fake: Any) -> None:
+def test_other_engines_refuse_in_one_sentence(fake: Any) -> None:
     for method in (Turn(), Early()):
         assert (
             not_offered([method], Settings(), 4)
