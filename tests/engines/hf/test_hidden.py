@@ -375,7 +375,9 @@ def test_other_engines_refuse_in_one_sentence(fake: Any) -> None:
         )
         assert not server.offers & method.needs() & (Needs.HIDDEN_EDIT | Needs.HIDDEN_READ)
         server.close()
-        assert engine.refusal([method]) is not None
+        plain = OpenAIEngine(fake.url + "#m")
+        assert plain.refusal([method]) is not None
+        plain.close()
 
 
 def test_what_cannot_work_is_refused_before_anything_runs() -> None:
