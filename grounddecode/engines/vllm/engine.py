@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.engines.base import Decoding, Request, Response
-from grounddecode.engines.images import open_image
-from grounddecode.engines.vllm.params import FLAG, KEY, written
+from grounddecode.engines.base import BatchError, Decoding, Request, Response
+from grounddecode.engines.images import MAX_PIXELS, open_image
+from grounddecode.engines.options import number, switch, whole
+from grounddecode.engines.vllm.params import FLAG, KEY, Settings, not_offered, written
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
@@ -29,12 +30,16 @@ class VLLMEngine:
         tensor_parallel_size: ranks that share the model.  max_model_len: longest sequence; 0: the model's.
         max_num_seqs: requests at a time.  block_size: tokens a cache block; 0: vLLM's choice.
         gpu_memory_utilization: share of a GPU's memory.  enforce_eager: no compilation.
+        max_pixels: the largest picture that is opened.  trust_remote_code: run code that the model's folder brings.
 
     Raises:
         ValueError: vLLM is not installed, or refuses the options.
     """
 
     name = "vllm"
+    offers = ~(Needs.VISION_ATTENTION | Needs.HIDDEN_EDIT | Needs.HIDDEN_READ)
+    side = None  # what vLLM's processor does with a picture is not known
+    draws_alone = True  # a request's seed is its own: what it draws does not depend on those beside it
 
     def __init__(
         self,
@@ -48,6 +53,8 @@ class VLLMEngine:
         block_size: int | str = 0,
         gpu_memory_utilization: float | str = 0.9,
         enforce_eager: bool | str = False,
+        max_pixels: int | str = MAX_PIXELS,
+        trust_remote_code: bool | str = False,
     ) -> None:
         if installed() is None:
             raise ValueError("engine vllm needs vLLM, install it: pip install 'grounddecode[vllm]'")
@@ -58,17 +65,18 @@ class VLLMEngine:
         self._options: dict[str, Any] = {
             "model": path_of(model),
             "dtype": _dtype() if dtype == "auto" else dtype,
-            "tensor_parallel_size": int(tensor_parallel_size),
-            "max_num_seqs": int(max_num_seqs),
-            "gpu_memory_utilization": float(gpu_memory_utilization),
-            "enforce_eager": str(enforce_eager).lower() in ("true", "1", "yes", "on"),
+            "tensor_parallel_size": whole("tensor_parallel_size", tensor_parallel_size, 1, 1024),
+            "max_num_seqs": whole("max_num_seqs", max_num_seqs, 1, 65536),
+            "gpu_memory_utilization": number("gpu_memory_utilization", gpu_memory_utilization, 0.01, 1),
+            "enforce_eager": switch("enforce_eager", enforce_eager),
+            "trust_remote_code": switch("trust_remote_code", trust_remote_code),
             "generation_config": "vllm",
             "logits_processors": [FLAG],
         }
-        if int(max_model_len):
-            self._options["max_model_len"] = int(max_model_len)
-        if int(block_size):
-            self._options["block_size"] = int(block_size)
+        self.max_pixels = whole("max_pixels", max_pixels, 1, 1 << 40)
+        lengths = {"max_model_len": max_model_len, "block_size": block_size}
+        given = {name: whole(name, value, 0, 1 << 24) for name, value in lengths.items()}
+        self._options |= {name: value for name, value in given.items() if value}
 
     def describe(self) -> dict[str, object]:
         llm = self._open(())
@@ -83,17 +91,47 @@ class VLLMEngine:
             "vllm": installed(),
         }
 
+    def refusal(self, methods: Sequence[Method]) -> str | None:
+        """Why vLLM cannot apply the methods to this model, else None; nothing is started."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(
+            self._options["model"], trust_remote_code=self._options["trust_remote_code"]
+        )
+        layers = int(config.get_text_config(decoder=True).num_hidden_layers)
+        return not_offered(methods, Settings(serves=tuple(methods)), layers)
+
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
     ) -> list[Response]:
-        """Answer one batch. Raises ValueError for beams, methods that vLLM refuses, images that cannot be read."""
+        """Answer one batch.
+
+        Raises:
+            ValueError: beams, or methods that vLLM refuses.
+            BatchError: requests whose pictures cannot be read; it holds the answers to the others.
+        """
         if not requests:
             return []
         if decoding.num_beams > 1:
             raise ValueError(
                 f"engine vllm has no beam search with methods (num_beams is {decoding.num_beams}), use engine hf"
             )
-        chats = [_chat(request) for request in requests]
+        chats: dict[str, list[dict[str, Any]]] = {}
+        failures: dict[str, Exception] = {}
+        for request in requests:
+            try:
+                chats[request.sample_id] = _chat(request, self.max_pixels)
+            except ValueError as error:
+                failures[request.sample_id] = error
+        asked = [request for request in requests if request.sample_id in chats]
+        responses = self._answers(asked, list(chats.values()), decoding, methods) if asked else []
+        if failures:
+            raise BatchError(responses, failures)
+        return responses
+
+    def _answers(
+        self, requests: Sequence[Request], chats: list[Any], decoding: Decoding, methods: Sequence[Method]
+    ) -> list[Response]:
         params = [_params(request, decoding, methods) for request in requests]
         llm = self._open(methods)
         begin = time.perf_counter()
@@ -158,8 +196,9 @@ def _spec(method: Method) -> Any:
     return {"method" if key == "name" else key: value for key, value in method.to_dict().items()}
 
 
-def _chat(request: Request) -> list[dict[str, Any]]:
-    pictures = [{"type": "image_pil", "image_pil": open_image(image)} for image in request.images]
+def _chat(request: Request, max_pixels: int) -> list[dict[str, Any]]:
+    opened = [open_image(image, max_pixels=max_pixels) for image in request.images]
+    pictures = [{"type": "image_pil", "image_pil": image} for image in opened]
     return [{"role": "user", "content": [*pictures, {"type": "text", "text": request.prompt}]}]
 
 
