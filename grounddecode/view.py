@@ -107,7 +107,7 @@ class StepView:
     lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
     pictures: Pictures | None = None  # what `edit_pixels` is given
     vision: VisionView | None = None
-    state: Any = None  # what `start` and `advance` of the method returned
+    state: Any = None  # what `start` of the method returned, or its latest judgement kept
     laid_out: LaidOut | None = field(default=None, repr=False, compare=False)  # how the engine serves `of_image`
     memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 

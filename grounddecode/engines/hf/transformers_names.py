@@ -52,16 +52,12 @@ BLOCK_MASKS = ("flex_attention",)
 
 # -- modules ---------------------------------------------------------------------------------------------------------
 # The feed-forward network of a decoder layer, by its first and last module, and the norm that may stand behind it.
-_FEED_FORWARDS = (
-    ("mlp", "mlp"),
-    ("feed_forward", "feed_forward"),
-    ("block_sparse_moe", "block_sparse_moe"),
-    ("fc1", "fc2"),
-)
+_FEED_FORWARDS = (*((x, x) for x in ("mlp", "feed_forward", "block_sparse_moe")), ("fc1", "fc2"))
 _BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
 # The norm between the last decoder layer and the unembedding.
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
-_LOGIT_FACTORS = ("logit_scale", "logits_scaling")
+# What is done to the output of the unembedding: times (Cohere), divided by (Granite), softly capped (Gemma 2).
+LOGIT_SCALE, LOGIT_DIVISOR, LOGIT_CAP = "logit_scale", "logits_scaling", "final_logit_softcapping"
 # What turns pixels into features: called once, its result is replayed to the second stream.
 IMAGE_FEATURES = "get_image_features"
 # Set on every layer by `gradient_checkpointing_enable`: the layer is computed a second time in the backward pass.
@@ -163,7 +159,6 @@ def brings_video(kwargs: Mapping[str, Any]) -> bool:
 
 
 def is_pixels(name: str, value: Any) -> bool:
-    """Whether an argument of a forward is the pixel values of pictures."""
     return name in _PIXELS and isinstance(value, Tensor)
 
 
@@ -227,14 +222,15 @@ def final_norm(stack: nn.Module) -> nn.Module | None:
     return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
 
 
-def logit_factor(runner: nn.Module, text: Any) -> float:
-    """What a model multiplies the output of its unembedding by (Cohere), or divides it by (Granite).
+def logit_setting(model: nn.Module, text: Any, name: str) -> float | None:
+    """A setting of what is done to the output of the unembedding, if the module that owns it does so.
 
-    Text models have both in their configuration; of the models around them some read it there, others do without.
+    The decoder's configuration has it also where a model around it does without, as some do in some releases.
     """
-    code = inspect.unwrap(type(runner).forward).__code__
-    scale, divisor = (getattr(text, name, None) if name in code.co_names else None for name in _LOGIT_FACTORS)
-    return float(scale or 1.0) / float(divisor or 1.0)
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    owner = next((m for m in model.modules() if any(child is head for child in m.children())), model)
+    code = inspect.unwrap(type(owner).forward).__code__
+    return getattr(text, name, None) if name in (*code.co_names, *code.co_consts) else None
 
 
 def shares_keys(attention: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from grounddecode import AvisC, ground
-from grounddecode.engines.hf.transformers_names import logit_factor
+from grounddecode.engines.hf.transformers_names import logit_setting
 from grounddecode.engines.openai.engine import OpenAIEngine
 from grounddecode.engines.vllm.params import Settings, not_offered
 from grounddecode.method import Method, Needs, option
@@ -285,11 +286,17 @@ def test_the_lens_shows_what_earlier_layers_say(name: str) -> None:
     oracle = whole.Oracle(model, family)
     norm = getattr(oracle.stack, "norm", None) or oracle.stack.final_layer_norm
     cap = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
+    cap = cap if name != "paligemma2" or _paligemma_caps() else None
     for step in range(STEPS):
         plain, rows = _behind(oracle, inputs, tokens[:, :step], layers)
         early = [model.get_output_embeddings()(norm(row)) for row in rows]
         early = early if cap is None else [cap * torch.tanh(x / cap) for x in early]
         assert close(logits[step], plain + 0.5 * sum(early))
+
+
+def _paligemma_caps() -> bool:
+    """Older releases leave the cap of a Gemma 2 out."""
+    return "final_logit_softcapping" in inspect.getsource(type(zoo.model("paligemma2")))
 
 
 def _behind(
@@ -318,8 +325,8 @@ def test_the_lens_scales_as_the_model_around_the_decoder_does() -> None:
     model = LlavaForConditionalGeneration(
         LlavaConfig(vision_config=plain.config.vision_config, text_config=text, image_token_index=zoo.IMAGE)
     ).eval()
-    assert logit_factor(model, text) == 1.0
-    assert logit_factor(GraniteForCausalLM(text), text) == 0.25
+    assert logit_setting(model, text, "logits_scaling") is None
+    assert logit_setting(GraniteForCausalLM(text), text, "logits_scaling") == 4.0
     inputs = zoo.family("llava").batch()
     with ground(model, _LastLayer()):
         model.generate(**inputs, max_new_tokens=2)

@@ -165,15 +165,25 @@ def test_beams_are_those_of_a_prompt_given_alone(name: str) -> None:
     """Rows with two pictures and beams: pictures of each beam stay its own. The best beam's scores are the oracle's."""
     model, family = zoo.model(name), zoo.family(name)
     beams = {"num_beams": 3, "max_new_tokens": 4, "do_sample": False, "output_scores": True}
+    plain = model.generate(**family.batch(), **beams, return_dict_in_generate=True)
+    tokens = plain.sequences[:, -4:]
+    if not torch.allclose(
+        _scores(expected(name, family.batch(), tokens, keep=1.0), tokens), plain.sequences_scores, atol=1e-4
+    ):
+        pytest.skip("this release of transformers mixes up the pictures of beams without grounddecode too")
     with ground(model, Noised()):
         together = model.generate(**family.batch(), **beams, return_dict_in_generate=True)
         for i, row in enumerate(family.rows):
             alone = model.generate(**family.batch([row]), **beams, return_dict_in_generate=True)
             assert torch.equal(alone.sequences[0, -4:], together.sequences[i, -4:])
     tokens = together.sequences[:, -4:]
-    allowed = expected(name, family.batch(), tokens).log_softmax(-1)
-    scores = allowed.gather(2, tokens.T[..., None])[..., 0].sum(0) / 4
+    scores = _scores(expected(name, family.batch(), tokens), tokens)
     assert torch.allclose(scores, together.sequences_scores, atol=1e-4)
+
+
+def _scores(logits: Tensor, tokens: Tensor) -> Tensor:
+    """(rows,) mean log-probability of the tokens (rows, steps)."""
+    return logits.log_softmax(-1).gather(2, tokens.T[..., None])[..., 0].mean(0)
 
 
 def test_neutral_is_bit_identical_and_nothing_is_left() -> None:

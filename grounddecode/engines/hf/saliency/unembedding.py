@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +51,6 @@ def _loaded(module: nn.Module) -> Iterator[None]:
         hook.post_forward(module, None)
 
 
-def _soft_cap(text: Any) -> float | None:
-    """Where a model with this decoder's configuration caps its logits softly, if it does."""
-    cap: float | None = getattr(text, "final_logit_softcapping", None)
-    return cap
-
-
 class Unembedding:
     """The output embedding of a model, and what the model does to its output (a factor, or a soft cap).
 
@@ -70,7 +65,8 @@ class Unembedding:
             raise ValueError(f"{method}: the output embedding is {type(head).__name__}, load it unquantised")
         self.module = head
         self._method = method
-        self._softcap = _soft_cap(model.config.get_text_config(decoder=True))
+        text = model.config.get_text_config(decoder=True)
+        self._softcap = transformers_names.logit_setting(model, text, transformers_names.LOGIT_CAP)
         self._checked = False
 
     def gradients(self, hidden: Tensor, logits: Tensor, tokens: Tensor) -> Tensor:
@@ -110,8 +106,9 @@ class Lens:
                 f"{method}: the norm behind the last layer of {type(model).__name__} was not found, use another model"
             )
         self._norm, self._head, self._method = norm, model.get_output_embeddings(), method
-        self._factor = transformers_names.logit_factor(decoder.runner, decoder.text)
-        self._softcap = _soft_cap(decoder.text)
+        setting = partial(transformers_names.logit_setting, model, decoder.text)
+        scale, divisor = setting(transformers_names.LOGIT_SCALE), setting(transformers_names.LOGIT_DIVISOR)
+        self._factor, self._softcap = (scale or 1.0) / (divisor or 1.0), setting(transformers_names.LOGIT_CAP)
         self._checked = False
 
     def __call__(self, hidden: Tensor) -> Tensor:
