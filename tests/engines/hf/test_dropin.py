@@ -184,7 +184,8 @@ class _Raises(StoppingCriteria):
 @each_method
 def test_an_exception_inside_a_call_leaves_the_model_as_it_was(tiny, method, error):
     model, inputs = tiny
-    before, plain, processor = footprint(model), run(model, inputs), MethodLogitsProcessor(model, method)
+    plain = run(model, inputs)  # transformers 5.16 hangs hooks of its own on the vision tower at its first run
+    before, processor = footprint(model), MethodLogitsProcessor(model, method)
     expected = run(model, inputs, logits_processor=[processor])
     with pytest.raises(type(error)):
         run(model, inputs, logits_processor=[processor], stopping_criteria=[_Raises(error)])
