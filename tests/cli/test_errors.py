@@ -69,7 +69,7 @@ def test_a_stopped_bench_says_that_the_same_command_continues(
     tmp_path: Path, number: signal.Signals, code: int, when: str
 ) -> None:
     command = [sys.executable, "-m", "grounddecode", "bench", "--model", "lab", "--benchmarks", "chair"]
-    command += ["--max-new-tokens", "8", "--batch-size", "2", "--limit", "40", "--resamples", "5"]
+    command += ["--max-new-tokens", "8", "--batch-size", "2", "--limit", "200", "--resamples", "5"]
     command += ["--out", str(tmp_path / "run")]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     awaited = tmp_path / "run" / ("samples.jsonl" if when == "answering" else "run.json")
