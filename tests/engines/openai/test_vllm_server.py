@@ -63,7 +63,7 @@ def alone(engine: Engine, requests: list[Request]) -> list[Response]:
 
 def margin(engine: Any, request: Request) -> float:
     """The smallest lead of a chosen token's logit over the next one's in a greedy answer."""
-    inputs = engine._inputs([request])
+    inputs = engine._inputs([(request, engine._read(request))])
     options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     out = engine.model.generate(**inputs, max_new_tokens=GREEDY.max_new_tokens, **options)
     best = torch.stack(out.logits)[:, 0].topk(2).values
