@@ -63,15 +63,22 @@ def test_exit_codes() -> None:
     assert run(KeyboardInterrupt()) == INTERRUPTED
 
 
+def _heeds_ctrl_c() -> None:
+    """A run of tests in the background ignores Ctrl-C, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
 @pytest.mark.parametrize("when", ["answering", "starting"])
 def test_a_stopped_bench_says_that_the_same_command_continues(
     tmp_path: Path, number: signal.Signals, code: int, when: str
 ) -> None:
     command = [sys.executable, "-m", "grounddecode", "bench", "--model", "lab", "--benchmarks", "chair"]
-    command += ["--max-new-tokens", "8", "--batch-size", "2", "--limit", "200", "--resamples", "5"]
+    command += ["--max-new-tokens", "8", "--batch-size", "2", "--limit", "80", "--resamples", "5"]
     command += ["--out", str(tmp_path / "run")]
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_ctrl_c
+    )
     awaited = tmp_path / "run" / ("samples.jsonl" if when == "answering" else "run.json")
     deadline = time.monotonic() + 300
     while child.poll() is None and time.monotonic() < deadline:
