@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from grounddecode.engines.hf import transformers_names
+from grounddecode.layout import image_token_id
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is an encoder-decoder, grounddecode works on decoder-only vision-language models")
     text = transformers_names.found(config, "get_text_config")(decoder=True)
-    image_token_id = transformers_names.image_token(config)
-    if image_token_id is None:
+    image_token = image_token_id(config)
+    if image_token is None:
         raise ValueError(f"{name} is a text-only model (its config names no image token), give a vision-language model")
     layers = _attention_layers(model, text)
     if not layers:
@@ -98,7 +99,7 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
         n_layers=int(text.num_hidden_layers),
         n_heads=int(text.num_attention_heads),
         text=text,
-        image_token_id=image_token_id,
+        image_token_id=image_token,
         video_token_id=transformers_names.video_token(config),
     )
 

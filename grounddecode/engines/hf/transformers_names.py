@@ -66,7 +66,6 @@ CHECKPOINTING = "gradient_checkpointing"
 CACHE_ROWS = "max_batch_size"
 _OFFSETS = "rope_deltas"
 _WAIT = "TIME_OUT_REMOTE_CODE"  # seconds that an answer is waited for
-_IMAGE_TOKEN = ("image_token_id", "image_token_index")
 _VIDEO_TOKEN = ("video_token_id", "video_token_index")
 
 
@@ -167,18 +166,10 @@ def expanded(model: Any, encoded: Any, ids: Tensor, copies: int) -> Any:
     return encoded if copies == 1 else found(model, "_expand_multimodal_outputs")(ids, encoded, expand_size=copies)
 
 
-def image_token(config: Any) -> int | None:
-    """Id of the token that stands for a piece of an image."""
-    return _token(config, _IMAGE_TOKEN)
-
-
 def video_token(config: Any) -> int | None:
-    return _token(config, _VIDEO_TOKEN)
-
-
-def _token(config: Any, names: Iterable[str]) -> int | None:
+    """Id of the token that stands for a piece of a video; that of images is `layout.image_token_id`'s."""
     holders = (config, getattr(config, "vision_config", None))
-    ids = (getattr(holder, name, None) for holder in holders for name in names)
+    ids = (getattr(holder, name, None) for holder in holders for name in _VIDEO_TOKEN)
     return next((int(value) for value in ids if value is not None), None)
 
 
