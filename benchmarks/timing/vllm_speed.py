@@ -92,7 +92,7 @@ class Bursts:
     def __init__(self, llm, model: Path, tokens: int) -> None:
         from transformers import AutoProcessor
 
-        from grounddecode.lab.world import scenes
+        from grounddecode.lab.scenes.world import scenes
 
         self.engine, self.tokens, self.count = llm.llm_engine, tokens, 0
         processor = AutoProcessor.from_pretrained(model)
@@ -173,7 +173,7 @@ def by_hf(model: Path, batch: int, tokens: int) -> float:
     """Seconds a token of engine hf's plain `generate` with the same requests as one batch, prompt included."""
     from grounddecode.engines.base import Decoding, Request
     from grounddecode.engines.hf.engine import HFEngine
-    from grounddecode.lab.world import scenes
+    from grounddecode.lab.scenes.world import scenes
 
     engine = HFEngine(str(model), device="cpu", dtype="float32")
     engine.model.generation_config.eos_token_id = None

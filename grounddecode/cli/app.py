@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from grounddecode import __version__
-from grounddecode.cli import bench, calibrate, data, generate, lab, methods, report, score, serve
 from grounddecode.cli.command import App
 from grounddecode.cli.errors import DEBUG_VARIABLE, QUIET_VARIABLE
+from grounddecode.cli.method import methods
+from grounddecode.cli.model import calibrate, generate, lab, serve
+from grounddecode.cli.run import bench, data, report, score
 
 app = App(
     help="Decoding-time methods that make vision-language models hallucinate less, and honest measurements of them.",

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from grounddecode.lab import corpus as data
-from grounddecode.lab.captions import CAREFUL, CLEAN, LIBERAL
-from grounddecode.lab.language import align_projector, train_language
 from grounddecode.lab.model import build_model, save
-from grounddecode.lab.vision import cache_features, train_vision
+from grounddecode.lab.text import corpus as data
+from grounddecode.lab.text.captions import CAREFUL, CLEAN, LIBERAL
+from grounddecode.lab.training.language import align_projector, train_language
+from grounddecode.lab.training.vision import cache_features, train_vision
 
 Result = TypeVar("Result")
 

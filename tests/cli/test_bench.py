@@ -13,7 +13,7 @@ import pytest
 
 from grounddecode.cli import main
 from grounddecode.evaluate.run.recipe import Recipe
-from grounddecode.lab import dataset
+from grounddecode.lab.scenes import dataset
 from grounddecode.registry import listed
 from tests.cli.conftest import Run, assert_sentence
 
@@ -203,7 +203,7 @@ def test_a_recipe_says_what_the_options_do_not(run: Path, tmp_path: Path, capfd:
 
 
 def test_every_argument_of_the_bench_is_an_option() -> None:
-    from grounddecode.cli.bench import bench
+    from grounddecode.cli.run.bench import bench
 
     wanted = {field.name for field in fields(Recipe)} - {"engine_options"}
     assert wanted <= set(signature(bench).parameters)  # so that a recipe may say each

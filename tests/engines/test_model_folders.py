@@ -25,7 +25,7 @@ from grounddecode.engines.hf.checkpoint.limits import positions, sufficient_side
 from grounddecode.engines.hf.engine import HFEngine
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.lab import model as lab_model
-from grounddecode.lab import world
+from grounddecode.lab.scenes import world
 from tests import zoo
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "processor_config.json"

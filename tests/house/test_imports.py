@@ -20,7 +20,6 @@ ORDER = ("core", "methods", "engines", "evaluate", "report", "integrations", "cl
 # Modules at the top that are entrances to a part, for people who import them by name.
 ENTRANCES = {"saliency": "engines", "integrations": "report"}
 #: Folders with more modules than there should be.
-FULL = ("grounddecode", "grounddecode/cli", "grounddecode/lab")
 MOST_MODULES = 12
 HEAVY = ("torch", "transformers", "vllm", "pycocotools", "scipy", "pandas")
 LIGHT = (
@@ -152,7 +151,8 @@ def test_a_circle_is_found_however_it_is_imported(tmp_path: Path, monkeypatch: p
 
 def test_no_folder_is_a_heap() -> None:
     held = Counter(str(path.parent.relative_to(ROOT)) for path in sources() if path.name != "__init__.py")
-    assert {name: n for name, n in held.items() if n > MOST_MODULES and name not in FULL} == {}
+    del held["grounddecode/methods"]  # a catalogue: one file a method
+    assert {name: n for name, n in held.items() if n > MOST_MODULES} == {}
 
 
 def test_modules_and_functions_are_small() -> None:

@@ -16,7 +16,7 @@ from grounddecode import registry
 
 ROOT = Path(grounddecode.__file__).parents[1]
 HEAD = """
-from grounddecode import GroundedModel, AvisC, HeadModulation, LocoRE, Method, PAINT, SGRS, Trace, VAR, ground
+from grounddecode import AvisC, GroundedModel, HeadModulation, LocoRE, Method, PAINT, SGRS, Trace, VAR, ground
 from logits_processors import AvisCLogitsProcessor, list_processors
 """
 RIGHT = """

@@ -7,8 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from grounddecode.lab import corpus, language, model, tokenizer, world
-from grounddecode.lab.captions import Turn
+from grounddecode.lab import model
+from grounddecode.lab.scenes import world
+from grounddecode.lab.text import corpus, tokenizer
+from grounddecode.lab.text.captions import Turn
+from grounddecode.lab.training import language
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ def test_every_path_gives_one_bos(processor):
 
 
 def test_pixels_of_training_equal_the_processor(processor):
-    from grounddecode.lab.vision import pixels
+    from grounddecode.lab.training.vision import pixels
 
     image = world.draw(2).image
     ours = pixels(np.asarray(image)[None], None, torch.device("cpu"))

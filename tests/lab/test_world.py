@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from grounddecode.lab import world
-from grounddecode.lab.corpus import BACKGROUND, patch_labels
+from grounddecode.lab.scenes import world
+from grounddecode.lab.text.corpus import BACKGROUND, patch_labels
 
 
 @pytest.fixture(scope="module")

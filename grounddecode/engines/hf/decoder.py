@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from grounddecode.engines.hf import transformers_names
-from grounddecode.layout import image_token_id
+from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 
 if TYPE_CHECKING:

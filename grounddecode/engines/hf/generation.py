@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grounddecode.layout import image_ends
+from grounddecode.images.layout import image_ends
 from grounddecode.view import VisionView
 
 FLAGS = "flags"  # key of the token flags in `Sequence.memory`

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import Sequence as Sequences
-from grounddecode.layout import image_mask
+from grounddecode.images.layout import image_mask
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.decoder import Decoder

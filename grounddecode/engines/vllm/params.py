@@ -12,7 +12,7 @@ from typing import Any, Literal
 from grounddecode import registry, schema
 from grounddecode.calibration import Calibration, known
 from grounddecode.engines.plan import hf_only, refusal
-from grounddecode.layout import image_token_id
+from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 
 KEY = "grounddecode"  # of a request's `extra_args` / `vllm_xargs`, and of the server's `--additional-config`

@@ -21,7 +21,7 @@ from grounddecode.engines.vllm.params import (
     written,
 )
 from grounddecode.engines.vllm.worker import worker_of
-from grounddecode.layout import image_token_id
+from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 
 log = logging.getLogger("vllm.grounddecode")

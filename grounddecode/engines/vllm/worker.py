@@ -20,7 +20,7 @@ from grounddecode.engines.vllm.requests import Asked, Current, Layout, Requests
 from grounddecode.engines.vllm.saliency import Saliency
 from grounddecode.engines.vllm.step import Part, Rows, groups_of, last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.stream import Streams
-from grounddecode.layout import image_token_id
+from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 from grounddecode.view import StepView
 

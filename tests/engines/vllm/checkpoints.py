@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from grounddecode.lab.model import save
-from grounddecode.lab.tokenizer import CHAT_TEMPLATE, build_tokenizer
+from grounddecode.lab.text.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 

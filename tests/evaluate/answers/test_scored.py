@@ -173,7 +173,7 @@ def test_unfinished_sentences_are_left_out_and_that_is_said(tmp_path: Path) -> N
 
 
 def test_warnings_come_before_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from grounddecode.cli import score as command
+    from grounddecode.cli.run import score as command
 
     said: list[str] = []
     monkeypatch.setattr(command, "complain", said.append)

@@ -15,10 +15,10 @@ from grounddecode.engines.hf.attention.call import Call, Output
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.gradients import RowGradients
 from grounddecode.engines.hf.session import Session
-from grounddecode.layout import ImageLayout
+from grounddecode.images.layout import ImageLayout
 from grounddecode.maths import unit_rows
 from grounddecode.method import Method, Needs
-from grounddecode.saliency_record import SaliencyRecord
+from grounddecode.saliency.record import SaliencyRecord
 from grounddecode.view import Phase, StepView
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from grounddecode.engines.hf.session import Session
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
-from grounddecode.layout import image_mask
+from grounddecode.images.layout import image_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -265,7 +265,7 @@ def _encode(processor: Any, model: Any, image: Image | None, text: str) -> dict[
 
 def _pictures(folder: Path | str | None, count: int, max_pixels: int) -> list[Image]:
     if folder is None:
-        from grounddecode.lab.world import scenes
+        from grounddecode.lab.scenes.world import scenes
 
         return [scene.image for scene in scenes("calibration", count)]
     if not Path(folder).is_dir():

@@ -26,7 +26,7 @@ def render(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Draw scenes: one PNG each, and a sheet of them all."""
-    from grounddecode.lab.render import render as draw
+    from grounddecode.lab.scenes.render import render as draw
 
     sheet, *pictures = draw(n, out, split)
     if as_json:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.tiles import Tile, images_of_row, runs_of
+from grounddecode.images.tiles import Tile, images_of_row, runs_of
 
 if TYPE_CHECKING:
     import numpy as np

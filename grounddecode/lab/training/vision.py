@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from grounddecode.lab.corpus import BACKGROUND, PATCHES, Corpus
 from grounddecode.lab.model import vision_parts
-from grounddecode.lab.sprites import COLOURS
-from grounddecode.lab.world import CATEGORIES, SCENES
+from grounddecode.lab.scenes.sprites import COLOURS
+from grounddecode.lab.scenes.world import CATEGORIES, SCENES
+from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, Corpus
 
 Log = Callable[[str, int, dict[str, float]], None]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from grounddecode.layout import ImageLayout
+from grounddecode.images.layout import ImageLayout
 
 IMG = 9
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from grounddecode.layout import ImageLayout
+from grounddecode.images.layout import ImageLayout
 
 IMG = 7
 SPOTS = [(0.12, 0.15), (0.85, 0.2), (0.3, 0.8), (0.9, 0.9), (0.55, 0.45)]

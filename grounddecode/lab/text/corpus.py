@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from grounddecode.lab import captions
-from grounddecode.lab.sprites import COLOURS
-from grounddecode.lab.tokenizer import encode, vocabulary
-from grounddecode.lab.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
+from grounddecode.lab.scenes.sprites import COLOURS
+from grounddecode.lab.scenes.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
+from grounddecode.lab.text import captions
+from grounddecode.lab.text.tokenizer import encode, vocabulary
 
 PATCHES = GRID * GRID
 SLOTS, SLOT = 2, 96

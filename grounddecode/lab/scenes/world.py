@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from grounddecode.lab.backdrop import backdrop
-from grounddecode.lab.sprites import COLOURS, Array, sprite
+from grounddecode.lab.scenes.backdrop import backdrop
+from grounddecode.lab.scenes.sprites import COLOURS, Array, sprite
 
 SIDE = 96
 CELL = 12

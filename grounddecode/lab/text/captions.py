@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from grounddecode.lab.world import CATEGORIES, FAVOURITE, PAIRS, SIDE, Scene, Thing, weights
+from grounddecode.lab.scenes.world import CATEGORIES, FAVOURITE, PAIRS, SIDE, Scene, Thing, weights
 
 LONG_PROMPTS = (
     "Describe this image in detail.",

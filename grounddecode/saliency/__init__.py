@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from grounddecode.saliency_record import SaliencyRecord
+from grounddecode.saliency.record import SaliencyRecord
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from grounddecode.layout import ImageLayout
+    from grounddecode.images.layout import ImageLayout
 
 
 @dataclass(frozen=True)

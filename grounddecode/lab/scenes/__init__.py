@@ -1,0 +1,1 @@
+"""What the lab's pictures show, and how they are drawn."""

@@ -1,0 +1,1 @@
+"""The stages of training: the vision tower, the projector, the language model."""
