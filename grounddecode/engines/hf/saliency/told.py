@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 
-class Told(LogitsProcessor):
-    """Leaves one token possible in each step: the next one of an answer, (rows, N) long."""
+class Told:
+    """A logits processor that leaves one token possible in each step: the next one of an answer, (rows, N) long."""
 
     def __init__(self, answer: Tensor, prompt: int) -> None:
         self.answer, self.prompt = answer, prompt
