@@ -64,7 +64,7 @@ def _range(parsed: Any) -> str:
 
 def python_range() -> str:
     """The Pythons that the package says it runs on."""
-    return str(metadata(PACKAGE).get("Requires-Python") or "")
+    return str((metadata(PACKAGE).get_all("Requires-Python") or [""])[0])
 
 
 def _extra(parsed: Any) -> str:
