@@ -88,6 +88,12 @@ def check(method: Method) -> None:
             raise ValueError(f"{method.name}: {field.name} is {given}, give {_within(kind, range_of(field))}")
 
 
+def check_span(method: str, field: str, given: tuple[int, ...]) -> None:
+    """Raise ValueError unless the numbers are the two ends lo;hi of a half-open span of layers."""
+    if len(given) != 2 or given[0] > given[1]:
+        raise ValueError(f"{method}: {field} is {given}, give two layers lo;hi with 0 <= lo <= hi")
+
+
 def _fits(kind: Any, value: Any, within: Range) -> bool:
     if get_origin(kind) in (Union, types.UnionType):
         return any(_fits(option, value, within) for option in get_args(kind))

@@ -9,6 +9,7 @@ import torch
 
 from grounddecode.maths import outliers, plausible_floor, rank_among
 from grounddecode.method import Method, Needs, option
+from grounddecode.schema import check_span
 from grounddecode.view import StreamEdit
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ class PAINT(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.layers) != 2 or self.layers[0] > self.layers[1]:
-            raise ValueError(f"paint: layers is {self.layers}, give two layers lo;hi with 0 <= lo <= hi")
+        check_span(self.name, "layers", self.layers)
 
     @property
     def _edits(self) -> bool:
