@@ -204,10 +204,12 @@ class Candidates:
 class Judgement:
     """What a rejection method decided: `chosen` (R,) column of the token taken, `accepted` (R,) bool (False: fallback),
     `draws` (R,) long candidates looked at, `state` what the method remembers of each row for the next step, `scores`
-    (R, K) what it compared the candidates by, for traces; NaN: nothing."""
+    (R, K) what it compared the candidates by, NaN: nothing, and `turned_down` (R, K) bool those it looked at and would
+    not have, both for traces."""
 
     chosen: Tensor
     accepted: Tensor
     draws: Tensor
     state: Any
     scores: Tensor | None = None
+    turned_down: Tensor | None = None

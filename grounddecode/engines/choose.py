@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grounddecode.view import StepView
 
 Note = Callable[[Method, str, "Tensor"], None]  # takes what is traced: a method, what it did, one value a row
+Hear = Callable[[Method, "Candidates", "Judgement"], None]  # is told what a method that judges candidates decided
 Look = Callable[[str, "Tensor"], None]  # is shown logits (R, vocabulary): whose they are, or by whom they were moved
 MODEL = "model"  # whose logits they are before any method moved them
 
@@ -78,6 +79,7 @@ def chosen(
     saliency: Callable[[Tensor], Tensor] | None = None,
     note: Note | None = None,
     look: Look | None = None,
+    hear: Hear | None = None,
 ) -> tuple[Tensor, Judgement]:
     """Next-token logits (R, vocabulary) with the candidate that a method takes as the only likely one; its judgement.
 
@@ -86,7 +88,7 @@ def chosen(
         saliency: gives (layers, R, K, T) of candidate tokens (R, K), see `Method.judge`; None: there is none now.
         note: is told per row whether the first candidate was rejected, whether all were, how many were looked at, and
             what the one taken was judged by.
-        look: is shown the logits before and behind the choice.
+        look: is shown the logits before and behind the choice.  hear: is told the candidates and the judgement.
 
     Raises:
         ValueError: a method that asks for no candidates.
@@ -99,6 +101,8 @@ def chosen(
     judgement = method.judge(candidates, view)
     if note is not None:
         _tell(note, method, judgement)
+    if hear is not None:
+        hear(method, candidates, judgement)
     taken = raised(logits, candidates.tokens, judgement.chosen, view.image_end >= 0)
     if look is not None:
         look(MODEL, logits)

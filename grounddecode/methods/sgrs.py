@@ -133,10 +133,14 @@ class SGRS(Method):
         taken = score.gather(1, chosen[:, None])
         kept = (accepted[:, None] | self.append_fallback) & taken.isfinite()
         history = torch.where(kept, torch.cat([history[:, 1:], taken], dim=1), history)
+        before = low & (
+            torch.arange(low.shape[1], device=low.device) < torch.where(accepted, at, low.shape[1])[:, None]
+        )
         return Judgement(
             chosen=chosen,
             accepted=accepted,
             draws=torch.where(accepted, at + 1, drawn.shape[1]),
             state=history,
             scores=score,
+            turned_down=torch.zeros_like(score, dtype=torch.bool).scatter(1, drawn, before),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -39,7 +40,8 @@ class Step:
     record: bool = False
     newest_only: int | None = None  # a layer behind which only the newest token is read
     second_logits: Tensor | None = None
-    masses: dict[int, Tensor] | None = None  # layer -> (rows,) image mass of the newest query, where it is wanted
+    wanted: AbstractSet[str] = frozenset()  # of the newest query's attention to the image
+    looks: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # layer -> that, under the trace's names
     hidden: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, width) behind it, of the newest token
     lens: Lens | None = None
     shown: bool = False  # a trace has seen the logits of this step

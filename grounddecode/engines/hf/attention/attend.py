@@ -26,8 +26,8 @@ _BLOCK_BYTES = 8 * 2**20  # rows are recomputed in blocks whose float32 scores s
 
 def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
     """The attention of one layer under the plan: (B, q, H, Dv) and, for kernels that return them, the weights."""
-    if step.masses is not None and plan.layer not in step.masses:  # gradients may need a layer a second time
-        step.masses[plan.layer] = _image_mass(call, plan, step)
+    if step.wanted and plan.layer not in step.looks:  # gradients may need a layer a second time
+        step.looks[plan.layer] = _look(call, plan, step)
     if step.capture is None:
         return _attend(call, base, kernel, plan, step)
     return step.capture.attend(call, lambda: _attend(call, base, kernel, plan, step), plan, step)
@@ -118,14 +118,20 @@ def _record(weights: Tensor, plan: LayerPlan, step: Step, start: int, stop: int,
     step.recorded[plan.layer] = full
 
 
-def _image_mass(call: Call, plan: LayerPlan, step: Step) -> Tensor:
-    """(B,): weight of the newest query on the image, after the edits, averaged over heads."""
+def _look(call: Call, plan: LayerPlan, step: Step) -> dict[str, Tensor]:
+    """The attention of the newest query to the image, after the edits, in the forms that are wanted."""
+    wanted = step.wanted
     if call.query.shape[2] < step.length:
         step = step.tail(call.query.shape[2])
     with torch.no_grad():
         weights = weights_of(call, plan, step, step.length - 1, step.length)[:, :, 0]
-        image = step.view(step.length - 1, step.length, weights.shape[-1], weights.device).image
-        return image_row(weights, image).sum(dim=-1)
+        keys = weights.shape[-1]
+        image = step.view(step.length - 1, step.length, keys, weights.device).image
+        row, offset = image_row(weights, image), max(0, step.total - keys)
+        whole = torch.nn.functional.pad(row, (offset, 0))[:, : step.total]  # a window has dropped the first keys
+        heads = (weights * image[:, None]).sum(dim=-1)
+        forms = {"image_mass": row.sum(dim=-1), "head_mass": heads, "image_attention": whole}
+    return {what: value for what, value in forms.items() if what in wanted}
 
 
 def row_scores(call: Call, start: int, stop: int, step: Step) -> Tensor:

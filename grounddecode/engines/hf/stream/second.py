@@ -185,7 +185,8 @@ class SecondStream(Part):
                 f"{self.method.name}: the prompt was not read in this session, start from the whole prompt"
             )
         rows = step.sequence.rows
-        binding.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length, masses=step.masses)
+        binding.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
+        both.wanted, both.looks = step.wanted, step.looks
         try:
             with kept_offsets(self._models(), doubled=True), SamePlaces(binding.decoder.stack, rows, step.length):
                 output = forward(self._doubled(reading, kwargs, rows, step.past, step.length))
