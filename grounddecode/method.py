@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Flag, auto
 from functools import cache
@@ -48,6 +47,7 @@ def option(
     open_low: bool = False,
     open_high: bool = False,
     filled: bool = False,
+    span: bool = False,
 ) -> Any:
     """A dataclass field of a method: the one place that says what its values may be.
 
@@ -55,10 +55,10 @@ def option(
         default: the default value.  help: one line for `--help` and the docs; the range is put before its first "; ".
         source: where the default comes from: "paper", "released" (code) or "ours".
         neutral: the value at which the method does nothing, for the one field that switches it off.
-        low, high, open_low, open_high, filled: the range, see `grounddecode.schema.Range`. `Method` checks it, and the
+        low, high, open_low, open_high, filled, span: see `grounddecode.schema.Range`. `Method` checks them, and the
             choices of a `Literal`.
     """
-    within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled)
+    within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled, span=span)
     what, mark, rest = help.partition("; ")
     metadata: dict[str, Any] = {"source": source, "range": within}
     metadata["help"] = (f"{what}, {within.interval}" if within.interval else what) + mark + rest

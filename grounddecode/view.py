@@ -140,7 +140,8 @@ class StepView:
     def of_image(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """`function(image, *args)`, computed once a sequence where the engine can, else once a forward pass.
 
-        Only for what follows from each entry of `image` (R, T) by itself; it has the rows first and the keys last.
+        Only for what follows at each entry of `image` (R, T) from it and those before it, of which the function sees
+        all, however few keys a layer keeps; it has the rows first and the keys last.
         """
         if self.laid_out is None:
             return self.once(_of_image, function, args)

@@ -39,8 +39,9 @@ def adjusted(
 ) -> Tensor:
     """Next-token logits (R, vocabulary) through every method that adjusts them.
 
-    `states`: what methods remember of the rows, see `Method.remember`. `note` is told how far the streams of a method with a second one are apart (`contrast`); `look` is shown the logits
-    before any method, those of the second stream (`avc.second`), and behind each method.
+    `states`: what methods remember of the rows, see `Method.remember`. `note` is told how far the streams of a method
+    with a second one are apart (`contrast`); `look` is shown the logits before any method, those of the second stream
+    (`avc.second`), and behind each method.
     """
     if look is not None:
         look(MODEL, logits)

@@ -44,7 +44,7 @@ class FLB(Method):
         >>> with ground(model, FLB(gamma=1.0)):
         ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
         >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
-        ['']
+        ['The image shows a kitchen. The image also shows a blue cell phone']
     """
 
     name: ClassVar[str] = "flb"

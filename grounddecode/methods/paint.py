@@ -9,7 +9,6 @@ import torch
 
 from grounddecode.maths import outliers, plausible_floor, rank_among
 from grounddecode.method import Method, Needs, option
-from grounddecode.schema import check_span
 from grounddecode.view import StreamEdit
 
 if TYPE_CHECKING:
@@ -66,7 +65,9 @@ class PAINT(Method):
     spatial_share: float = option(
         0.0, "share of the patches that the spatial stream adds; paper: 0 or 0.05", low=0, high=1
     )
-    layers: tuple[int, ...] = option((2, 32), "decoder layers lo;hi it acts on, hi not included", low=0, neutral=(0, 0))
+    layers: tuple[int, ...] = option(
+        (2, 32), "decoder layers lo;hi it acts on, hi not included", low=0, span=True, neutral=(0, 0)
+    )
     local_tokens: tuple[tuple[int, ...], ...] | None = option(
         None,
         "local tokens in place of measured ones; numbers in an image, a set an image or one for all",
@@ -83,10 +84,6 @@ class PAINT(Method):
     )
     gamma: float = option(1.0, "weight of the text-only contrast; 1 is none; paper: 1.1", low=1, source="ours")
     cut: float = option(0.1, "plausibility cut of the contrast relative to the best token", low=0, high=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_span(self.name, "layers", self.layers)
 
     @property
     def _edits(self) -> bool:

@@ -9,7 +9,6 @@ import torch
 
 from grounddecode.maths import rank_among
 from grounddecode.method import Method, Needs, option
-from grounddecode.schema import check_span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,10 +41,10 @@ class SPIN(Method):
     images through cross-attention.
 
     Example:
-        >>> with ground(model, SPIN(rho=0.7)):
+        >>> with ground(model, SPIN(rho=0.8)):
         ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
         >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
-        ['']
+        ['The image shows a cup. There is to the right of a cat']
     """
 
     name: ClassVar[str] = "spin"
@@ -61,15 +60,12 @@ class SPIN(Method):
         0.08, "factor on what the other heads give; POPE: 0.1", low=0, high=1, source="released", neutral=1.0
     )
     score: Literal["mass", "raw"] = option("mass", "what heads are ranked by: attention weights, or scores")
-    rows: Literal["last", "after_image"] = option("last", "query rows it acts on, as in LocoRE or VAR", source="released")
-    layers: tuple[int, ...] | None = option(
-        None, "decoder layers lo;hi it acts on, hi not included; all by default", low=0, source="released"
+    rows: Literal["last", "after_image"] = option(
+        "last", "query rows it acts on, as in LocoRE or VAR", source="released"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layers is not None:
-            check_span(self.name, "layers", self.layers)
+    layers: tuple[int, ...] | None = option(
+        None, "decoder layers lo;hi it acts on, hi not included; all by default", low=0, span=True, source="released"
+    )
 
     def acts_on(self, layer: int, n_layers: int) -> bool:
         return self.layers is None or self.layers[0] <= layer < self.layers[1]

@@ -9,7 +9,6 @@ import torch
 
 from grounddecode.maths import scaled_span
 from grounddecode.method import Method, Needs, option
-from grounddecode.schema import check_span
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +27,9 @@ class VAF(Method):
     `form="released"` multiplies the scaled scores, as the code does: a negative score on an image token falls, and the
     token gets less attention. `form="weights"` multiplies the attention weights and renormalises the row, which is what
     amplifying attention says. The code knows one picture at a fixed place and no padding. `layers="auto"` is the
-    released 9 to 14 of 32, scaled to other depths (ours). Factors of 1, or `layers=(0, 0)`, switch the method off. Cost: `weights` adds the
-    logarithms of its factors inside the kernel; `released` computes the rows concerned directly.
+    released 9 to 14 of 32, scaled to other depths (ours). Factors of 1, or `layers=(0, 0)`, switch the method off.
+    Cost: `weights` adds the logarithms of its factors inside the kernel; `released` computes the rows concerned
+    directly.
 
     Formula: `z_j' = enhance * z_j` on image tokens, `suppress * z_j` before the first one (`released`), or
     `w_j' = g_j w_j / sum_k g_k w_k` with the same factors (`weights`).
@@ -43,7 +43,7 @@ class VAF(Method):
         >>> with ground(model, VAF(enhance=1.5)):
         ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
         >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
-        ['']
+        ['The image shows a kitchen. There is a blue cell phone on the']
     """
 
     name: ClassVar[str] = "vaf"
@@ -57,13 +57,13 @@ class VAF(Method):
         "released", "what the factors multiply: scaled scores, or attention weights", source="released"
     )
     layers: tuple[int, ...] | Literal["auto"] = option(
-        "auto", "decoder layers lo;hi it acts on, hi not included; auto: 9;15 of 32, scaled", low=0, neutral=(0, 0)
+        "auto",
+        "decoder layers lo;hi it acts on, hi not included; auto: 9;15 of 32, scaled",
+        low=0,
+        span=True,
+        source="released",
+        neutral=(0, 0),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layers != "auto":
-            check_span(self.name, "layers", self.layers)
 
     @property
     def rows(self) -> Rows:
@@ -74,19 +74,21 @@ class VAF(Method):
         return self.form == "weights"
 
     def is_neutral(self) -> bool:
-        return self.enhance == self.suppress == 1.0 or (self.layers != "auto" and self.layers[0] == self.layers[1])
+        lo, hi = self.layers if isinstance(self.layers, tuple) else (0, 1)
+        return lo == hi or self.enhance == self.suppress == 1.0
 
     def acts_on(self, layer: int, n_layers: int) -> bool:
-        lo, hi = scaled_span(9, 15, n_layers) if self.layers == "auto" else self.layers
+        lo, hi = self.layers if isinstance(self.layers, tuple) else scaled_span(9, 15, n_layers)
         return lo <= layer < hi
 
-    def _factors(self, step: StepView) -> Tensor:
-        """(R, 1, T)."""
-        behind = step.image.cumsum(dim=-1) > 0
-        return torch.where(step.image, self.enhance, torch.where(behind, 1.0, self.suppress))[:, None]
-
     def key_gain(self, step: StepView) -> Tensor | None:
-        return step.once(self._factors) if self.form == "weights" else None
+        return step.of_image(_factors, self.enhance, self.suppress) if self.form == "weights" else None
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
-        return scores * step.once(self._factors) if self.form == "released" else scores
+        return scores * step.of_image(_factors, self.enhance, self.suppress) if self.form == "released" else scores
+
+
+def _factors(image: Tensor, enhance: float, suppress: float) -> Tensor:
+    """(R, 1, T)."""
+    behind = image.cumsum(dim=-1) > 0
+    return torch.where(image, enhance, torch.where(behind, 1.0, suppress))[:, None]

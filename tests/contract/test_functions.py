@@ -98,9 +98,7 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
         yield "judge", method.judge, (candidates,)
 
 
-def mapped(
-    value: Any, change: Callable[[Tensor], Tensor], skip: tuple[str, ...] = ("vision", "keys", "memo")
-) -> Any:
+def mapped(value: Any, change: Callable[[Tensor], Tensor], skip: tuple[str, ...] = ("vision", "keys", "memo")) -> Any:
     """A value with every tensor in it changed."""
     if isinstance(value, Tensor):
         return change(value)

@@ -21,7 +21,7 @@ class Greedy(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """`methods` as given to `ground`; `edits`, `contrast` and `rejection` as given to the oracle.
+    """`methods` as given to `ground`; `edits`, `contrast`, `adjustments` and `rejection` as given to the oracle.
 
     `everywhere`: run on every family; variants of a method run on the four families that stand for the others.
     """
@@ -33,9 +33,10 @@ class Case:
     everywhere: bool = True
     only: tuple[str, ...] | None = None  # families it works on; the others refuse it
     rejection: Callable[[], Greedy] | None = None
+    adjustments: tuple[whole.Adjustment, ...] = ()
 
     def expected(self, model: Any, family: Any, inputs: Any, steps: int) -> Any:
         """Logits and tokens of the oracle, as `Oracle.greedy` gives them."""
         if self.rejection is not None:
             return self.rejection().greedy(model, family, inputs, steps)
-        return whole.Oracle(model, family, self.edits, self.contrast).greedy(inputs, steps)
+        return whole.Oracle(model, family, self.edits, self.contrast, self.adjustments).greedy(inputs, steps)

@@ -155,7 +155,7 @@ def _judged(
     worker: Worker, method: Method, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray
 ) -> Tensor:
     """Logits (R, vocabulary) with the chosen token raised. `at`: index of each newest token in the step."""
-    reads, group = method.reads(worker.n_layers), members[0].group
+    reads = method.reads(worker.n_layers)
     view, saliency = worker.last_view(members, lengths), None
     with torch.inference_mode(False):
         logits = logits.clone()
@@ -169,9 +169,7 @@ def _judged(
         return raised
 
 
-def _remembered(
-    worker: Worker, method: Method, logits: Tensor, view: StepView, members: Sequence[Asked]
-) -> Any:
+def _remembered(worker: Worker, method: Method, logits: Tensor, view: StepView, members: Sequence[Asked]) -> Any:
     """What a method knows of these requests from now on; `logits` (R, vocabulary) are the model's own."""
     state = method.remember(logits.float(), view.with_(state=_state(method, view, members)))
     _keep(worker, method, view, members, state)
