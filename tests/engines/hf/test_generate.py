@@ -34,7 +34,7 @@ every_case = pytest.mark.parametrize("case", MAIN, ids=lambda case: case.name)
 
 
 def oracle(name: str, case: Case) -> Oracle:
-    return Oracle(zoo.model(name), zoo.family(name), case.edits, case.contrast)
+    return Oracle(zoo.model(name), zoo.family(name), case.edits, case.contrast, case.adjustments)
 
 
 @cases_on("llava", "qwen2_5_vl", "gemma3")
