@@ -26,6 +26,7 @@ METHODS: dict[str, str] = {
     "var": "grounddecode.methods.var:VAR",
     "paint": "grounddecode.methods.paint:PAINT",
     "heads": "grounddecode.methods.heads:HeadModulation",
+    "sid": "grounddecode.methods.sid:SID",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
 GREEDY = "greedy"
