@@ -41,8 +41,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="gpu.sh", description="What a GPU must show, and its numbers.")
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder of gpu.json and gpu.md")
     parser.add_argument("--reduced", action="store_true", help="tiny shapes, two families: what the tests run on a CPU")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help="parts, comma-separated")
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=None, help="all that are registered")
+    parser.add_argument("--only", type=_listed, default=list(PARTS), help="parts, comma-separated")
+    parser.add_argument("--methods", type=_listed, help="specifications to time; by default all that are registered")
+    parser.add_argument("--families", type=_listed, help="of tiny models, for correctness")
+    parser.add_argument("--models", type=_listed, help="shapes to time")
+    parser.add_argument("--batches", type=_listed, default=["1", "8"], help="rows to time")
     parser.add_argument("--budget", type=float, default=420, help="seconds after which what is left is skipped")
     args = parser.parse_args()
     if unknown := set(args.only) - set(PARTS):
@@ -50,8 +53,12 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
+def _listed(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _correctness(args: Any, device: str, begin: float) -> Iterable[dict]:
-    families = correctness.FAMILIES[:2] if args.reduced else correctness.FAMILIES
+    families = args.families or (correctness.FAMILIES[:2] if args.reduced else correctness.FAMILIES)
     precisions = ("float32", "bfloat16")
     attentions = ("sdpa",) if args.reduced else ("sdpa", "eager")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -64,12 +71,12 @@ def _correctness(args: Any, device: str, begin: float) -> Iterable[dict]:
 
 
 def _speed(args: Any, device: str, begin: float) -> Iterable[dict]:
-    names = [name for name in shapes.builders(device, args.reduced) if "8x" not in name]
+    names = args.models or [name for name in shapes.builders(device, args.reduced) if "8x" not in name]
     tokens, repeats = (4, 1) if args.reduced else (24, 3)
     for number, name in enumerate(names, 1):
         built = shapes.builders(device, args.reduced)[name]()
         until = begin + args.budget * (0.35 + 0.5 * number / len(names))
-        for line in speed.measured(name, built, _specs(args), [1, 8], tokens, repeats, until):
+        for line in speed.measured(name, built, _specs(args), [int(b) for b in args.batches], tokens, repeats, until):
             if "bar" in line and line["batch"] == 1 and not args.reduced:
                 line["passed"] = line["decode_ratio"] <= line["bar"]
             yield line

@@ -68,6 +68,8 @@ class Sequence:
 
     prompt_length: int
     image: Tensor  # (rows, prompt) bool
+    ids: Tensor  # (rows, prompt) long; rows of one request have the same
+    there: Tensor  # (rows, prompt) bool: no padding
     memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     joined: Sequence | None = None
     vision: VisionView | None = None  # its keys are the columns of the prompt
@@ -112,7 +114,10 @@ class Sequence:
     def join(self, twin: Sequence) -> None:
         """Put the rows of the second stream behind these: what decode steps run over, and where memory lives on."""
         memory = {key: torch.cat([value, twin.memory[key]]) for key, value in self.memory.items()}
-        self.joined = Sequence(self.prompt_length, torch.cat([self.image, twin.image]), memory)
+        image, ids, there = (
+            torch.cat([x, y]) for x, y in ((self.image, twin.image), (self.ids, twin.ids), (self.there, twin.there))
+        )
+        self.joined = Sequence(self.prompt_length, image, ids, there, memory)
         self.joined.all_see = self.all_see
         if self.vision is not None:
             rows = torch.arange(self.rows, device=self.vision.image_of_key.device).repeat(2)

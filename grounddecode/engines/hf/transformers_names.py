@@ -30,6 +30,10 @@ GRIDS = "image_grid_thw"
 VIDEO = "pixel_values_videos"
 # Where tokens stand, for rotary embeddings; (rows, tokens), or with 3 or 4 axes of such in front.
 POSITIONS = "position_ids"
+# Which tokens are images, or see what follows them; one entry a token of the prompt.
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+# Arguments of a forward that say how to run, not what is read.
+NO_INPUTS = ("logits_to_keep", "return_dict", "output_attentions", "output_hidden_states")
 # Rows of a model's output that belong to the batch, beside its logits.
 ROW_OUTPUTS = ("hidden_states", "attentions")
 # Features that Qwen3-VL and its like add again in early layers, and where.

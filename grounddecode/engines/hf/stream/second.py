@@ -147,7 +147,8 @@ class SecondStream(Part):
         binding = self.binding
         main, output, stack = binding.step, None, binding.decoder.stack
         replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
-        twin = Sequence(step.sequence.prompt_length, step.sequence.image)
+        given = step.sequence
+        twin = Sequence(given.prompt_length, given.image, given.ids, given.there)
         newest = None if binding.every_token else step.n_layers - 1
         for past, kwargs, memo in reading.chunks:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
