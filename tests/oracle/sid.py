@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grounddecode.methods.sid import SID
+from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit, Oracle
 from tests.zoo import FIRST_SPECIAL
 
@@ -73,3 +75,14 @@ class Introspection:
             found.append(self.mix(main, other, image))
             tokens = torch.cat([tokens, found[-1][:, :FIRST_SPECIAL].argmax(-1)[:, None]], dim=1)
         return torch.stack(found), tokens
+
+
+CASES = (
+    Case("sid", (SID(),), oracle=Introspection),
+    Case(
+        "sid-settings",
+        (SID(k=1, n=300, alpha=0.5, beta=0.02),),
+        oracle=lambda: Introspection(1, 300, 0.5, 0.02),
+        everywhere=False,
+    ),
+)
