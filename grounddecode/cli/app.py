@@ -11,7 +11,7 @@ from grounddecode import __version__
 from grounddecode.cli.command import App
 from grounddecode.cli.errors import DEBUG_VARIABLE, QUIET_VARIABLE
 from grounddecode.cli.method import methods, new_method
-from grounddecode.cli.model import calibrate, generate, lab, serve
+from grounddecode.cli.model import calibrate, doctor, generate, lab, serve
 from grounddecode.cli.run import bench, data, report, score
 
 app = App(
@@ -58,6 +58,7 @@ app.command("compare")(bench.compare)
 app.command("merge")(bench.merge)
 app.command("calibrate")(calibrate.calibrate)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
 app.command("serve-args")(serve.serve_args)
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")

@@ -376,11 +376,11 @@ def test_standard_input_says_nothing_and_the_option_does(copy: Path) -> None:
     command = [sys.executable, "-m", "grounddecode", "generate", "--model", str(copy), "--prompt", "Hi."]
     command += ["--image", str(copy / "scene.png"), "--max-new-tokens", "2"]
     options = {"input": "y\n" * 20, "capture_output": True, "text": True, "timeout": 120}
-    plain = subprocess.run(command, **options)  # type: ignore[call-overload]
+    plain = subprocess.run(command, **options)
     assert (plain.returncode, plain.stdout, mark.exists()) == (2, "", False)
     assert "runs with --trust-remote-code alone" in plain.stderr
     assert plain.stderr.count("\n") == 1
-    trusted = subprocess.run([*command, "--trust-remote-code"], **options)  # type: ignore[call-overload]
+    trusted = subprocess.run([*command, "--trust-remote-code"], **options)
     assert (trusted.returncode, mark.exists()) == (0, True), trusted.stderr
 
 

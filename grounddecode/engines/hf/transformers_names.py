@@ -217,12 +217,12 @@ def final_norm(stack: nn.Module) -> nn.Module | None:
     return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
 
 
-def logit_setting(model: nn.Module, text: Any, name: str) -> float | None:
+def logit_setting(model: Any, text: Any, name: str) -> float | None:
     """A setting of what is done to the output of the unembedding, if the module that owns it does so.
 
     The decoder's configuration has it also where a model around it does without, as some do in some releases.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     owner = next((m for m in model.modules() if any(child is head for child in m.children())), model)
     code = inspect.unwrap(type(owner).forward).__code__
     return getattr(text, name, None) if name in (*code.co_names, *code.co_consts) else None

@@ -29,7 +29,8 @@ class Processing:
         worker = worker_of(vllm_config)
         if worker is None:
             raise ValueError("grounddecode: the processor was built without the flag --logits-processors")
-        self.worker, self._states = worker, given if is_second else None
+        self.worker = worker
+        self._states: Any = given if is_second else None
         self._waiting: list[tuple[int, str, Any]] = []
         device = given.device if is_second else given
         worker.open(device, int(given.max_num_reqs) if is_second else worker.max_requests)
@@ -81,8 +82,8 @@ class Processing:
     def apply_staged_writes(self) -> None:
         """The prompts lie on the device by now: the one host read of a request."""
         for row, key, methods in self._waiting:
-            length = int(self._states.prompt_len.np[row])  # type: ignore[union-attr]
-            prompt = self._states.all_token_ids.gpu[row, :length].cpu().numpy()  # type: ignore[union-attr]
+            length = int(self._states.prompt_len.np[row])
+            prompt = self._states.all_token_ids.gpu[row, :length].cpu().numpy()
             self.worker.place(row, key, methods, prompt)
         self._waiting.clear()
 

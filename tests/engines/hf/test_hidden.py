@@ -338,7 +338,7 @@ class _LastLayer(Early):
         return Reads(hidden=(n_layers - 1,))
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
-        assert torch.allclose(step.lens(step.hidden[step.n_layers - 1]), logits, atol=1e-5)  # type: ignore
+        assert torch.allclose(step.lens(step.hidden[step.n_layers - 1]), logits, atol=1e-5)
         return logits
 
 

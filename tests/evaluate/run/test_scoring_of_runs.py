@@ -145,7 +145,7 @@ class Cut(FakeEngine):
         said = []
         for request in requests:
             (image,) = request.images
-            whole = image.getpixel((0, 0))[0] % 2  # type: ignore[union-attr]
+            whole = image.getpixel((0, 0))[0] % 2
             text = "There is a dog. On the left a bowl" + ("." if whole else " and a ch")
             n_tokens = decoding.max_new_tokens - whole
             said.append(Response(sample_id=request.sample_id, text=text, n_tokens=n_tokens, seconds=0.5))
