@@ -21,7 +21,7 @@ class Greedy(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """`methods` as given to `ground`; `edits` and `contrast` as given to the oracle, or an oracle of their own.
+    """`methods` as given to `ground`; `edits`, `contrast` and `adjustments` as given to the oracle, or one of their own.
 
     `rejection`: one that chooses tokens, so that these are its effect. `oracle`: one that gives other logits.
 
@@ -36,10 +36,11 @@ class Case:
     only: tuple[str, ...] | None = None  # families it works on; the others refuse it
     rejection: Callable[[], Greedy] | None = None
     oracle: Callable[[], Greedy] | None = None
+    adjustments: tuple[whole.Adjustment, ...] = ()
 
     def expected(self, model: Any, family: Any, inputs: Any, steps: int) -> Any:
         """Logits and tokens of the oracle, as `Oracle.greedy` gives them."""
         own = self.rejection or self.oracle
         if own is not None:
             return own().greedy(model, family, inputs, steps)
-        return whole.Oracle(model, family, self.edits, self.contrast).greedy(inputs, steps)
+        return whole.Oracle(model, family, self.edits, self.contrast, self.adjustments).greedy(inputs, steps)
