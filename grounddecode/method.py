@@ -232,7 +232,7 @@ class Method:
 
     @property
     def keys_from(self) -> int:
-        """The first decoder layer (0-based, at least 1) in which the second stream sees the keys of `keep_keys` only."""
+        """The first decoder layer (from 1) in which the second stream sees the keys of `keep_keys` only."""
         raise TypeError(f"{type(self).__name__} keeps no keys")
 
     def keep_keys(self, attention: Tensor, step: StepView) -> Tensor:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from grounddecode.maths import contrast, rank_among
 from grounddecode.method import Method, option
 
@@ -48,7 +46,7 @@ class SID(Method):
         >>> with ground(model, SID()):
         ...     tokens = model.generate(**inputs, max_new_tokens=14, do_sample=False)
         >>> processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :])
-        ['The photo was taken in a kitchen. There is a cat on the']
+        ['The photo was taken in a kitchen. There is a blue cell phone']
     """
 
     name: ClassVar[str] = "sid"

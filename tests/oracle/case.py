@@ -21,7 +21,7 @@ class Greedy(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """`methods` as given to `ground`; `edits`, `contrast` and `adjustments` as given to the oracle, or one of their own.
+    """`methods` as given to `ground`; `edits`, `contrast` and `adjustments` as given to the oracle, or their own one.
 
     `rejection`: one that chooses tokens, so that these are its effect. `oracle`: one that gives other logits.
 

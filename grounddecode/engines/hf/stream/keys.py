@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.hf.attention.attend import visible, weights_of
-from grounddecode.engines.rows import image_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
