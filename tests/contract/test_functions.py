@@ -13,7 +13,7 @@ from torch import Tensor
 from grounddecode import registry
 from grounddecode.method import Method, Needs
 from grounddecode.view import Candidates, Phase, Pictures, StepView, VisionView
-from tests.engines.hf.test_hidden import Early, Turn
+from tests.engines.hf.hidden_toys import Early, Turn
 from tests.engines.hf.test_pixels import Noised
 from tests.oracle.cases import EVERY_CASE
 
