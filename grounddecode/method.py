@@ -30,6 +30,7 @@ class Needs(Flag):
     GRADIENT = auto()
     VISION_ATTENTION = auto()
     PIXELS = auto()  # the second stream reads other pictures
+    KEY_SETS = auto()  # the second stream sees image keys that are chosen within each forward pass
     HIDDEN_EDIT = auto()
     HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
     MEMORY = auto()  # what it remembers of earlier steps moves with the rows, also where no candidates are judged
@@ -110,6 +111,7 @@ class Method:
             "edit_hidden": Needs.HIDDEN_EDIT,
             "second_stream": Needs.SECOND_STREAM | Needs.IMAGE_KEYS,
             "edit_pixels": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.PIXELS,
+            "keep_keys": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.KEY_SETS,
             "adjust_logits": Needs.LOGITS,
             "remember": Needs.MEMORY,
             "judge": Needs.CANDIDATES,
@@ -212,9 +214,9 @@ class Method:
     def second_stream(self, step: StepView) -> StreamEdit:
         """What the second stream sees, decided once from the last prompt row (`step.image_attention`).
 
-        Without one of its own, a method that edits pixels keeps all image tokens.
+        Without one of its own, a method that edits pixels or keeps keys begins with all image tokens.
         """
-        if Needs.PIXELS not in self.needs():
+        if not (Needs.PIXELS | Needs.KEY_SETS) & self.needs():
             raise TypeError(f"{type(self).__name__} has no second stream")
         from grounddecode.view import StreamEdit
 
@@ -227,6 +229,23 @@ class Method:
         which entry belongs to which. What is drawn at random is drawn by the seeds there (`maths.picture_noise`).
         """
         return pixels
+
+    @property
+    def keys_from(self) -> int:
+        """The first decoder layer (from 1) in which the second stream sees the keys of `keep_keys` only."""
+        raise TypeError(f"{type(self).__name__} keeps no keys")
+
+    def keep_keys(self, attention: Tensor, step: StepView) -> Tensor:
+        """Bool (R, T): image keys that the second stream sees in the layers from `keys_from` on.
+
+        Chosen anew in each of its forward passes, and seen by all rows of that pass, image tokens too: a prompt is read
+        with one choice, and keys and values that are in the cache stay. Positions do not change.
+
+        Args:
+            attention: (R, T) float32, weights of the newest row in layer `keys_from - 1` of the same pass, mean over
+                heads, 0 off the image.
+        """
+        raise TypeError(f"{type(self).__name__} keeps no keys")
 
     def remember(self, logits: Tensor, step: StepView) -> Any:
         """What is known of these rows from now on, of the model's own next-token logits (R, vocabulary).

@@ -29,6 +29,7 @@ METHODS: dict[str, str] = {
     "flb": "grounddecode.methods.flb:FLB",
     "spin": "grounddecode.methods.spin:SPIN",
     "vaf": "grounddecode.methods.vaf:VAF",
+    "sid": "grounddecode.methods.sid:SID",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
 GREEDY = "greedy"

@@ -13,7 +13,7 @@ from torch import Tensor
 from grounddecode import registry
 from grounddecode.method import Method, Needs
 from grounddecode.view import Candidates, Phase, Pictures, StepView, VisionView
-from tests.engines.hf.test_hidden import Early, Turn
+from tests.engines.hf.hidden_toys import Early, Turn
 from tests.engines.hf.test_pixels import Noised
 from tests.oracle.cases import EVERY_CASE
 
@@ -85,6 +85,8 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
         yield "edit_hidden", lambda x, given, step: method.edit_hidden(x, given, step, 1), (output, read)
     if Needs.SECOND_STREAM in needs:
         yield "second_stream", method.second_stream, ()
+    if Needs.KEY_SETS in needs:
+        yield "keep_keys", method.keep_keys, (torch.rand(ROWS, KEYS, generator=generator),)
     if Needs.PIXELS in needs:
         yield "edit_pixels", method.edit_pixels, (torch.randn(ROWS, 3, 2, 2, generator=generator),)
     if Needs.MEMORY in needs:
