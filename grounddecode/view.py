@@ -54,20 +54,6 @@ class VisionView:
     patch_of_key: Tensor
     memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def early(self, exits: Sequence[int]) -> Tensor:
-        """Logits (exits, R, vocabulary) float32 that the last rows would give behind so many decoder layers, from 1 on.
-
-        Through the model's final norm and head, and what it does to the output of that (a scale, a soft cap), all exits
-        in one product. The layers have to be named in `reads`: exit e is behind layer e - 1.
-        """
-        if self.hidden is None or self.lens is None:
-            raise RuntimeError("the engine gave no hidden states, name their layers in `reads`")
-        import torch  # the registry's commands read this module, and are quick
-
-        last = self.hidden[exits[-1] - 1]
-        behind = [self.hidden[exit - 1].to(last.device) for exit in exits]
-        return self.lens(torch.cat(behind)).float().unflatten(0, (len(exits), -1))
-
     def once(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """`function(self, *args)`, computed once for the images of a generation; see `StepView.once`.
 
@@ -155,7 +141,8 @@ class StepView:
 
         last = self.hidden[exits[-1] - 1]
         behind = [self.hidden[exit - 1].to(last.device) for exit in exits]
-        return self.lens(torch.cat(behind)).float().unflatten(0, (len(exits), -1))
+        logits = self.lens(torch.cat(behind)).float()
+        return logits.view(len(exits), -1, logits.shape[-1])
 
     def once(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """`function(self, *args)`, computed once a forward pass, shared by all layers that see the same rows and keys.
