@@ -30,6 +30,7 @@ METHODS: dict[str, str] = {
     "spin": "grounddecode.methods.spin:SPIN",
     "vaf": "grounddecode.methods.vaf:VAF",
     "sid": "grounddecode.methods.sid:SID",
+    "memvr": "grounddecode.methods.memvr:MemVR",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
 GREEDY = "greedy"
