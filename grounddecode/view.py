@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,6 +130,21 @@ class StepView:
         requests without an image are never concerned.
         """
         return self.once(_last_rows if which == "last" else _rows_after_image)
+
+    def early(self, exits: Sequence[int]) -> Tensor:
+        """Logits (exits, R, vocabulary) float32 that the last rows would give behind so many decoder layers, from 1 on.
+
+        Through the model's final norm and head, and what it does to the output of that (a scale, a soft cap), all exits
+        in one product. The layers have to be named in `reads`: exit e is behind layer e - 1.
+        """
+        if self.hidden is None or self.lens is None:
+            raise RuntimeError("the engine gave no hidden states, name their layers in `reads`")
+        import torch  # the registry's commands read this module, and are quick
+
+        last = self.hidden[exits[-1] - 1]
+        behind = [self.hidden[exit - 1].to(last.device) for exit in exits]
+        logits = self.lens(torch.cat(behind)).float()
+        return logits.view(len(exits), -1, logits.shape[-1])
 
     def once(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """`function(self, *args)`, computed once a forward pass, shared by all layers that see the same rows and keys.
