@@ -101,9 +101,7 @@ class MemVR(Method):
         return -(best.exp() * best).sum(dim=-1) / math.log(best.shape[-1])
 
     def _entropy(self, step: StepView, layer: int) -> Tensor:
-        if step.hidden is None or step.lens is None:
-            raise RuntimeError("memvr: the engine gave no hidden states")
-        return self.entropy(step.lens(step.hidden[layer]))
+        return self.entropy(step.early((layer + 1,))[0])
 
     def _found(self, step: StepView, layer: int) -> Tensor:
         """Bool (R,): behind `layer`, or one before it, the row was unsure."""
