@@ -72,6 +72,11 @@ def renormalise(weights: Tensor) -> Tensor:
     return weights / total.masked_fill(total == 0, 1.0)
 
 
+def possible(mask: Tensor) -> bool:
+    """False where it is known, without waiting for a device, that no entry of a bool tensor holds."""
+    return mask.device.type != "cpu" or bool(mask.any())
+
+
 def scaled_span(lo: int, hi: int, n_layers: int, of: int = 32) -> tuple[int, int]:
     """A half-open span of layers of a decoder of `of` layers, at the same share of the depth of one of `n_layers`.
 

@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "deco": "grounddecode.methods.deco:DeCo",
     "dola": "grounddecode.methods.dola:DoLa",
     "sid": "grounddecode.methods.sid:SID",
+    "memvr": "grounddecode.methods.memvr:MemVR",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
 GREEDY = "greedy"

@@ -99,12 +99,14 @@ class StepView:
     image_end: Tensor  # (R,) long: position of the last image token of the request, -1 without image
     prompt_length: int | Tensor  # position of the first generated token: one for all rows, or (R,) long
     every_row: bool = False  # known without a look at the device: every edit concerns every row
+    padding: Tensor | None = None  # (R, T) bool: the key stands before the prompt of its row; None: none does
     flags: Tensor | None = None  # (R, T) bool: what `flag_tokens` said of each key in this layer
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
     second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step
     saliency: Tensor | None = None  # (layers, R, candidates, T): see `Method.judge`
     hidden: dict[int, Tensor] | None = None  # (R, width) by layer asked for: last rows behind it, as far as it is run
     lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
+    image_features: Tensor | None = None  # (R, N, width): a row's image tokens as they enter layer 0, then zeros
     pictures: Pictures | None = None  # what `edit_pixels` is given
     vision: VisionView | None = None
     state: Any = None  # of the rows: what `start` of the method returned, or what it has remembered since
