@@ -5,8 +5,9 @@ Keys and values are read once, in the layout of a contiguous cache; nothing of t
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import nullcontext
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,19 +24,19 @@ def splits_of(rows: int, heads: int) -> int:
 
 
 def _partial_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    label: Any,
-    flag: Any,
-    sums: Any,
-    tops: Any,
-    masses: Any,
-    scaling: Any,
-    n_keys: Any,
-    n_split: Any,
-    label_stride: Any,
-    flag_stride: Any,
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    label: tl.tensor,
+    flag: tl.tensor,
+    sums: tl.tensor,
+    tops: tl.tensor,
+    masses: tl.tensor,
+    scaling: tl.tensor,
+    n_keys: tl.tensor,
+    n_split: tl.tensor,
+    label_stride: tl.tensor,
+    flag_stride: tl.tensor,
     HEADS: tl.constexpr,
     REPEAT: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -108,27 +109,28 @@ def partial_attention(
     n_keys, splits, groups = key.shape[2], sums.shape[2], sums.shape[3]
     block = 64 // groups
     share = -(-n_keys // splits)
-    _kernel[(rows, heads, splits)](
-        query,
-        key,
-        value,
-        labels,
-        labels if flags is None else flags,
-        sums,
-        tops,
-        masses,
-        scaling,
-        n_keys,
-        -(-share // block) * block,
-        labels.stride(0),
-        0 if flags is None else flags.stride(0),
-        HEADS=heads,
-        REPEAT=heads // key.shape[1],
-        SPLITS=splits,
-        WIDTH=width,
-        ROOM=triton.next_power_of_2(width),
-        GROUPS=groups,
-        FLAGGED=0 if flags is None else groups // 2,
-        BLOCK=block,
-        NONE=HIDDEN,
-    )
+    with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
+        _kernel[(rows, heads, splits)](
+            query,
+            key,
+            value,
+            labels,
+            labels if flags is None else flags,
+            sums,
+            tops,
+            masses,
+            scaling,
+            n_keys,
+            -(-share // block) * block,
+            labels.stride(0),
+            0 if flags is None else flags.stride(0),
+            HEADS=heads,
+            REPEAT=heads // key.shape[1],
+            SPLITS=splits,
+            WIDTH=width,
+            ROOM=triton.next_power_of_2(width),
+            GROUPS=groups,
+            FLAGGED=0 if flags is None else groups // 2,
+            BLOCK=block,
+            NONE=HIDDEN,
+        )
