@@ -26,6 +26,13 @@ METHODS: dict[str, str] = {
     "var": "grounddecode.methods.var:VAR",
     "paint": "grounddecode.methods.paint:PAINT",
     "heads": "grounddecode.methods.heads:HeadModulation",
+    "flb": "grounddecode.methods.flb:FLB",
+    "spin": "grounddecode.methods.spin:SPIN",
+    "vaf": "grounddecode.methods.vaf:VAF",
+    "deco": "grounddecode.methods.deco:DeCo",
+    "dola": "grounddecode.methods.dola:DoLa",
+    "sid": "grounddecode.methods.sid:SID",
+    "memvr": "grounddecode.methods.memvr:MemVR",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
 GREEDY = "greedy"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,15 +99,17 @@ class StepView:
     image_end: Tensor  # (R,) long: position of the last image token of the request, -1 without image
     prompt_length: int | Tensor  # position of the first generated token: one for all rows, or (R,) long
     every_row: bool = False  # known without a look at the device: every edit concerns every row
+    padding: Tensor | None = None  # (R, T) bool: the key stands before the prompt of its row; None: none does
     flags: Tensor | None = None  # (R, T) bool: what `flag_tokens` said of each key in this layer
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
     second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step
     saliency: Tensor | None = None  # (layers, R, candidates, T): see `Method.judge`
     hidden: dict[int, Tensor] | None = None  # (R, width) by layer asked for: last rows behind it, as far as it is run
     lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
+    image_features: Tensor | None = None  # (R, N, width): a row's image tokens as they enter layer 0, then zeros
     pictures: Pictures | None = None  # what `edit_pixels` is given
     vision: VisionView | None = None
-    state: Any = None  # what `start` of the method returned, or its latest judgement kept
+    state: Any = None  # of the rows: what `start` of the method returned, or what it has remembered since
     laid_out: LaidOut | None = field(default=None, repr=False, compare=False)  # how the engine serves `of_image`
     memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
@@ -116,6 +118,11 @@ class StepView:
         """`prompt_length` to be compared with keys: an int, or (R, 1) long where rows differ."""
         return self.prompt_length if isinstance(self.prompt_length, int) else self.prompt_length[:, None]
 
+    @property
+    def answered(self) -> Tensor:
+        """(R,) long: tokens of the answer that the row has read, 0 for the last one of the prompt."""
+        return self.queries + 1 - self.prompt_length
+
     def rows(self, which: Rows) -> Tensor:
         """Bool (R,): the rows an edit concerns.
 
@@ -123,6 +130,21 @@ class StepView:
         requests without an image are never concerned.
         """
         return self.once(_last_rows if which == "last" else _rows_after_image)
+
+    def early(self, exits: Sequence[int]) -> Tensor:
+        """Logits (exits, R, vocabulary) float32 that the last rows would give behind so many decoder layers, from 1 on.
+
+        Through the model's final norm and head, and what it does to the output of that (a scale, a soft cap), all exits
+        in one product. The layers have to be named in `reads`: exit e is behind layer e - 1.
+        """
+        if self.hidden is None or self.lens is None:
+            raise RuntimeError("the engine gave no hidden states, name their layers in `reads`")
+        import torch  # the registry's commands read this module, and are quick
+
+        last = self.hidden[exits[-1] - 1]
+        behind = [self.hidden[exit - 1].to(last.device) for exit in exits]
+        logits = self.lens(torch.cat(behind)).float()
+        return logits.view(len(exits), -1, logits.shape[-1])
 
     def once(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """`function(self, *args)`, computed once a forward pass, shared by all layers that see the same rows and keys.
@@ -135,7 +157,8 @@ class StepView:
     def of_image(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """`function(image, *args)`, computed once a sequence where the engine can, else once a forward pass.
 
-        Only for what follows from each entry of `image` (R, T) by itself; it has the rows first and the keys last.
+        Only for what follows at each entry of `image` (R, T) from it and those before it, of which the function sees
+        all, however few keys a layer keeps; it has the rows first and the keys last.
         """
         if self.laid_out is None:
             return self.once(_of_image, function, args)
@@ -198,9 +221,9 @@ class Candidates:
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """What a rejection method decided: `chosen` (R,) column of the token taken, `accepted` (R,) bool (False: fallback),
-    `draws` (R,) long candidates looked at, `state` what the method remembers for the next step, `scores` (R, K) what it
-    compared the candidates by, NaN: nothing, and `turned_down` (R, K) bool those it looked at and would not have, both
-    for traces."""
+    `draws` (R,) long candidates looked at, `state` what the method remembers of each row for the next step, `scores`
+    (R, K) what it compared the candidates by, NaN: nothing, and `turned_down` (R, K) bool those it looked at and would
+    not have, both for traces."""
 
     chosen: Tensor
     accepted: Tensor

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+=======
+import functools
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+>>>>>>> main
 
 from grounddecode.method import Method, Needs
 
@@ -24,14 +31,19 @@ class LayerPlan:
         return self.edits[0] if len(self.edits) == 1 and self.edits[0].groups else None
 
 
-HF_ONLY = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.PIXELS
+_STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PIXELS
+_INSIDE = {
+    _STATES: "works on hidden states or pixels inside of the model",
+    Needs.KEY_SETS: "chooses the keys of a second stream within each forward pass",
+}
+HF_ONLY = functools.reduce(operator.or_, _INSIDE)
 """What engine hf alone offers."""
 
 
 def hf_only(methods: Sequence[Method]) -> str | None:
     """Why other engines than hf refuse these methods, in one sentence; None if they need not."""
-    wanting = [m for m in methods if HF_ONLY & m.active_needs()]
-    return f"{wanting[0].name} works on hidden states or pixels inside of the model: use engine hf" if wanting else None
+    found = (f"{m.name} {what}" for m in methods for needs, what in _INSIDE.items() if needs & m.active_needs())
+    return next((f"{what}: use engine hf" for what in found), None)
 
 
 def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> dict[int, LayerPlan]:

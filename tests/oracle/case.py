@@ -21,7 +21,9 @@ class Greedy(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """`methods` as given to `ground`; `edits`, `contrast` and `rejection` as given to the oracle.
+    """`methods` as given to `ground`; `edits`, `contrast` and `adjustments` as given to the oracle, or their own one.
+
+    `rejection`: one that chooses tokens, so that these are its effect. `oracle`: one that gives other logits.
 
     `everywhere`: run on every family; variants of a method run on the four families that stand for the others.
     """
@@ -33,9 +35,12 @@ class Case:
     everywhere: bool = True
     only: tuple[str, ...] | None = None  # families it works on; the others refuse it
     rejection: Callable[[], Greedy] | None = None
+    oracle: Callable[[], Greedy] | None = None
+    adjustments: tuple[whole.Adjustment, ...] = ()
 
     def expected(self, model: Any, family: Any, inputs: Any, steps: int) -> Any:
         """Logits and tokens of the oracle, as `Oracle.greedy` gives them."""
-        if self.rejection is not None:
-            return self.rejection().greedy(model, family, inputs, steps)
-        return whole.Oracle(model, family, self.edits, self.contrast).greedy(inputs, steps)
+        own = self.rejection or self.oracle
+        if own is not None:
+            return own().greedy(model, family, inputs, steps)
+        return whole.Oracle(model, family, self.edits, self.contrast, self.adjustments).greedy(inputs, steps)

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.state import rows_of
 from grounddecode.images.layout import image_ends
 from grounddecode.view import VisionView
 
-FLAGS = "flags"  # key of the token flags in `Sequence.memory`
+if TYPE_CHECKING:
+    from grounddecode.method import Method
+    from grounddecode.view import StepView
+
+FLAGS, FEATURES = "flags", "features"  # keys in `Sequence.memory`: of token flags, and of image features at layer 0
 
 _ROOM = 256  # columns are laid out for this many tokens to come, then for twice as many as there are
 
@@ -23,11 +28,12 @@ class Columns:
     """What is known of every column of the padded sequences, with room for tokens to come, on one device.
 
     A step's view is made of slices of these, so that it costs no computation. positions: (room,) long; image: (rows,
-    room) bool; image_end, slots: (rows,) long; vision: over the same columns.
+    room) bool, padding likewise; image_end, slots: (rows,) long; vision: over the same columns.
     """
 
     positions: Tensor
     image: Tensor
+    padding: Tensor
     image_end: Tensor
     slots: Tensor
     vision: VisionView | None
@@ -52,6 +58,7 @@ class Columns:
         return cls(
             positions=positions,
             image=nn.functional.pad(image, (0, room - image.shape[1])),
+            padding=nn.functional.pad(~sequence.there.to(device), (0, room - image.shape[1])),
             image_end=image_ends(image),
             slots=torch.arange(sequence.rows, device=device),
             vision=None if sequence.vision is None else sequence.vision.padded(room),
@@ -62,8 +69,9 @@ class Columns:
 class Sequence:
     """What is known of the sequences being generated: their prompt, in padded columns, and what methods remember.
 
-    `memory`: by method and layer, tensors whose first dimension is the row of the cache. `joined`: these rows and,
-    behind them, those of the second stream, which share one cache once both have read the prompt.
+    `memory`: by method and layer, tensors whose first dimension is the row of the cache. `states`: what methods
+    remember of the rows. `joined`: these rows and, behind them, those of the second stream, which share one cache once
+    both have read the prompt.
     """
 
     prompt_length: int
@@ -71,6 +79,7 @@ class Sequence:
     ids: Tensor  # (rows, prompt) long; rows of one request have the same
     there: Tensor  # (rows, prompt) bool: no padding
     memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    states: dict[Method, Any] = field(default_factory=dict)
     joined: Sequence | None = None
     vision: VisionView | None = None  # its keys are the columns of the prompt
     fixed: str | None = None  # why its rows may not be reordered, if so
@@ -111,9 +120,15 @@ class Sequence:
         self.vision = vision
         self._columns.clear()
 
+    def state_of(self, method: Method, view: StepView) -> Any:
+        """What a method remembers of the rows; to begin with, what `start` makes of their view."""
+        if method not in self.states:
+            self.states[method] = method.start(view)
+        return self.states[method]
+
     def join(self, twin: Sequence) -> None:
         """Put the rows of the second stream behind these: what decode steps run over, and where memory lives on."""
-        memory = {key: torch.cat([value, twin.memory[key]]) for key, value in self.memory.items()}
+        memory = {key: _stacked(value, twin.memory[key]) for key, value in self.memory.items()}
         image, ids, there = (
             torch.cat([x, y]) for x, y in ((self.image, twin.image), (self.ids, twin.ids), (self.there, twin.there))
         )
@@ -136,8 +151,17 @@ class Sequence:
         return both
 
     def _select(self, rows: Tensor) -> None:
-        self.image = self.image[rows.to(self.image.device)]
+        self.image, self.there = (x[rows.to(x.device)] for x in (self.image, self.there))
         self.memory = {key: value[rows.to(value.device)] for key, value in self.memory.items()}
+        self.states = {method: rows_of(state, rows) for method, state in self.states.items()}
         if self.vision is not None:
             self.vision = self.vision.of_rows(rows.to(self.vision.image_of_key.device))
         self._columns.clear()
+
+
+def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Rows behind rows; where one has fewer entries each, zeros are put behind its own."""
+    if first.dim() == 2 or first.shape[1] == second.shape[1]:
+        return torch.cat([first, second])
+    most = max(first.shape[1], second.shape[1])
+    return torch.cat([nn.functional.pad(x, (0, 0, 0, most - x.shape[1])) for x in (first, second)])

@@ -27,6 +27,14 @@ class Capture(Protocol):
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
 
 
+class Keys(Protocol):
+    """What hides image keys from a second stream in some layers."""
+
+    def hides(self, layer: int) -> bool: ...
+
+    def at(self, call: Call, plan: LayerPlan, step: Step) -> Call: ...
+
+
 @dataclass
 class Step:
     """One forward pass: `length` new tokens behind `past` cached ones, the same for every (left-padded) row."""
@@ -46,6 +54,7 @@ class Step:
     lens: Lens | None = None
     shown: bool = False  # a trace has seen the logits of this step
     capture: Capture | None = None  # records the last row for gradients
+    keys: Keys | None = None  # hides image keys in some layers
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)
     biases: dict[object, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # shared by layers of one kind
     _tails: dict[int, Step] = field(default_factory=dict)
@@ -71,6 +80,7 @@ class Step:
                 seen=self.seen,
                 recorded=self.recorded,
                 record=self.record,
+                keys=self.keys,
             )
         return self._tails[length]
 
@@ -98,9 +108,11 @@ class Step:
         first = max(0, self.total - keys)
         columns = sequence.columns(max(first + keys, self.total), device)
         queries = columns.positions[self.past + start : self.past + stop].repeat(sequence.rows)
-        image, slots, image_end = columns.image[:, first : first + keys], columns.slots, columns.image_end
+        per_row = (columns.image[:, first : first + keys], columns.padding[:, first : first + keys])
+        image, padding, slots, image_end = (*per_row, columns.slots, columns.image_end)
         if count > 1:
-            image, slots, image_end = (x.repeat_interleave(count, dim=0) for x in (image, slots, image_end))
+            rows = (image, padding, slots, image_end)
+            image, padding, slots, image_end = (x.repeat_interleave(count, dim=0) for x in rows)
         return StepView(
             phase=self.phase,
             step=self.generated,
@@ -109,6 +121,7 @@ class Step:
             queries=queries,
             keys=columns.positions[first : first + keys],
             image=image,
+            padding=padding,
             image_end=image_end,
             prompt_length=sequence.prompt_length,
             every_row=self.phase is Phase.DECODE and sequence.all_see,
