@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import Flag, auto
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from grounddecode.reads import Reads
-from grounddecode.schema import Range, check
+from grounddecode.schema import check
+from grounddecode.schema import option as option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,37 +36,6 @@ class Needs(Flag):
     HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
     MEMORY = auto()  # what it remembers of earlier steps moves with the rows, also where no candidates are judged
     IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    source: str = "paper",
-    neutral: Any = MISSING,
-    low: float = -math.inf,
-    high: float = math.inf,
-    open_low: bool = False,
-    open_high: bool = False,
-    filled: bool = False,
-    span: bool = False,
-) -> Any:
-    """A dataclass field of a method: the one place that says what its values may be.
-
-    Args:
-        default: the default value.  help: one line for `--help` and the docs; the range is put before its first "; ".
-        source: where the default comes from: "paper", "released" (code) or "ours".
-        neutral: the value at which the method does nothing, for the one field that switches it off.
-        low, high, open_low, open_high, filled, span: see `grounddecode.schema.Range`. `Method` checks them, and the
-            choices of a `Literal`.
-    """
-    within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled, span=span)
-    what, mark, rest = help.partition("; ")
-    metadata: dict[str, Any] = {"source": source, "range": within}
-    metadata["help"] = (f"{what}, {within.interval}" if within.interval else what) + mark + rest
-    if neutral is not MISSING:
-        metadata["neutral"] = neutral
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +148,13 @@ class Method:
         """New attention weights. (R, heads, T) float32, rows sum to 1 before the edit."""
         return weights
 
-<<<<<<< HEAD
+    def head_gain(self, scores: Tensor, step: StepView, layer: int) -> Tensor | None:
+        """Factors (R, heads) on what each head gives, behind every edit of the weights and not renormalised; None: no.
+
+        `scores`: (R, heads, T) float32 as the model has them, before every `edit_scores`; -inf on masked keys.
+        """
+        return None
+
     @property
     def groups(self) -> int:
         """How many groups of keys its whole attention edit scales, each by one factor a head; 0: it is no such edit.
@@ -201,14 +176,6 @@ class Method:
         `masses`: (R, heads, groups) float32, the weight of each group; a row's sum to 1. Nothing else may be read.
         """
         raise TypeError(f"{type(self).__name__} groups no keys")
-=======
-    def head_gain(self, scores: Tensor, step: StepView, layer: int) -> Tensor | None:
-        """Factors (R, heads) on what each head gives, behind every edit of the weights and not renormalised; None: no.
-
-        `scores`: (R, heads, T) float32 as the model has them, before every `edit_scores`; -inf on masked keys.
-        """
-        return None
->>>>>>> main
 
     def edit_attention(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         """Scores to edited attention weights, this method alone: (R, heads, T) float32."""

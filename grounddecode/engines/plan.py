@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
+import functools
+import operator
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-=======
-import functools
-import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
->>>>>>> main
 
 from grounddecode.method import Method, Needs
 

@@ -12,13 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from grounddecode import VAR, HeadModulation
+from grounddecode import SPIN, VAR, HeadModulation
+from grounddecode.composition import edit_attention
 from grounddecode.engines.grouped.merge import HIDDEN, merged, scaled_weights
-from grounddecode.method import Method, edit_attention
+from grounddecode.method import Method
 from tests.core.views import step_view
 
 ROOT = Path(__file__).parents[2]
-METHODS = (HeadModulation(alpha=3.0), VAR(sink_dims=(1,), p=0.7, rho=0.3), VAR(sink_dims=(1,), p=1.0, rho=0.9))
+METHODS = (
+    HeadModulation(alpha=3.0),
+    SPIN(rho=0.6, damp=0.2),
+    VAR(sink_dims=(1,), p=0.7, rho=0.3),
+    VAR(sink_dims=(1,), p=1.0, rho=0.9),
+)
 
 
 def partial(scores: Tensor, values: Tensor, labels: Tensor, groups: int, splits: int) -> tuple[Tensor, Tensor, Tensor]:
