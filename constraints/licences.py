@@ -21,14 +21,14 @@ from requirements import HERE, name, ours
 PAGE = HERE.parent / "docs" / "licences.md"
 TOGETHER = ("chair-wordnet", "amber-spacy", "openai", "lmms-eval", "qwen-vl", "dev", "docs", "release")
 """The extras that resolve together: all but vllm."""
-APART = "vllm wants an older transformers than the rest: `pip install 'grounddecode[vllm]'` goes into an environment of its own."
 HEAD = """# Licences of what is installed
 
-Written by `python constraints/licences.py`; do not edit. grounddecode is under Apache-2.0, what its tables come from is in
-NOTICE. Below: every package that an installation brings on Linux, by what asks for it, with the licence that its own
+Written by `python constraints/licences.py`; do not edit. grounddecode is under Apache-2.0, what its tables come from is
+in NOTICE. Below: every package that an installation brings on Linux, by what asks for it, with the licence that its own
 metadata name. `make dist` writes the same of one installation as an SBOM (CycloneDX), with versions.
 
-All extras but one resolve together. {apart}
+All extras but vllm resolve together. vllm wants an older transformers than the rest, so `grounddecode[vllm]` goes into
+an environment of its own; it is not in the table.
 """
 
 
@@ -71,7 +71,7 @@ def page(packages: Mapping[str, Mapping[str, Any]]) -> str:
     for package in sorted(packages):
         by = "grounddecode" if package in core else ", ".join(e for e, held in extras.items() if package in held)
         rows.append(f"| {package} | {licence(packages[package])} | {by or 'an extra of one of them'} |")
-    return HEAD.format(apart=APART) + "\n" + "\n".join(rows) + "\n"
+    return HEAD + "\n" + "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":
