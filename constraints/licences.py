@@ -19,7 +19,7 @@ from typing import Any
 from requirements import HERE, name, ours
 
 PAGE = HERE.parent / "docs" / "licences.md"
-TOGETHER = ("chair-wordnet", "amber-spacy", "openai", "lmms-eval", "qwen-vl", "dev", "docs", "release")
+TOGETHER = ("chair-wordnet", "amber-spacy", "openai", "lmms-eval", "ray", "qwen-vl", "dev", "docs", "release")
 """The extras that resolve together: all but vllm."""
 HEAD = """# Licences of what is installed
 
