@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,17 +30,24 @@ def adjusting(methods: Sequence[Method]) -> list[Method]:
 
 
 def adjusted(
-    logits: Tensor, methods: Sequence[Method], view: StepView, note: Note | None = None, look: Look | None = None
+    logits: Tensor,
+    methods: Sequence[Method],
+    view: StepView,
+    states: Mapping[Method, Any],
+    note: Note | None = None,
+    look: Look | None = None,
 ) -> Tensor:
     """Next-token logits (R, vocabulary) through every method that adjusts them.
 
-    `note` is told how far the streams of a method with a second one are apart (`contrast`); `look` is shown the logits
-    before any method, those of the second stream (`avc.second`), and behind each method.
+    `states`: what methods remember of the rows, see `Method.remember`. `note` is told how far the streams of a method
+    with a second one are apart (`contrast`); `look` is shown the logits before any method, those of the second stream
+    (`avc.second`), and behind each method.
     """
     if look is not None:
         look(MODEL, logits)
     for method in methods:
-        before, logits = logits, method.adjust_logits(logits, view)
+        seen = view.with_(state=states[method], memo=view.memo) if method in states else view
+        before, logits = logits, method.adjust_logits(logits, seen)
         second = view.second_logits if Needs.SECOND_STREAM in method.active_needs() else None
         if note is not None and second is not None:
             note(method, "contrast", _distance(before, second, logits.isfinite()))

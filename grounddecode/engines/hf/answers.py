@@ -49,7 +49,7 @@ def adjusted_answers(
     view, note = step.answer_view(logits.device), None
     if binding.trace is not None:
         note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))
-    last = adjusted(logits[:, -1], methods, view, note, look)
+    last = adjusted(logits[:, -1], methods, view, step.sequence.states, note, look)
     return last[:, None] if logits.shape[1] == 1 else torch.cat([logits[:, :-1], last[:, None]], dim=1)
 
 

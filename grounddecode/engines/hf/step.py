@@ -27,6 +27,14 @@ class Capture(Protocol):
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
 
 
+class Keys(Protocol):
+    """What hides image keys from a second stream in some layers."""
+
+    def hides(self, layer: int) -> bool: ...
+
+    def at(self, call: Call, plan: LayerPlan, step: Step) -> Call: ...
+
+
 @dataclass
 class Step:
     """One forward pass: `length` new tokens behind `past` cached ones, the same for every (left-padded) row."""
@@ -46,6 +54,7 @@ class Step:
     lens: Lens | None = None
     shown: bool = False  # a trace has seen the logits of this step
     capture: Capture | None = None  # records the last row for gradients
+    keys: Keys | None = None  # hides image keys in some layers
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)
     biases: dict[object, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # shared by layers of one kind
     _tails: dict[int, Step] = field(default_factory=dict)
@@ -71,6 +80,7 @@ class Step:
                 seen=self.seen,
                 recorded=self.recorded,
                 record=self.record,
+                keys=self.keys,
             )
         return self._tails[length]
 

@@ -160,4 +160,4 @@ def test_ways_to_generate_that_are_refused(options, reason: str) -> None:
 
 def test_wrong_norm_is_refused() -> None:
     with pytest.raises(ValueError, match="norm is 'l1'"):
-        saliency_map(zoo.model("llava"), zoo.family("llava").batch(), norm="l1")  # type: ignore[arg-type]
+        saliency_map(zoo.model("llava"), zoo.family("llava").batch(), norm="l1")
