@@ -11,6 +11,7 @@ the last layer, chosen on seed 0 before (see detector.py).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def checked(name: str, calibration: RiskCalibration, images: int, batch: int) ->
     every = np.ones((wrong.sum(), (~wrong).sum()), dtype=bool)
     rate = float(wrong.mean())
     bins = []
-    for low, high in zip(EDGES, EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(EDGES):
         here = (said >= low) & (said < high)
         if here.any():
             bins.append(
