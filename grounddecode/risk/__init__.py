@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from grounddecode.coherence import Layers
     from grounddecode.saliency.record import SaliencyRecord
 
 __all__ = ["RiskCalibration", "Word", "WordRisk", "known_risk", "mentions", "read_words", "risk_of", "word_risk"]
@@ -68,7 +69,7 @@ def word_risk(
     if len(answer) != 1:
         raise ValueError(f"the risk of {len(answer)} answers was asked for, give one at a time")
     calibration = calibration or known_risk(model.config)
-    layers = calibration.layers if calibration else "auto"
+    layers: Layers = calibration.layers if calibration else "auto"
     record = record_saliency(model, inputs, layers=layers, answer=answer)
     return risk_of(record, processor.tokenizer, calibration)
 
