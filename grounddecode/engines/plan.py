@@ -19,7 +19,7 @@ class LayerPlan:
     gains_only: bool
 
 
-_STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PIXELS
+_STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PROBE | Needs.PIXELS
 _INSIDE = {
     _STATES: "works on hidden states or pixels inside of the model",
     Needs.KEY_SETS: "chooses the keys of a second stream within each forward pass",
