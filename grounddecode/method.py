@@ -53,6 +53,7 @@ class Method:
     extra_needs: ClassVar[Needs] = Needs.NOTHING
     site: ClassVar[Literal["mlp_output", "block_output"]] = "mlp_output"  # what `edit_hidden` is given
     all_switches: ClassVar[bool] = False  # neutral only where every field that has a neutral value has it
+    flags_by_layer: ClassVar[bool] = True  # `flag_tokens` looks at the layer's number
     across_heads: ClassVar[bool] = False  # its attention edit compares the heads of a layer, or tells them apart
 
     def __post_init__(self) -> None:
@@ -155,6 +156,28 @@ class Method:
         `scores`: (R, heads, T) float32 as the model has them, before every `edit_scores`; -inf on masked keys.
         """
         return None
+
+    @property
+    def groups(self) -> int:
+        """How many groups of keys its whole attention edit scales, each by one factor a head; 0: it is no such edit.
+
+        2, 4 or 8. Engines may then never make the weights: partial sums over the groups are enough.
+        """
+        return 0
+
+    def key_groups(self, step: StepView) -> Tensor:
+        """(R, T) uint8: the group of each key, from 0, the same in every layer.
+
+        For a method that flags tokens: of keys that are not flagged; a flagged key's is `groups // 2` more.
+        """
+        raise TypeError(f"{type(self).__name__} groups no keys")
+
+    def group_factors(self, masses: Tensor) -> Tensor:
+        """Factors (R, heads, groups) on the weights of each group's keys: the same edit as `edit_weights`.
+
+        `masses`: (R, heads, groups) float32, the weight of each group; a row's sum to 1. Nothing else may be read.
+        """
+        raise TypeError(f"{type(self).__name__} groups no keys")
 
     def edit_attention(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         """Scores to edited attention weights, this method alone: (R, heads, T) float32."""
