@@ -37,12 +37,10 @@ def listed(runs: Runs, scoring: Scoring, most: int = MOST) -> tuple[list[Sample]
         for record, answer in zip(records, _answers(part, records, scoring), strict=True):
             sample = found.setdefault(record["sample_id"], _sample(part, record))
             sample["answers"][record["method"]] = answer
-    samples = list(found.values())
-    differing = [n for n, sample in enumerate(samples) if _differs(sample)]
-    picked = set(choose(differing, most))
-    rest = [n for n in range(len(samples)) if n not in picked]
-    picked |= set(choose(rest, most - len(picked))) if len(picked) < most else set()
-    return [samples[n] for n in sorted(picked)], len(samples)
+    picked = set(choose([name for name, sample in found.items() if _differs(sample)], most))
+    if len(picked) < most:
+        picked |= set(choose([name for name in found if name not in picked], most - len(picked)))
+    return [sample for name, sample in found.items() if name in picked], len(found)
 
 
 def _sample(part: tuple[str, str], record: Mapping[str, Any]) -> Sample:
@@ -99,7 +97,8 @@ def browser(runs: Runs, scoring: Scoring, out: Path, most: int = MOST, pictures:
 def _pictures(runs: Runs, samples: Sequence[Sample], most: int) -> tuple[list[str], dict[str, int]]:
     """Pictures inside the page and the number of each: those of samples on which methods err differently first."""
     ranked = sorted(samples, key=lambda sample: not _differs(sample))
-    images, shown = [], {}
+    images: list[str] = []
+    shown: dict[str, int] = {}
     for image in dict.fromkeys(sample["image"] for sample in ranked):
         picture = look(image, runs.find)[0] if len(images) < most else None
         if picture is not None:
