@@ -53,9 +53,15 @@ def score_pope(
     """POPE: yes/no questions about objects."""
     from grounddecode.evaluate.answers import scored as files
 
-    where = {"labels": labels, "answer_key": answer_key}
     numbers = files.score_pope(
-        questions, answers, rule, allow_truncation, **where, by_position=by_position, by_id=by_id
+        questions,
+        answers,
+        rule,
+        allow_truncation,
+        labels=labels,
+        answer_key=answer_key,
+        by_position=by_position,
+        by_id=by_id,
     )
     show(numbers, as_json)
 
