@@ -55,7 +55,7 @@ test: lint typecheck test-vllm test-matrix ## install, then ruff, mypy (strict),
 
 # One process: the engines of these tests live in it.
 test-vllm: $(VLLM)/.done ## the vLLM engine, in the environment that has vLLM
-	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m "not slow" tests/engines/vllm; fi
+	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m "not slow" tests/engines/vllm tests/engines/test_grouped.py; fi
 
 test-slow: $(VLLM)/.done ## its second runner under Triton's interpreter, two ranks, compiled code
 	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m slow tests/engines/vllm; fi
