@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from grounddecode.view import Pictures
 
 _TINY = 1e-18  # vanishes in every mass that is divided by, and its inverse square is finite: no gradient is nan
-_NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
+NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
 
 
 def plausible_floor(logits: Tensor, beta: float) -> Tensor:
@@ -150,6 +150,24 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return kept / mask.sum(dim=-1).to(values.dtype)
 
 
+def turned(values: Tensor, towards: Tensor, share: float, *, extra: bool) -> Tensor:
+    """`|x| unit(unit(x) + share s u)`: vectors x turned towards directions u, their length kept.
+
+    Args:
+        values: (..., width) float32.  towards: unit vectors, or zeros: there x keeps its bits, as a zero x does.
+        share: how far, as a ratio to |x|.  extra: s is `1 + max(0, -cos(x, u))`, more where x points away; else 1.
+    """
+    size = values.norm(dim=-1, keepdim=True)
+    unit = values / size.clamp(min=torch.finfo(values.dtype).tiny)
+    far: float | Tensor = share
+    if extra:
+        far = share * (1.0 + (-(unit * towards).sum(dim=-1, keepdim=True)).clamp(min=0))
+    mixed = unit + far * towards
+    scale = size / mixed.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    kept = (size == 0) | ~towards.any(dim=-1, keepdim=True)
+    return torch.where(kept, values, scale * mixed)
+
+
 def move_mass(
     weights: Tensor, givers: Tensor, of_image: Callable[..., Tensor], *, share: float, least: float, floor: float
 ) -> Tensor:
@@ -174,7 +192,7 @@ def move_mass(
     Returns:
         (R, heads, T) float32; heads that are not edited keep their bits.
     """
-    plain = of_image(_if_no_giver, max(least, _NOTHING))
+    plain = of_image(_if_no_giver, max(least, NOTHING))
     parts = torch.addcmul(plain, of_image(_by_giving), givers[:, None])
     sums = torch.baddbmm(_floors(floor, weights.device), weights, parts.mT)
     edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
@@ -199,6 +217,11 @@ def _floors(floor: float, device: torch.device) -> Tensor:
     """What the five sums start from."""
     with torch.inference_mode(False):  # it outlives the caller's mode
         return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -floor]]], device=device)
+
+
+def image_groups(image: Tensor) -> Tensor:
+    """(R, T) uint8 from (R, T) bool: the group of each key, 1 for image keys (see `Method.key_groups`)."""
+    return image.to(torch.uint8)
 
 
 def picture_noise(pixels: Tensor, pictures: Pictures, seed: int = 0) -> Tensor:
