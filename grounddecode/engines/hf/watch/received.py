@@ -52,7 +52,7 @@ def received(calls: Calls, patches: Patches, *, summary: bool, by_summary: bool)
         sums.append(_sum(query, key, scale, there, asks)[first:])
         asking.append(there[first:])
     lengths = list(patches.lengths)
-    found = zip(torch.cat(sums).split(lengths), torch.cat(asking).split(lengths), strict=True)
+    found = zip(*(torch.split(torch.cat(x), lengths) for x in (sums, asking)), strict=True)
     return [x if by_summary else x / count.sum() for x, count in found]
 
 
@@ -77,7 +77,7 @@ def _cut(call: Call, patches: Patches) -> Iterator[tuple[Tensor, Tensor]]:
         lengths = ends.diff().tolist()
     elif count == sum(patches.lengths):
         lengths = list(patches.lengths)
-    return zip(call.query[0].split(lengths, dim=1), call.key[0].split(lengths, dim=1), strict=True)
+    return zip(*(torch.split(x[0], lengths, dim=1) for x in (call.query, call.key)), strict=True)
 
 
 def _there(call: Call, row: int) -> Tensor | None:

@@ -155,7 +155,9 @@ class VisionAttention(Part):
             raise ValueError(f"{self.method}: the vision tower did not run in this session, pass pixel_values")
         scores, tokens = self.watch.view(self._calls, self._given)
         image_of, patch_of = (x.to(scores["first"].device) for x in self._places(step.sequence, tokens))
-        step.sequence.look(VisionView(**scores, image_of_key=image_of, patch_of_key=patch_of))
+        first, last, top = (scores[name] for name in ("first", "last", "received"))
+        vision = VisionView(first=first, last=last, received=top, image_of_key=image_of, patch_of_key=patch_of)
+        step.sequence.look(vision)
 
     def _places(self, sequence: Sequence, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, prompt) long, twice: image (-1: none) and patch of every prompt token.
