@@ -18,6 +18,7 @@ from benchmarks.pages.site import __main__ as site
 from benchmarks.pages.site import docstrings, drawing, methods, offline, reference, tables
 from grounddecode import registry
 from grounddecode.method import Method, Needs
+from tests.support import browser
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,6 +198,30 @@ def test_the_site_loads_nothing_from_outside(built: Path) -> None:
     pages = list(built.rglob("*.html"))
     assert len(pages) > 30
     assert {page.name: found for page in pages if (found := loads(page.read_text(encoding="utf-8")))} == {}
-    assert [
-        sheet for sheet in built.rglob("*.css") if re.search(r"url\(['\"]?https?:", sheet.read_text(encoding="utf-8"))
-    ] == []
+    sheets = {sheet.name: sheet.read_text(encoding="utf-8") for sheet in built.rglob("*.css")}
+    assert [name for name, text in sheets.items() if re.search(r"url\(['\"]?https?:", text)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+def test_people_find_a_page_in_a_browser(built: Path) -> None:
+    """From a file, without a server: the search finds a method, and no page is wider than a phone."""
+    with browser.opened() as (window,):
+        window.look(1400, 1000)
+        window.open((built / "index.html").as_uri())
+        window.run("document.querySelector('.md-search__button, [for=__search]').click()")
+        window.until("return document.activeElement.tagName === 'INPUT'", 10)
+        window.run(
+            "const i = document.activeElement; i.value = 'blind image tokens';"
+            "i.dispatchEvent(new Event('input', {bubbles: true})); i.dispatchEvent(new Event('keyup', {bubbles: true}))"
+        )
+        found = (
+            "const deep = r => [...r.querySelectorAll('*')].flatMap(e => e.shadowRoot ? deep(e.shadowRoot) : [])"
+            ".concat([...r.querySelectorAll('a')].map(a => a.href));"
+            "return deep(document).filter(h => h.includes('methods/avc.html') && h.includes('h=')).join(' ')"
+        )
+        assert window.until(found, 20)
+        window.look(390, 800)
+        for page in ("index.html", "methods/avc.html", "reference/commands.html", "results/speed.html"):
+            window.open((built / page).as_uri())
+            assert window.run("return document.documentElement.scrollWidth") <= 390, page
