@@ -51,6 +51,11 @@ def test_every_method_field_command_and_public_name_has_its_place(written: Path)
     assert [name for name in grounddecode.__all__ if f"## {name}\n" not in first and name != "__version__"] == []
 
 
+def test_every_method_has_its_notes() -> None:
+    """When it helps and when not is written by hand; nothing is left of methods that are gone."""
+    assert {path.stem for path in methods.NOTES.glob("*.md")} == set(registry.METHODS)
+
+
 def test_every_public_module_that_others_build_on_is_in_the_reference() -> None:
     """What a method's author or a caller imports: the core's modules and the entrances."""
     for name in ("method", "view", "reads", "registry", "calibration", "trace", "maths"):
