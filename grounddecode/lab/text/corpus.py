@@ -1,6 +1,7 @@
 """Training data of the lab: images rendered once into a cache, conversations drawn anew at every visit."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import Pool
@@ -101,7 +102,9 @@ def prefix(with_image: bool) -> list[int]:
     return [2, *encode("USER:")] + ([4] * PATCHES if with_image else [])
 
 
-def pack(conversations: list[list[captions.Turn]], with_image: bool) -> Packed:
+def pack(
+    conversations: list[list[captions.Turn]], with_image: bool, encoded: Callable[[str], list[int]] = encode
+) -> Packed:
     """One row an image: the prefix once, then two slots of turns, each turn in the first slot that has room for it.
 
     A turn sees the prefix and itself only, and its positions start right behind the image, so that it computes what it
@@ -119,7 +122,7 @@ def pack(conversations: list[list[captions.Turn]], with_image: bool) -> Packed:
         packed.segment[row, : len(head)] = 0
         used = [0] * SLOTS
         for number, turn in enumerate(turns, start=1):
-            question, answer = encode(turn.question + " ASSISTANT:"), [*encode(turn.answer), 3]
+            question, answer = encoded(turn.question + " ASSISTANT:"), [*encoded(turn.answer), 3]
             size = len(question) + len(answer)
             slot = next((i for i in range(SLOTS) if used[i] + size <= SLOT), None)
             if slot is None:
@@ -140,7 +143,7 @@ def _put(packed: Packed, row: int, at: int, number: int, question: list[int], an
 def token_weights(answer: list[int]) -> list[float]:
     """Loss weights: yes and no 3, object and colour words 2, all others 1."""
     table = _weight_table()
-    return [table[i] for i in answer]
+    return [table[i] if i < len(table) else 2.0 for i in answer]
 
 
 @cache

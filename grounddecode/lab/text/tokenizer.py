@@ -36,10 +36,15 @@ def vocabulary() -> dict[str, int]:
     return {word: index for index, word in enumerate([*SPECIAL, *sorted(words)])}
 
 
+def split(text: str) -> list[str]:
+    """The pieces that a text is made of: words and marks."""
+    return _PIECE.findall(text)
+
+
 def encode(text: str) -> list[int]:
     """Ids of a text of known words, as the shipped tokenizer gives them; raises KeyError for an unknown word."""
     table = vocabulary()
-    return [table[piece] for piece in _PIECE.findall(text)]
+    return [table[piece] for piece in split(text)]
 
 
 def build_tokenizer() -> Any:
