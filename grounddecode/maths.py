@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,23 @@ def renormalise(weights: Tensor) -> Tensor:
     """Divide the last dimension by its sum; rows that sum to 0 stay 0."""
     total = weights.sum(dim=-1, keepdim=True)
     return weights / total.masked_fill(total == 0, 1.0)
+
+
+def scaled_span(lo: int, hi: int, n_layers: int, of: int = 32) -> tuple[int, int]:
+    """A half-open span of layers of a decoder of `of` layers, at the same share of the depth of one of `n_layers`.
+
+    Ends are rounded (a half to the even number); one layer at least is left.
+    """
+    first = min(round(lo * n_layers / of), n_layers - 1)
+    return first, max(first + 1, round(hi * n_layers / of))
+
+
+def scaled_exits(exits: Iterable[int], n_layers: int, of: int = 32) -> tuple[int, ...]:
+    """Early exits of a decoder of `of` layers, named by the layers passed, at the same share of another depth.
+
+    Rounded (a half to the even number), in [1, n_layers - 1], each once, ascending.
+    """
+    return tuple(sorted({min(max(round(e * n_layers / of), 1), n_layers - 1) for e in exits}))
 
 
 def masked_mean_std(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Flag, auto
 from functools import cache
@@ -31,8 +30,10 @@ class Needs(Flag):
     GRADIENT = auto()
     VISION_ATTENTION = auto()
     PIXELS = auto()  # the second stream reads other pictures
+    KEY_SETS = auto()  # the second stream sees image keys that are chosen within each forward pass
     HIDDEN_EDIT = auto()
     HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
+    MEMORY = auto()  # what it remembers of earlier steps moves with the rows, also where no candidates are judged
     IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
@@ -47,6 +48,7 @@ def option(
     open_low: bool = False,
     open_high: bool = False,
     filled: bool = False,
+    span: bool = False,
 ) -> Any:
     """A dataclass field of a method: the one place that says what its values may be.
 
@@ -54,10 +56,10 @@ def option(
         default: the default value.  help: one line for `--help` and the docs; the range is put before its first "; ".
         source: where the default comes from: "paper", "released" (code) or "ours".
         neutral: the value at which the method does nothing, for the one field that switches it off.
-        low, high, open_low, open_high, filled: the range, see `grounddecode.schema.Range`. `Method` checks it, and the
+        low, high, open_low, open_high, filled, span: see `grounddecode.schema.Range`. `Method` checks them, and the
             choices of a `Literal`.
     """
-    within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled)
+    within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled, span=span)
     what, mark, rest = help.partition("; ")
     metadata: dict[str, Any] = {"source": source, "range": within}
     metadata["help"] = (f"{what}, {within.interval}" if within.interval else what) + mark + rest
@@ -104,11 +106,14 @@ class Method:
             "edit_scores": Needs.ATTENTION_EDIT,
             "edit_weights": Needs.ATTENTION_EDIT,
             "key_gain": Needs.ATTENTION_EDIT,
+            "head_gain": Needs.ATTENTION_EDIT,
             "flag_tokens": Needs.TOKEN_FLAGS,
             "edit_hidden": Needs.HIDDEN_EDIT,
             "second_stream": Needs.SECOND_STREAM | Needs.IMAGE_KEYS,
             "edit_pixels": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.PIXELS,
+            "keep_keys": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.KEY_SETS,
             "adjust_logits": Needs.LOGITS,
+            "remember": Needs.MEMORY,
             "judge": Needs.CANDIDATES,
         }
         found = cls.extra_needs
@@ -172,8 +177,17 @@ class Method:
         """New attention weights. (R, heads, T) float32, rows sum to 1 before the edit."""
         return weights
 
+    def head_gain(self, scores: Tensor, step: StepView, layer: int) -> Tensor | None:
+        """Factors (R, heads) on what each head gives, behind every edit of the weights and not renormalised; None: no.
+
+        `scores`: (R, heads, T) float32 as the model has them, before every `edit_scores`; -inf on masked keys.
+        """
+        return None
+
     def edit_attention(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         """Scores to edited attention weights, this method alone: (R, heads, T) float32."""
+        from grounddecode.composition import edit_attention
+
         return edit_attention([self], scores, step, layer)
 
     # -- hidden states -------------------------------------------------------------------------------------------
@@ -200,9 +214,9 @@ class Method:
     def second_stream(self, step: StepView) -> StreamEdit:
         """What the second stream sees, decided once from the last prompt row (`step.image_attention`).
 
-        Without one of its own, a method that edits pixels keeps all image tokens.
+        Without one of its own, a method that edits pixels or keeps keys begins with all image tokens.
         """
-        if Needs.PIXELS not in self.needs():
+        if not (Needs.PIXELS | Needs.KEY_SETS) & self.needs():
             raise TypeError(f"{type(self).__name__} has no second stream")
         from grounddecode.view import StreamEdit
 
@@ -215,6 +229,31 @@ class Method:
         which entry belongs to which. What is drawn at random is drawn by the seeds there (`maths.picture_noise`).
         """
         return pixels
+
+    @property
+    def keys_from(self) -> int:
+        """The first decoder layer (from 1) in which the second stream sees the keys of `keep_keys` only."""
+        raise TypeError(f"{type(self).__name__} keeps no keys")
+
+    def keep_keys(self, attention: Tensor, step: StepView) -> Tensor:
+        """Bool (R, T): image keys that the second stream sees in the layers from `keys_from` on.
+
+        Chosen anew in each of its forward passes, and seen by all rows of that pass, image tokens too: a prompt is read
+        with one choice, and keys and values that are in the cache stay. Positions do not change.
+
+        Args:
+            attention: (R, T) float32, weights of the newest row in layer `keys_from - 1` of the same pass, mean over
+                heads, 0 off the image.
+        """
+        raise TypeError(f"{type(self).__name__} keeps no keys")
+
+    def remember(self, logits: Tensor, step: StepView) -> Any:
+        """What is known of these rows from now on, of the model's own next-token logits (R, vocabulary).
+
+        At every step, before `adjust_logits`, which finds it in `step.state`; here that holds what was known before, or
+        what `start` gave. Logits that came of edited attention or hidden states are the model's own.
+        """
+        return step.state
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         """New next-token logits (R, vocabulary), before every logits processor."""
@@ -233,12 +272,16 @@ class Method:
 
         `step.saliency`: (layers, R, K, T) float32, |A * dL/dA| of the last attention row in each layer asked for, L the
         log-odds of the candidate, averaged over heads; -1 at keys that the row may not look at there. `step.state`:
-        what `start` returned, or the latest judgement kept.
+        what `start` returned, or the latest judgement of the row kept.
         """
         raise TypeError(f"{type(self).__name__} judges no candidates")
 
-    def start(self, slots: int, device: Any) -> Any:
-        """State of `slots` fresh requests (tensors indexed by slot), or None when nothing is remembered."""
+    def start(self, step: StepView) -> Any:
+        """State of the rows of `step`, once, when their prompts are read; None: nothing is known yet.
+
+        A tensor with the rows first, or a tuple or dict of such. It follows its row wherever engines put that: through
+        a reordering of beams, in and out of a batch. Rows that come later than others find zeros where this gives None.
+        """
         return None
 
     # -- values --------------------------------------------------------------------------------------------------
@@ -249,45 +292,3 @@ class Method:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def edit_attention(methods: Sequence[Method], scores: Tensor, step: StepView, layer: int) -> Tensor:
-    """Scores to attention weights under several methods, in the one order that composition has.
-
-    1. every `edit_scores`, in list order; 2. softmax; 3. every `key_gain` and `edit_weights`, in list order. A method
-    touches only its own rows and layers.
-
-    Args:
-        scores: (R, heads, T) float32, -inf on masked keys.
-
-    Returns:
-        (R, heads, T) float32.
-    """
-    acting = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs() and m.acts_on(layer, step.n_layers)]
-    return apply_edits(acting, scores, step, layer)
-
-
-def apply_edits(acting: Sequence[Method], scores: Tensor, step: StepView, layer: int) -> Tensor:
-    """`edit_attention` of methods that are known to act on the layer."""
-    for method in acting:
-        scores = _on_rows(method, step, method.edit_scores(scores, step, layer), scores)
-    weights = scores.softmax(dim=-1)
-    for method in acting:
-        weights = _on_rows(method, step, _edited_weights(method, weights, step, layer), weights)
-    return weights
-
-
-def _on_rows(method: Method, step: StepView, edited: Tensor, plain: Tensor) -> Tensor:
-    """`edited` on the rows that the method concerns, `plain` on the others."""
-    if edited is plain or step.every_row:
-        return edited
-    return edited.where(step.rows(method.rows)[:, None, None], plain)
-
-
-def _edited_weights(method: Method, weights: Tensor, step: StepView, layer: int) -> Tensor:
-    gain = method.key_gain(step)
-    if gain is not None:
-        from grounddecode.maths import renormalise
-
-        weights = renormalise(weights * gain)
-    return method.edit_weights(weights, step, layer)

@@ -26,6 +26,10 @@ METHODS: dict[str, str] = {
     "var": "grounddecode.methods.var:VAR",
     "paint": "grounddecode.methods.paint:PAINT",
     "heads": "grounddecode.methods.heads:HeadModulation",
+    "flb": "grounddecode.methods.flb:FLB",
+    "spin": "grounddecode.methods.spin:SPIN",
+    "vaf": "grounddecode.methods.vaf:VAF",
+    "sid": "grounddecode.methods.sid:SID",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
 GREEDY = "greedy"

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Range:
     """Where the numbers of a hyper-parameter lie, each entry's where it has several.
 
-    `open_low`, `open_high`: the bound itself is outside. `filled`: a tuple has one entry at least.
+    `open_low`, `open_high`: the bound itself is outside. `filled`: a tuple has one entry at least. `span`: it is the
+    two ends lo;hi of a half-open range, lo <= hi.
     """
 
     low: float = -math.inf
@@ -27,6 +28,7 @@ class Range:
     open_low: bool = False
     open_high: bool = False
     filled: bool = False
+    span: bool = False
 
     def holds(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
@@ -95,6 +97,8 @@ def _fits(kind: Any, value: Any, within: Range) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
         several = isinstance(value, tuple | list) and bool(value or not within.filled)
+        if several and within.span and (len(value) != 2 or value[0] > value[1]):
+            return False
         return several and all(_fits(get_args(kind)[0], item, _each(within)) for item in value)
     if kind in (int, float):
         number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
@@ -179,6 +183,8 @@ def _within(kind: Any, within: Range) -> str:
 
 
 def _ranged(kind: Any, within: Range) -> list[str]:
+    if get_origin(kind) is tuple and within.span:
+        return [f"two whole numbers lo;hi with {within.low:g} <= lo <= hi"]
     if get_origin(kind) is tuple:
         return [f"one or more numbers {within.words}".rstrip()] if within.filled else _written(kind)
     if kind is int:
@@ -207,7 +213,7 @@ def _schema(kind: Any, within: Range) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"enum": list(get_args(kind))}
     if get_origin(kind) is tuple:
-        filled = {"minItems": 1} if within.filled else {}
+        filled = {"minItems": 2, "maxItems": 2} if within.span else {"minItems": 1} if within.filled else {}
         return {"type": "array", "items": _schema(get_args(kind)[0], _each(within))} | filled
     names = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
     return {"type": names[kind]} | (within.bounds if kind in (int, float) else {})

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 
 # What is recorded only where it is asked for.
-WANTED = frozenset({"tokens", "candidates", "image_mass", "kept", "sinks"})
-LARGE = WANTED | {"log_probs"}  # entries of these are no numbers to be averaged
+WANTED = frozenset({"tokens", "candidates", "image_mass", "head_mass", "image_attention", "kept", "sinks"})
+#: Of the newest query's attention to the image.
+LOOKS = frozenset({"image_mass", "head_mass", "image_attention"})
+#: What comes with candidates.
+BESIDE = frozenset({"log_probs", "judged", "turned_down", "judged_by"})
+LARGE = WANTED | BESIDE  # entries of these are no numbers to be averaged
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,11 @@ class StepTrace:
         blind ones of AvisC); in the step that read the prompt.
     tokens: (rows,) long, the newest token the step read: the prompt's last one, then those of the answer; None: not
         wanted.
+    judged: (rows, K) long by method: the candidates that a method looked at.  turned_down: (rows, K) bool: those it
+        would not have.  judged_by: (rows, K) what it compared them by; NaN: nothing. They come with candidates.
     image_mass: (rows,) by layer: weight of the newest query on the image, after all edits, averaged over heads.
+    head_mass: (rows, heads) by layer: the same of each head.  image_attention: (rows, keys) by layer: the weights
+        themselves, averaged over heads, 0 off the image; column j is position j of the padded row.
     sinks: (rows, tokens) bool by layer: what `flag_tokens` said of every token so far.
     told: (rows,) by method and quantity: `{"sgrs.rejected": ..., "avc.contrast": ...}`.
     """
@@ -61,6 +69,11 @@ class StepTrace:
     tokens: Tensor | None
     image_mass: Mapping[int, Tensor]
     sinks: Mapping[int, Tensor]
+    judged: Mapping[str, Tensor] = field(default_factory=dict)
+    turned_down: Mapping[str, Tensor] = field(default_factory=dict)
+    judged_by: Mapping[str, Tensor] = field(default_factory=dict)
+    head_mass: Mapping[int, Tensor] = field(default_factory=dict)
+    image_attention: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -82,7 +95,8 @@ class Trace:
     What is large comes only when it is wanted, see `StepTrace`: `Trace(want={"candidates", "kept"})`, then `steps()`.
 
     Args:
-        want: of "tokens", "candidates", "image_mass", "kept" and "sinks".  top: how many candidates.
+        want: of "tokens", "candidates", "image_mass", "head_mass", "image_attention", "kept" and "sinks".
+        top: how many candidates.
 
     Raises:
         ValueError: something else is wanted.
@@ -151,4 +165,9 @@ def _step(number: int, events: Sequence[Event]) -> StepTrace:
         tokens=tokens,
         image_mass=by_layer("image_mass"),
         sinks={layer: value.bool() for layer, value in by_layer("sinks").items()},
+        judged={method: value.long() for method, value in of("judged").items()},
+        turned_down={method: value.bool() for method, value in of("turned_down").items()},
+        judged_by=of("judged_by"),
+        head_mass=by_layer("head_mass"),
+        image_attention=by_layer("image_attention"),
     )

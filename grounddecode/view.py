@@ -107,7 +107,7 @@ class StepView:
     lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
     pictures: Pictures | None = None  # what `edit_pixels` is given
     vision: VisionView | None = None
-    state: Any = None  # what `start` of the method returned, or its latest judgement kept
+    state: Any = None  # of the rows: what `start` of the method returned, or what it has remembered since
     laid_out: LaidOut | None = field(default=None, repr=False, compare=False)  # how the engine serves `of_image`
     memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
@@ -115,6 +115,11 @@ class StepView:
     def answer_start(self) -> Any:
         """`prompt_length` to be compared with keys: an int, or (R, 1) long where rows differ."""
         return self.prompt_length if isinstance(self.prompt_length, int) else self.prompt_length[:, None]
+
+    @property
+    def answered(self) -> Tensor:
+        """(R,) long: tokens of the answer that the row has read, 0 for the last one of the prompt."""
+        return self.queries + 1 - self.prompt_length
 
     def rows(self, which: Rows) -> Tensor:
         """Bool (R,): the rows an edit concerns.
@@ -135,7 +140,8 @@ class StepView:
     def of_image(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """`function(image, *args)`, computed once a sequence where the engine can, else once a forward pass.
 
-        Only for what follows from each entry of `image` (R, T) by itself; it has the rows first and the keys last.
+        Only for what follows at each entry of `image` (R, T) from it and those before it, of which the function sees
+        all, however few keys a layer keeps; it has the rows first and the keys last.
         """
         if self.laid_out is None:
             return self.once(_of_image, function, args)
@@ -198,11 +204,13 @@ class Candidates:
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """What a rejection method decided: `chosen` (R,) column of the token taken, `accepted` (R,) bool (False: fallback),
-    `draws` (R,) long candidates looked at, `state` what the method remembers for the next step, `scores` (R, K) what it
-    compared the candidates by, for traces; NaN: nothing."""
+    `draws` (R,) long candidates looked at, `state` what the method remembers of each row for the next step, `scores`
+    (R, K) what it compared the candidates by, NaN: nothing, and `turned_down` (R, K) bool those it looked at and would
+    not have, both for traces."""
 
     chosen: Tensor
     accepted: Tensor
     draws: Tensor
     state: Any
     scores: Tensor | None = None
+    turned_down: Tensor | None = None

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 PLAIN, SALIENCY, TWICE = "greedy", "saliency", "2x"  # beside these, specifications of methods
 # What is freed goes back to the system at once (glibc), so that a peak is that of live memory and repeats itself.
@@ -111,6 +112,8 @@ def clocked_generate(model, spec: str, inputs: dict, tokens: int) -> tuple[float
             self.times: list[float] = []
 
         def __call__(self, input_ids, scores):
+            if scores.is_cuda:
+                torch.cuda.synchronize()
             self.times.append(time.perf_counter())
             return scores
 
@@ -123,9 +126,11 @@ def clocked_generate(model, spec: str, inputs: dict, tokens: int) -> tuple[float
     return clock.times[0] - begin, steps
 
 
-def measure(model_name: str, specs: list[str], batches: list[int], tokens: int, repeats: int) -> list[dict]:
-    """One row a (method, batch): median seconds and ratios to plain."""
-    model, make = MODELS[model_name]()
+def measure(
+    model_name: str, specs: list[str], batches: list[int], tokens: int, repeats: int, built: Any = None
+) -> list[dict]:
+    """One row a (method, batch): median seconds and ratios to plain. `built`: the model and its maker of inputs."""
+    model, make = built or MODELS[model_name]()
     rows = []
     for batch in batches:
         inputs, doubled = make(batch), make(2 * batch)

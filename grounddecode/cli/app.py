@@ -10,8 +10,8 @@ import typer
 from grounddecode import __version__
 from grounddecode.cli.command import App
 from grounddecode.cli.errors import DEBUG_VARIABLE, QUIET_VARIABLE
-from grounddecode.cli.method import methods
-from grounddecode.cli.model import calibrate, generate, lab, serve
+from grounddecode.cli.method import export, methods, new_method
+from grounddecode.cli.model import calibrate, doctor, generate, lab, serve
 from grounddecode.cli.run import bench, data, report, score
 
 app = App(
@@ -51,12 +51,15 @@ def everywhere(
 
 
 app.command("methods")(methods.methods)
+app.command("new-method")(new_method.new_method)
+app.command("export-custom-generate")(export.export_custom_generate)
 app.command("generate")(generate.generate)
 app.command("bench")(bench.bench)
 app.command("compare")(bench.compare)
 app.command("merge")(bench.merge)
 app.command("calibrate")(calibrate.calibrate)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
 app.command("serve-args")(serve.serve_args)
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")

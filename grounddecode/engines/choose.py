@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grounddecode.view import StepView
 
 Note = Callable[[Method, str, "Tensor"], None]  # takes what is traced: a method, what it did, one value a row
+Hear = Callable[[Method, "Candidates", "Judgement"], None]  # is told what a method that judges candidates decided
 Look = Callable[[str, "Tensor"], None]  # is shown logits (R, vocabulary): whose they are, or by whom they were moved
 MODEL = "model"  # whose logits they are before any method moved them
 
@@ -29,17 +30,24 @@ def adjusting(methods: Sequence[Method]) -> list[Method]:
 
 
 def adjusted(
-    logits: Tensor, methods: Sequence[Method], view: StepView, note: Note | None = None, look: Look | None = None
+    logits: Tensor,
+    methods: Sequence[Method],
+    view: StepView,
+    states: Mapping[Method, Any],
+    note: Note | None = None,
+    look: Look | None = None,
 ) -> Tensor:
     """Next-token logits (R, vocabulary) through every method that adjusts them.
 
-    `note` is told how far the streams of a method with a second one are apart (`contrast`); `look` is shown the logits
-    before any method, those of the second stream (`avc.second`), and behind each method.
+    `states`: what methods remember of the rows, see `Method.remember`. `note` is told how far the streams of a method
+    with a second one are apart (`contrast`); `look` is shown the logits before any method, those of the second stream
+    (`avc.second`), and behind each method.
     """
     if look is not None:
         look(MODEL, logits)
     for method in methods:
-        before, logits = logits, method.adjust_logits(logits, view)
+        seen = view.with_(state=states[method], memo=view.memo) if method in states else view
+        before, logits = logits, method.adjust_logits(logits, seen)
         second = view.second_logits if Needs.SECOND_STREAM in method.active_needs() else None
         if note is not None and second is not None:
             note(method, "contrast", _distance(before, second, logits.isfinite()))
@@ -72,6 +80,7 @@ def chosen(
     saliency: Callable[[Tensor], Tensor] | None = None,
     note: Note | None = None,
     look: Look | None = None,
+    hear: Hear | None = None,
 ) -> tuple[Tensor, Judgement]:
     """Next-token logits (R, vocabulary) with the candidate that a method takes as the only likely one; its judgement.
 
@@ -80,7 +89,7 @@ def chosen(
         saliency: gives (layers, R, K, T) of candidate tokens (R, K), see `Method.judge`; None: there is none now.
         note: is told per row whether the first candidate was rejected, whether all were, how many were looked at, and
             what the one taken was judged by.
-        look: is shown the logits before and behind the choice.
+        look: is shown the logits before and behind the choice.  hear: is told the candidates and the judgement.
 
     Raises:
         ValueError: a method that asks for no candidates.
@@ -93,6 +102,8 @@ def chosen(
     judgement = method.judge(candidates, view)
     if note is not None:
         _tell(note, method, judgement)
+    if hear is not None:
+        hear(method, candidates, judgement)
     taken = raised(logits, candidates.tokens, judgement.chosen, view.image_end >= 0)
     if look is not None:
         look(MODEL, logits)

@@ -17,14 +17,18 @@ class LayerPlan:
     gains_only: bool
 
 
-HF_ONLY = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.PIXELS
+_INSIDE = {
+    Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.PIXELS: "works on hidden states or pixels inside of the model",
+    Needs.KEY_SETS: "chooses the keys of a second stream within each forward pass",
+}
+HF_ONLY = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.PIXELS | Needs.KEY_SETS
 """What engine hf alone offers."""
 
 
 def hf_only(methods: Sequence[Method]) -> str | None:
     """Why other engines than hf refuse these methods, in one sentence; None if they need not."""
-    wanting = [m for m in methods if HF_ONLY & m.active_needs()]
-    return f"{wanting[0].name} works on hidden states or pixels inside of the model: use engine hf" if wanting else None
+    found = (f"{m.name} {what}" for m in methods for needs, what in _INSIDE.items() if needs & m.active_needs())
+    return next((f"{what}: use engine hf" for what in found), None)
 
 
 def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int) -> dict[int, LayerPlan]:

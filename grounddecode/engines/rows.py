@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grounddecode.method import apply_edits
+from grounddecode.composition import apply_edits
 
 if TYPE_CHECKING:
     from grounddecode.engines.plan import LayerPlan

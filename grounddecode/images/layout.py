@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from grounddecode.images.frames import framed
 from grounddecode.images.tiles import Tile, images_of_row, runs_of
 
 if TYPE_CHECKING:
@@ -109,6 +110,17 @@ class ImageLayout:
             images = None if token is None else images_of_row(ids, token, inputs, config, len(spans), sizes)
             spans += _by_run(row, mask[row]) if images is None else _by_tiles(row, mask[row], images)
         return cls(mask, tuple(spans))
+
+    @staticmethod
+    def framed(ids: Tensor, config: Any) -> Tensor:
+        """Bool (rows, tokens): all that belongs to images, their tokens, begin and end markers and ends of rows.
+
+        The rest is the text of the prompt: what stays of it when its pictures go. See `grounddecode.images.frames`.
+
+        Args:
+            ids: (rows, tokens) long, with expanded image placeholders.  config: of the whole model.
+        """
+        return framed(ids, image_mask(ids, image_token_id(config)), config)
 
     @classmethod
     def from_ids(cls, ids: Tensor, image_token_id: int) -> ImageLayout:

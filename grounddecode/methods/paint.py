@@ -65,7 +65,9 @@ class PAINT(Method):
     spatial_share: float = option(
         0.0, "share of the patches that the spatial stream adds; paper: 0 or 0.05", low=0, high=1
     )
-    layers: tuple[int, ...] = option((2, 32), "decoder layers lo;hi it acts on, hi not included", low=0, neutral=(0, 0))
+    layers: tuple[int, ...] = option(
+        (2, 32), "decoder layers lo;hi it acts on, hi not included", low=0, span=True, neutral=(0, 0)
+    )
     local_tokens: tuple[tuple[int, ...], ...] | None = option(
         None,
         "local tokens in place of measured ones; numbers in an image, a set an image or one for all",
@@ -82,11 +84,6 @@ class PAINT(Method):
     )
     gamma: float = option(1.0, "weight of the text-only contrast; 1 is none; paper: 1.1", low=1, source="ours")
     cut: float = option(0.1, "plausibility cut of the contrast relative to the best token", low=0, high=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.layers) != 2 or self.layers[0] > self.layers[1]:
-            raise ValueError(f"paint: layers is {self.layers}, give two layers lo;hi with 0 <= lo <= hi")
 
     @property
     def _edits(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
@@ -48,7 +48,7 @@ class SGRS(Method):
 
     Formula: `S_c = mean over target layers and keys j behind the image of r_cj / ||r_c||`, `r_c = mean over heads of
     |A * dL_c/dA|` of the last row; c is accepted where `S_c >= alpha * mean of the last window accepted S` (Eq. 6-7).
-    Shapes: saliency (R, K) of the K = `top_k` candidates of R rows; the history (slots, window).
+    Shapes: saliency (R, K) of the K = `top_k` candidates of R rows; the history (R, window).
     Units: `alpha` is a share of a mean saliency; `top_k`, `max_resample` and `window` count tokens.
     Ranges: see the fields; usual are `alpha` 0.6, `top_k` 5, `max_resample` 3, `window` 5.
     Errors: ValueError for a value outside its range, or a layer that the model has not; RuntimeError where no gradient
@@ -117,13 +117,13 @@ class SGRS(Method):
             scores = scores.masked_fill((step.queries < step.prompt_length)[:, None], torch.nan)
         return scores
 
-    def start(self, slots: int, device: Any) -> Tensor:
-        """(slots, window) accepted saliencies, newest last; NaN where there is none yet."""
-        return torch.full((slots, self.window), torch.nan, device=device)
+    def start(self, step: StepView) -> Tensor:
+        """(R, window) accepted saliencies, newest last; NaN where there is none yet."""
+        return torch.full((len(step.queries), self.window), torch.nan, device=step.queries.device)
 
     def judge(self, candidates: Candidates, step: StepView) -> Judgement:
-        """The choice of each row, from its candidates' saliency and what its slot accepted so far in `step.state`."""
-        score, history = self.scores(candidates, step), step.state[step.slots]
+        """The choice of each row, from its candidates' saliency and what it accepted so far in `step.state`."""
+        score, history = self.scores(candidates, step), step.state
         drawn = self.order(candidates.log_probs, candidates.uniform)[:, : self.max_resample]
         low = score.gather(1, drawn) < self.alpha * history.nanmean(dim=1, keepdim=True)  # False where either is NaN
         accepted = ~low.all(dim=1)
@@ -133,10 +133,14 @@ class SGRS(Method):
         taken = score.gather(1, chosen[:, None])
         kept = (accepted[:, None] | self.append_fallback) & taken.isfinite()
         history = torch.where(kept, torch.cat([history[:, 1:], taken], dim=1), history)
+        before = low & (
+            torch.arange(low.shape[1], device=low.device) < torch.where(accepted, at, low.shape[1])[:, None]
+        )
         return Judgement(
             chosen=chosen,
             accepted=accepted,
             draws=torch.where(accepted, at + 1, drawn.shape[1]),
-            state=step.state.index_copy(0, step.slots, history),
+            state=history,
             scores=score,
+            turned_down=torch.zeros_like(score, dtype=torch.bool).scatter(1, drawn, before),
         )

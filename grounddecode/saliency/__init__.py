@@ -7,7 +7,7 @@ is the log-probability, whose rows have the same direction but vanish for confid
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from grounddecode.saliency.record import SaliencyRecord
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from grounddecode.calibration import Calibration
     from grounddecode.method import Method
+    from grounddecode.trace import Trace
 
 __all__ = ["SaliencyRecord", "record_saliency", "saliency_map"]
 
@@ -29,6 +30,9 @@ def record_saliency(
     *,
     layers: tuple[int, ...] | Literal["auto", "released"] = "auto",
     calibration: Calibration | None = None,
+    answer: Tensor | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    trace: Trace | None = None,
     **generation: Any,
 ) -> SaliencyRecord:
     """Generate, and record the saliency of every new token as it is chosen.
@@ -42,6 +46,9 @@ def record_saliency(
         model: the model.  inputs: what its processor returned.
         methods: attention edits to generate with; methods that choose or contrast tokens are refused.
         layers: target layers, as in `SGRS`.  calibration: for methods that need one.
+        answer: (rows, tokens) long; an answer that is read instead of chosen, whoever gave it. No `generation` then.
+        sizes: (width, height) of the pictures, for the places of tiles, see `ImageLayout.of`.
+        trace: is told what goes on beside it.
         generation: options of `generate`; beams and assisted decoding are refused.
 
     Raises:
@@ -49,7 +56,9 @@ def record_saliency(
     """
     from grounddecode.engines.hf.saliency.record import record
 
-    return record(model, inputs, _several(methods), layers, calibration, generation)
+    return record(
+        model, inputs, _several(methods), layers, calibration, generation, answer=answer, sizes=sizes, trace=trace
+    )
 
 
 def saliency_map(

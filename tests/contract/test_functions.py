@@ -13,7 +13,7 @@ from torch import Tensor
 from grounddecode import registry
 from grounddecode.method import Method, Needs
 from grounddecode.view import Candidates, Phase, Pictures, StepView, VisionView
-from tests.engines.hf.test_hidden import Early, Turn
+from tests.engines.hf.hidden_toys import Early, Turn
 from tests.engines.hf.test_pixels import Noised
 from tests.oracle.cases import EVERY_CASE
 
@@ -26,7 +26,7 @@ TOYS = [Turn(), Early(), Noised()]  # for hooks that no method of the registry h
 METHODS = list(dict.fromkeys([method for case in EVERY_CASE for method in case.methods] + OUTSIDERS + TOYS))
 
 
-def view(seed: int, state: Any = None) -> StepView:
+def view(seed: int) -> StepView:
     """One decode step of five requests, each with nine image tokens at places of its own."""
     generator = torch.Generator().manual_seed(seed)
     keys = torch.arange(KEYS)
@@ -58,7 +58,6 @@ def view(seed: int, state: Any = None) -> StepView:
         lens=_lens,
         pictures=Pictures(of_entry=torch.arange(ROWS), seeds=tuple(range(ROWS))),
         vision=vision,
-        state=state,
     )
 
 
@@ -76,6 +75,7 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
         yield "edit_scores", lambda x, step: method.edit_scores(x, step, 1), (scores,)
         yield "edit_weights", lambda x, step: method.edit_weights(x, step, 1), (scores.softmax(-1),)
         yield "key_gain", lambda step: method.key_gain(step), ()
+        yield "head_gain", lambda x, step: method.head_gain(x, step, 1), (scores,)
         yield "edit_attention", lambda x, step: method.edit_attention(x, step, 1), (scores,)
     if Needs.TOKEN_FLAGS in needs:
         hidden = torch.randn(ROWS, KEYS, WIDTH, generator=generator) ** 3
@@ -85,8 +85,12 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
         yield "edit_hidden", lambda x, given, step: method.edit_hidden(x, given, step, 1), (output, read)
     if Needs.SECOND_STREAM in needs:
         yield "second_stream", method.second_stream, ()
+    if Needs.KEY_SETS in needs:
+        yield "keep_keys", method.keep_keys, (torch.rand(ROWS, KEYS, generator=generator),)
     if Needs.PIXELS in needs:
         yield "edit_pixels", method.edit_pixels, (torch.randn(ROWS, 3, 2, 2, generator=generator),)
+    if Needs.MEMORY in needs:
+        yield "remember", method.remember, (torch.randn(ROWS, WORDS, generator=generator),)
     if Needs.LOGITS in needs:
         yield "adjust_logits", method.adjust_logits, (torch.randn(ROWS, WORDS, generator=generator) * 3,)
     if Needs.CANDIDATES in needs:
@@ -96,9 +100,7 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
         yield "judge", method.judge, (candidates,)
 
 
-def mapped(
-    value: Any, change: Callable[[Tensor], Tensor], skip: tuple[str, ...] = ("vision", "state", "keys", "memo")
-) -> Any:
+def mapped(value: Any, change: Callable[[Tensor], Tensor], skip: tuple[str, ...] = ("vision", "keys", "memo")) -> Any:
     """A value with every tensor in it changed."""
     if isinstance(value, Tensor):
         return change(value)
@@ -138,7 +140,13 @@ def method(request: pytest.FixtureRequest) -> Method:
 
 
 def fresh_view(method: Method, seed: int) -> StepView:
-    return view(seed, method.start(ROWS, torch.device("cpu")))
+    step = view(seed)
+    step = step.with_(state=method.start(step))
+    if Needs.MEMORY in method.needs():
+        logits = torch.randn(ROWS, WORDS, generator=torch.Generator().manual_seed(seed + 7))
+        first = step.with_(queries=torch.full((ROWS,), PROMPT - 1))
+        step = step.with_(state=method.remember(logits, first))
+    return step
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -174,7 +182,9 @@ def test_weights_and_logits_stay_usable(method: Method, seed: int) -> None:
         if name == "edit_attention":
             assert bool((result >= 0).all())
             assert bool((result[:, :, :2] == 0).all())
-            assert bool((result.sum(-1) > 0.5).all())
+            gain = method.head_gain(given[0], step, 1)
+            whole = result if gain is None else result / gain.masked_fill(gain == 0, 1.0)[..., None]
+            assert bool((whole.sum(-1) > 0.5)[... if gain is None else gain > 0].all())
         if name == "adjust_logits":
             assert not bool(result.isnan().any())
             assert bool(torch.isfinite(result).any(-1).all())

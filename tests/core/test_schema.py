@@ -29,6 +29,7 @@ class Toy(Method):
     limit: float | Literal["auto"] = option("auto", "a limit", low=0, open_low=True)
     dims: tuple[int, ...] | None = option(None, "dimensions, if any", low=0, filled=True)
     rows: tuple[tuple[float, ...], ...] = option(((),), "rows of numbers", low=0)
+    layers: tuple[int, ...] = option((2, 9), "a span", low=0, span=True)
 
 
 WRONG = [
@@ -47,6 +48,8 @@ WRONG = [
     ("dims", (), "toy: dims is (), give one or more numbers of at least 0 or none"),
     ("dims", (3, -1), "toy: dims is (3, -1), give one or more numbers of at least 0 or none"),
     ("rows", ((1.0, -1.0),), "toy: rows is ((1.0, -1.0),), give rows of numbers such as 1;2/3;4"),
+    ("layers", (3, 2), "toy: layers is (3, 2), give two whole numbers lo;hi with 0 <= lo <= hi"),
+    ("layers", (3,), "toy: layers is (3,), give two whole numbers lo;hi with 0 <= lo <= hi"),
 ]
 
 
@@ -91,6 +94,7 @@ def test_json_schema_says_the_same() -> None:
     assert told["mode"]["enum"] == ["one", "other"]
     assert told["limit"]["anyOf"] == [{"type": "number", "exclusiveMinimum": 0}, {"enum": ["auto"]}]
     assert told["dims"]["anyOf"][0] == {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+    assert (told["layers"]["minItems"], told["layers"]["maxItems"]) == (2, 2)
     assert told["rows"]["items"] == {"type": "array", "items": {"type": "number", "minimum": 0}}
 
 
@@ -98,4 +102,4 @@ def test_methods_check_by_hand_only_what_ties_several_values() -> None:
     """A range or a choice written into a method again would be a second copy of its declaration."""
     root = Path(schema.__file__).parent / "methods"
     own = [path.stem for path in sorted(root.glob("*.py")) if "def __post_init__" in path.read_text(encoding="utf-8")]
-    assert own == ["heads", "paint"]
+    assert own == ["heads"]

@@ -88,7 +88,7 @@ def test_the_stub_of_the_processors_names_what_can_be_imported() -> None:
     stub = ast.parse((Path(logits_processors.__file__).parent / "__init__.pyi").read_text())
     classes = {node.name for node in stub.body if isinstance(node, ast.ClassDef)}
     aliases = {
-        target.id: node.value.id  # type: ignore[attr-defined]
+        target.id: node.value.id
         for node in stub.body if isinstance(node, ast.Assign) for target in node.targets
         if isinstance(target, ast.Name)
     }  # fmt: skip

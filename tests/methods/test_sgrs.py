@@ -27,7 +27,7 @@ class Scored(SGRS):
 def judge(method, scores, accepted=(), order=None):
     """One row; `accepted` saliencies so far. Returns (column, accepted, draws, what is remembered)."""
     method = Scored(**vars(method))
-    state = method.start(1, "cpu")
+    state = method.start(step_view([9], 10, range(2, 5), 7))
     if accepted:
         kept = torch.tensor(accepted[-method.window :])
         state[0, method.window - len(kept) :] = kept
@@ -81,8 +81,8 @@ def test_what_is_no_number_is_taken_and_not_remembered() -> None:
 
 def test_each_request_has_its_own_history() -> None:
     method = Scored(alpha=0.5)
-    state = torch.full((3, 5), NAN)
-    state[0, -1], state[2, -1] = 1.0, 0.25
+    state = torch.full((2, 5), NAN)
+    state[1, -1], state[0, -1] = 1.0, 0.25
     candidates = Candidates(
         tokens=torch.tensor([[7, 8], [5, 6]]),
         log_probs=torch.zeros(2, 2),
@@ -90,9 +90,9 @@ def test_each_request_has_its_own_history() -> None:
     view = step_view([9, 9], 10, range(2, 5), 7, saliency=torch.tensor([[0.3, 0.2], [0.3, 0.6]]), state=state)
     result = method.judge(candidates, view.with_(slots=torch.tensor([2, 0])))
     assert result.chosen.tolist() == [0, 1]  # thresholds 0.125 and 0.5
-    assert result.state[2, -2:].tolist() == pytest.approx([0.25, 0.3])
-    assert result.state[0, -2:].tolist() == pytest.approx([1.0, 0.6])
-    assert bool(result.state[1].isnan().all())
+    assert result.state[0, -2:].tolist() == pytest.approx([0.25, 0.3])
+    assert result.state[1, -2:].tolist() == pytest.approx([1.0, 0.6])
+    assert bool(result.state[:, :3].isnan().all())
 
 
 def scored(method, saliency, view):

@@ -1,12 +1,15 @@
-"""AvisC on whole matrices; nothing here comes from grounddecode."""
+"""AvisC on whole matrices; the oracle takes nothing from grounddecode."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from grounddecode.methods.avc import AvisC
+from tests.oracle.case import Case
 from tests.oracle.whole import Context
 
 
@@ -54,3 +57,20 @@ class Contrast:
         likely = main.double().softmax(-1)
         kept = likely >= self.beta * likely.max(-1, keepdim=True).values
         return torch.where(kept, mixed, -torch.inf).float()
+
+
+def _cases() -> Iterator[Case]:
+    for scheme in ("zeros", "mask", "ones", "noise"):
+        oracle = Contrast(alpha=1.0, scheme=scheme)
+        everywhere = scheme in ("zeros", "mask")
+        yield Case(f"avc-{scheme}", (AvisC(alpha=1.0, scheme=scheme),), (), oracle, everywhere)
+    yield Case(
+        "avc-settings",
+        (AvisC(alpha=0.5, beta=0.02, gamma=0.9, lamb=0.3),),
+        (),
+        Contrast(alpha=0.5, beta=0.02, gamma=0.9, lamb=0.3),
+        everywhere=False,
+    )
+
+
+CASES = tuple(_cases())

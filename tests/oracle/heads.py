@@ -1,12 +1,15 @@
-"""Head gains on whole matrices; nothing here comes from grounddecode."""
+"""Head gains on whole matrices; the oracle takes nothing from grounddecode."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from grounddecode.methods.heads import HeadModulation
+from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit
 
 
@@ -59,3 +62,31 @@ class ConstantGains(Edit):
                 new = weights[row, :, i].double() * torch.where(context.image[row], gains[:, None], 1.0)
                 edited[row, :, i] = (new / new.sum(-1, keepdim=True)).float()
         return edited
+
+
+def _cases() -> Iterator[Case]:
+    known = ((0.4, 0.1, 0.2, 0.3), (0.1, 0.1, 0.5, 0.2), (0.3, 0.2, 0.1, 0.0), (0.0, 0.1, 0.2, 0.3))
+    yield Case("heads", (HeadModulation(alpha=4.0),), (GainEdit(4.0),))
+    yield Case(
+        "heads-after-image",
+        (HeadModulation(alpha=4.0, rows="after_image"),),
+        (GainEdit(4.0, "after_image"),),
+        everywhere=False,
+    )
+    yield Case(
+        "heads-calibrated",
+        (HeadModulation(alpha=4.0, sensitivity="calibrated", head_sensitivity=known, layers=(1, 2)),),
+        (GainEdit(4.0, layers=(1, 2), known=known),),
+        everywhere=False,
+    )
+    gains = ((1.0, 0.2, 3.0, 1.5), (2.0, 2.0, 0.0, 0.5), (0.4, 4.0, 1.0, 1.0), (5.0, 1.0, 1.0, 0.1))
+    yield Case("heads-gains", (HeadModulation(gains=gains),), (ConstantGains(torch.tensor(gains)),), everywhere=False)
+    yield Case(
+        "heads-gains-one-row",
+        (HeadModulation(gains=gains[:1], layers=(1, 3)),),
+        (ConstantGains(torch.tensor(gains[0]), layers=(1, 3)),),
+        everywhere=False,
+    )
+
+
+CASES = tuple(_cases())

@@ -1,12 +1,15 @@
-"""LocoRE on whole matrices; nothing here comes from grounddecode."""
+"""LocoRE on whole matrices; the oracle takes nothing from grounddecode."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from grounddecode.methods.locore import LocoRE
+from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit
 
 
@@ -44,3 +47,18 @@ class LocoREEdit(Edit):
         changed = raised / raised.sum(-1, keepdim=True).clamp(min=1e-30)
         rows = torch.arange(context.length) >= context.prompt - 1
         return torch.where(rows[:, None], changed, weights)
+
+
+def _cases() -> Iterator[Case]:
+    yield Case("locore", (LocoRE(beta=3.0),), (LocoREEdit(3.0),))
+    yield Case("locore-post", (LocoRE(beta=3.0, mode="post"),), (LocoREEdit(3.0, mode="post"),), everywhere=False)
+    yield Case("locore-score", (LocoRE(beta=3.0, mode="score"),), (LocoREEdit(3.0, mode="score"),), everywhere=False)
+    yield Case(
+        "locore-generated-2-layers",
+        (LocoRE(beta=3.0, window=2, history="generated", layers=(1, 2)),),
+        (LocoREEdit(3.0, window=2, history="generated", layers=(1, 2)),),
+        everywhere=False,
+    )
+
+
+CASES = tuple(_cases())

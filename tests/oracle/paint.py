@@ -1,9 +1,9 @@
-"""PAINT on whole matrices; nothing here comes from grounddecode."""
+"""PAINT on whole matrices; the oracle takes nothing from grounddecode."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grounddecode.methods.paint import PAINT
 from tests.oracle.avc import Contrast
+from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit
 
 
@@ -158,3 +160,32 @@ class TowerSets:
                 image += 1
             sets.append((local, summary))
         return sets
+
+
+def _cases() -> Iterator[Case]:
+    towers = ("llava", "internvl", "gemma3", "paligemma", "paligemma2")
+    layers = (0, 32)
+    yield Case(
+        "paint",
+        (PAINT(alpha=0.9, beta=0.8, layers=layers),),
+        (PaintEdit(0.9, 0.8, layers, TowerSets()),),
+        only=towers,
+    )
+    yield Case(
+        "paint-spatial-contrast",
+        (PAINT(alpha=0.9, beta=0.2, local_share=0.4, spatial_share=0.3, layers=(1, 3), gamma=1.5),),
+        (PaintEdit(0.9, 0.2, (1, 3), TowerSets(0.4, 0.3)),),
+        TextContrast(weight=1.5),
+        only=towers,
+    )
+    local, summary = ((0, 3, 5, 8),), ((3, 4),)
+    yield Case(
+        "paint-given-sets",
+        (PAINT(alpha=0.9, beta=0.3, layers=(0, 32), local_tokens=local, summary_tokens=summary),),
+        (PaintEdit(0.9, 0.3, (0, 32), GivenSets([list(x) for x in local], [list(x) for x in summary])),),
+        only=("llava", "internvl", "gemma3", "paligemma", "paligemma2"),
+        everywhere=False,
+    )
+
+
+CASES = tuple(_cases())

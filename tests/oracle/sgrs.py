@@ -1,6 +1,6 @@
 """SGRS on whole sequences: no cache, whole attention matrices, autograd through everything, one row at a time.
 
-Nothing here comes from grounddecode. Each step reads prompt and generated tokens anew, takes the gradient of each
+The oracle takes nothing from grounddecode. Each step reads prompt and generated tokens anew, takes the gradient of each
 candidate's log-odds with respect to the whole attention matrices, and decides in plain Python.
 """
 
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grounddecode.methods.sgrs import SGRS
+from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit, Oracle
 from tests.zoo import FIRST_SPECIAL, Family
 
@@ -128,3 +130,8 @@ class Rejection:
         if self.append_fallback:
             accepted.append(scores[best])
         return Decision(candidates, scores, candidates[best], False, min(self.draws, self.top_k))
+
+
+_LAYERS = (0, 2)
+
+CASES = (Case("sgrs", (SGRS(layers=_LAYERS, alpha=1.5),), rejection=lambda: Rejection(_LAYERS, alpha=1.5)),)

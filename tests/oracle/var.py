@@ -1,13 +1,16 @@
-"""VAR on whole matrices, one row and one head at a time; nothing here comes from grounddecode."""
+"""VAR on whole matrices, one row and one head at a time; the oracle takes nothing from grounddecode."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from grounddecode.methods.var import VAR
+from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit
 
 
@@ -66,3 +69,24 @@ class VAREdit(Edit):
                 rows = [self.row(a, image, sink) for a in weights[row, :, i].tolist()]
                 edited[row, :, i] = torch.tensor(rows)
         return edited
+
+
+def _cases() -> Iterator[Case]:
+    dims = (3, 11)
+    yield Case("var", (VAR(sink_dims=dims, tau=1.5, p=0.9, rho=0.2),), (VAREdit(dims, 1.5, p=0.9, rho=0.2),))
+    yield Case("var-defaults", (VAR(sink_dims=dims, tau=2.0),), (VAREdit(dims, 2.0),), everywhere=False)
+    yield Case(
+        "var-prompt-sinks",
+        (VAR(sink_dims=dims, tau=1.5, p=0.9, rho=0.2, sinks="prompt"),),
+        (VAREdit(dims, 1.5, p=0.9, rho=0.2, sinks="prompt"),),
+        everywhere=False,
+    )
+    yield Case(
+        "var-released",
+        (VAR(sink_dims=dims, tau=1.5, p=0.2, variant="released"),),
+        (VAREdit(dims, 1.5, p=0.2, released=True),),
+        everywhere=False,
+    )
+
+
+CASES = tuple(_cases())

@@ -54,6 +54,17 @@ class Edit:
     def weights(self, weights: Tensor, context: Context) -> Tensor:
         return weights
 
+    def gains(self, scores: Tensor, context: Context) -> Tensor | None:
+        """(rows, heads, T) factors on what each head gives a query, from scores that no edit has seen."""
+        return None
+
+
+class Adjustment:
+    """A method on next-token logits (rows, vocabulary), `now` those of `tokens` so far. Return new ones."""
+
+    def logits(self, now: Tensor, oracle: Oracle, inputs: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        return now
+
 
 @dataclass
 class Oracle:
@@ -63,6 +74,7 @@ class Oracle:
     family: Family
     edits: Sequence[Edit] = ()
     contrast: Contrast | None = None
+    adjustments: Sequence[Adjustment] = ()
 
     @property
     def stack(self) -> Any:
@@ -75,9 +87,24 @@ class Oracle:
         keep = None
         for _ in range(steps):
             logits, keep = self.logits(inputs, tokens, keep)
+            for adjustment in self.adjustments:
+                logits = adjustment.logits(logits, self, inputs, tokens)
             kept.append(logits)
             tokens = torch.cat([tokens, logits[:, :FIRST_SPECIAL].argmax(-1)[:, None]], dim=1)
         return torch.stack(kept), tokens
+
+    def raw(self, inputs: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        """Next-token logits (rows, vocabulary) of the main stream alone."""
+        return self.forward(self.family.extended(inputs, tokens), inputs["input_ids"].shape[1])[1]
+
+    def exit(self, inputs: dict[str, Tensor], tokens: Tensor, layers: int) -> Tensor:
+        """The same of a model that ends behind some layers: what its own norm and head make of the stream there."""
+        stack, whole = self.stack, self.stack.layers
+        stack.layers = whole[:layers]
+        try:
+            return self.raw(inputs, tokens)
+        finally:
+            stack.layers = whole
 
     def logits(
         self, inputs: dict[str, Tensor], tokens: Tensor, keep: Tensor | None = None
@@ -218,12 +245,15 @@ def attention(
     scores = torch.nn.functional.pad(scores, (0, 0, unread, 0))
     if own and context.hide is not None:
         scores = torch.where(context.hide[:, None, None, :], -torch.inf, scores)
-    context.layer = int(module.layer_idx)
+    context.layer, given = int(module.layer_idx), scores
     for edit in edits if own else ():
         scores = edit.scores(scores, context)
     weights = torch.softmax(scores, dim=-1).nan_to_num()  # a padding row sees nothing
     for edit in edits if own else ():
         weights = edit.weights(weights, context)
+    for edit in edits if own else ():
+        gains = edit.gains(given, context)
+        weights = weights if gains is None else weights * gains[..., None]
     if own:
         context.weights[context.layer] = weights
     weights = weights[:, :, unread:]

@@ -77,7 +77,7 @@ def test_heat_without_contrast_shows_the_picture() -> None:
 @pytest.mark.parametrize("scores", [[1.0, 2.0], [[float("nan"), 1.0]], np.zeros((0, 3))])
 def test_scores_that_are_no_grid_are_refused(scores: object) -> None:
     with pytest.raises(ValueError, match=r"give a grid \(h, w\)"):
-        draw_heat(plain(), scores)  # type: ignore[arg-type]
+        draw_heat(plain(), scores)
 
 
 @pytest.mark.parametrize("opacity", [-0.01, 1.01])

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from grounddecode.cli.engines import Model
+from grounddecode.cli.model.memory import MIB, bytes_per_token
 from grounddecode.cli.output import results_only, write_json, write_line
 
 FOR_HELP = (
     "Methods to start for, e.g. var,avc or var:tau=9 (again for more): what needs something before requests come."
 )
 DEFAULT_HELP = "Methods of requests that say nothing, e.g. locore+avc; they run plain without it."
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _graphs(command: list[str], reasons: list[str], watched: bool) -> tuple[list
 def _streams(
     command: list[str], reasons: list[str], shape: Shape, requests: int, device: str
 ) -> tuple[list[str], list[str]]:
-    each = shape.per_token * shape.longest / _MIB
+    each = shape.per_token * shape.longest / MIB
     told = f"{each:.0f} MiB each at {shape.longest} tokens, {each * requests:.0f} MiB for {requests} requests"
     reasons = [*reasons, f"second streams keep a cache of their own beside vLLM's: {told}; --max-num-seqs bounds them"]
     if device == "cuda":
@@ -156,7 +156,4 @@ def _config(path: str) -> Any:
 
 def _shape(config: Any, longest: int) -> Shape:
     text = config.get_text_config(decoder=True)
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = 4 if "32" in str(getattr(config, "dtype", "")) else 2
-    return Shape(2 * text.num_hidden_layers * heads * width * size, longest or int(text.max_position_embeddings))
+    return Shape(bytes_per_token(config), longest or int(text.max_position_embeddings))

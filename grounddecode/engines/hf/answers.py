@@ -14,12 +14,12 @@ from grounddecode.engines.hf.generation import FLAGS
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from grounddecode.engines.choose import Look, Note
+    from grounddecode.engines.choose import Hear, Look, Note
     from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.step import Step
     from grounddecode.method import Method
     from grounddecode.trace import Recorder
-    from grounddecode.view import StepView
+    from grounddecode.view import Candidates, Judgement, StepView
 
 
 def ended(model: PreTrainedModel, step: Step, kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -49,7 +49,7 @@ def adjusted_answers(
     view, note = step.answer_view(logits.device), None
     if binding.trace is not None:
         note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))
-    last = adjusted(logits[:, -1], methods, view, note, look)
+    last = adjusted(logits[:, -1], methods, view, step.sequence.states, note, look)
     return last[:, None] if logits.shape[1] == 1 else torch.cat([logits[:, :-1], last[:, None]], dim=1)
 
 
@@ -65,12 +65,13 @@ def note_of(trace: Recorder, step: Step, view: StepView, over: Tensor | None) ->
 
 
 def tell(trace: Recorder, step: Step, ids: Tensor | None) -> None:
-    """To a trace that wants them: the newest token of each row, its image mass in each layer, and the sinks."""
+    """To a trace that wants them: the newest token of each row, its attention to the image, and the sinks."""
     rows, sequence = step.sequence.rows, step.sequence.joined or step.sequence
     if "tokens" in trace.want and ids is not None:
         trace.record(step.generated, MODEL, "tokens", ids[:, -1])
-    for layer, mass in (step.masses or {}).items():
-        trace.record(step.generated, MODEL, "image_mass", mass[:rows], layer)
+    for layer, seen in step.looks.items():
+        for what, value in seen.items():
+            trace.record(step.generated, MODEL, what, value[:rows], layer)
     if "sinks" in trace.want:
         for (what, layer), flags in sequence.memory.items():
             if what == FLAGS:
@@ -89,3 +90,17 @@ def look_of(trace: Recorder | None, step: Step) -> Look | None:
         trace.record(step.generated, whose, "log_probs", best.values)
 
     return look
+
+
+def hear_of(trace: Recorder | None, step: Step) -> Hear | None:
+    """What enters the candidates that a method judged, and its judgement, in a trace; None where that wants none."""
+    if trace is None or "candidates" not in trace.want:
+        return None
+
+    def hear(method: Method, candidates: Candidates, judgement: Judgement) -> None:
+        trace.record(step.generated, method.name, "judged", candidates.tokens)
+        for what, value in (("turned_down", judgement.turned_down), ("judged_by", judgement.scores)):
+            if value is not None:
+                trace.record(step.generated, method.name, what, value)
+
+    return hear

@@ -93,11 +93,7 @@ class HFEngine:
 
     def refusal(self, methods: Sequence[Method]) -> str | None:
         """The sentence with which attaching the methods is refused, else None; the model is left as it was."""
-        try:
-            with Session(self.model, methods, calibration=self.calibration):
-                return None
-        except (ValueError, NotImplementedError) as error:
-            return str(error)
+        return refusal_on(self.model, methods, self.calibration)
 
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
@@ -184,6 +180,15 @@ class HFEngine:
             return int(row.numel())
         stops = torch.isin(row, torch.as_tensor(ends, device=row.device).flatten()).nonzero()
         return int(stops[0]) + 1 if len(stops) else int(row.numel())
+
+
+def refusal_on(model: Any, methods: Sequence[Method], calibration: Calibration | None) -> str | None:
+    """Why methods cannot be attached to a model, weights or none in it, else None; the model is left as it was."""
+    try:
+        with Session(model, methods, calibration=calibration):
+            return None
+    except (ValueError, NotImplementedError) as error:
+        return str(error)
 
 
 def _usable(device: str) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.state import rows_of
 from grounddecode.images.layout import image_ends
 from grounddecode.view import VisionView
+
+if TYPE_CHECKING:
+    from grounddecode.method import Method
+    from grounddecode.view import StepView
 
 FLAGS = "flags"  # key of the token flags in `Sequence.memory`
 
@@ -62,13 +67,17 @@ class Columns:
 class Sequence:
     """What is known of the sequences being generated: their prompt, in padded columns, and what methods remember.
 
-    `memory`: by method and layer, tensors whose first dimension is the row of the cache. `joined`: these rows and,
-    behind them, those of the second stream, which share one cache once both have read the prompt.
+    `memory`: by method and layer, tensors whose first dimension is the row of the cache. `states`: what methods
+    remember of the rows. `joined`: these rows and, behind them, those of the second stream, which share one cache once
+    both have read the prompt.
     """
 
     prompt_length: int
     image: Tensor  # (rows, prompt) bool
+    ids: Tensor  # (rows, prompt) long; rows of one request have the same
+    there: Tensor  # (rows, prompt) bool: no padding
     memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    states: dict[Method, Any] = field(default_factory=dict)
     joined: Sequence | None = None
     vision: VisionView | None = None  # its keys are the columns of the prompt
     fixed: str | None = None  # why its rows may not be reordered, if so
@@ -109,10 +118,19 @@ class Sequence:
         self.vision = vision
         self._columns.clear()
 
+    def state_of(self, method: Method, view: StepView) -> Any:
+        """What a method remembers of the rows; to begin with, what `start` makes of their view."""
+        if method not in self.states:
+            self.states[method] = method.start(view)
+        return self.states[method]
+
     def join(self, twin: Sequence) -> None:
         """Put the rows of the second stream behind these: what decode steps run over, and where memory lives on."""
         memory = {key: torch.cat([value, twin.memory[key]]) for key, value in self.memory.items()}
-        self.joined = Sequence(self.prompt_length, torch.cat([self.image, twin.image]), memory)
+        image, ids, there = (
+            torch.cat([x, y]) for x, y in ((self.image, twin.image), (self.ids, twin.ids), (self.there, twin.there))
+        )
+        self.joined = Sequence(self.prompt_length, image, ids, there, memory)
         self.joined.all_see = self.all_see
         if self.vision is not None:
             rows = torch.arange(self.rows, device=self.vision.image_of_key.device).repeat(2)
@@ -133,6 +151,7 @@ class Sequence:
     def _select(self, rows: Tensor) -> None:
         self.image = self.image[rows.to(self.image.device)]
         self.memory = {key: value[rows.to(value.device)] for key, value in self.memory.items()}
+        self.states = {method: rows_of(state, rows) for method, state in self.states.items()}
         if self.vision is not None:
             self.vision = self.vision.of_rows(rows.to(self.vision.image_of_key.device))
         self._columns.clear()

@@ -61,7 +61,14 @@ def _hidden_states(methods: Sequence[Method]) -> Part:
     return HiddenStates(methods)
 
 
+def _memory(methods: Sequence[Method]) -> Part:
+    from grounddecode.engines.hf.watch.memory import Memory
+
+    return Memory(methods)
+
+
 _PARTS = {
+    Needs.MEMORY: _memory,  # outermost: it sees the logits of the rows of `generate`, once they are all there
     Needs.SECOND_STREAM: _second_stream,
     Needs.TOKEN_FLAGS: _token_flags,
     Needs.VISION_ATTENTION: _vision_attention,

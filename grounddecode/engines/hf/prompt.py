@@ -36,7 +36,11 @@ def read_prompt(
         raise ValueError(f"{names}: no image token in the prompt, build it with the processor and pass its images")
     if isinstance(mask, Tensor) and mask.dim() == 2 and not bool(mask[:, prompt.shape[1] - 1 :].all()):
         raise ValueError("the batch is padded on the right, set processor.tokenizer.padding_side = 'left'")
-    return Sequences(prompt.shape[1], image.repeat_interleave(rows // prompt.shape[0], dim=0))
+    padded = isinstance(mask, Tensor) and mask.dim() == 2
+    there = mask[:, : prompt.shape[1]].bool() if padded else torch.ones_like(image)
+    copies = rows // prompt.shape[0]
+    image, ids = (x.repeat_interleave(copies, dim=0) for x in (image, prompt))
+    return Sequences(prompt.shape[1], image, ids, there.repeat_interleave(rows // there.shape[0], dim=0))
 
 
 def _holds(prompt: Tensor, token: int | None) -> bool:

@@ -28,6 +28,7 @@ from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.same_inputs import kept_offsets, offset_holders, own_offsets
 from grounddecode.engines.plan import LayerPlan, plan_layers
 from grounddecode.method import Method, Needs
+from grounddecode.trace import LOOKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -274,8 +275,7 @@ class Session:
             step.sequence.is_plain and not self._sees_plain
         ):  # a prompt without an image is answered as rows without one in a batch are
             return original(kwargs)
-        if self.binding.trace is not None and "image_mass" in self.binding.trace.want:
-            step.masses = {}
+        step.wanted = LOOKS & getattr(self.binding.trace, "want", frozenset())
         self.binding.step = step
         try:
             forward = original

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,14 @@ class Capture(Protocol):
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
 
 
+class Keys(Protocol):
+    """What hides image keys from a second stream in some layers."""
+
+    def hides(self, layer: int) -> bool: ...
+
+    def at(self, call: Call, plan: LayerPlan, step: Step) -> Call: ...
+
+
 @dataclass
 class Step:
     """One forward pass: `length` new tokens behind `past` cached ones, the same for every (left-padded) row."""
@@ -39,11 +48,13 @@ class Step:
     record: bool = False
     newest_only: int | None = None  # a layer behind which only the newest token is read
     second_logits: Tensor | None = None
-    masses: dict[int, Tensor] | None = None  # layer -> (rows,) image mass of the newest query, where it is wanted
+    wanted: AbstractSet[str] = frozenset()  # of the newest query's attention to the image
+    looks: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # layer -> that, under the trace's names
     hidden: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, width) behind it, of the newest token
     lens: Lens | None = None
     shown: bool = False  # a trace has seen the logits of this step
     capture: Capture | None = None  # records the last row for gradients
+    keys: Keys | None = None  # hides image keys in some layers
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)
     biases: dict[object, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # shared by layers of one kind
     _tails: dict[int, Step] = field(default_factory=dict)
@@ -69,6 +80,7 @@ class Step:
                 seen=self.seen,
                 recorded=self.recorded,
                 record=self.record,
+                keys=self.keys,
             )
         return self._tails[length]
 

@@ -30,6 +30,10 @@ GRIDS = "image_grid_thw"
 VIDEO = "pixel_values_videos"
 # Where tokens stand, for rotary embeddings; (rows, tokens), or with 3 or 4 axes of such in front.
 POSITIONS = "position_ids"
+# Which tokens are images, or see what follows them; one entry a token of the prompt.
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+# Arguments of a forward that say how to run, not what is read.
+NO_INPUTS = ("logits_to_keep", "return_dict", "output_attentions", "output_hidden_states")
 # Rows of a model's output that belong to the batch, beside its logits.
 ROW_OUTPUTS = ("hidden_states", "attentions")
 # Features that Qwen3-VL and its like add again in early layers, and where.
@@ -213,12 +217,12 @@ def final_norm(stack: nn.Module) -> nn.Module | None:
     return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
 
 
-def logit_setting(model: nn.Module, text: Any, name: str) -> float | None:
+def logit_setting(model: Any, text: Any, name: str) -> float | None:
     """A setting of what is done to the output of the unembedding, if the module that owns it does so.
 
     The decoder's configuration has it also where a model around it does without, as some do in some releases.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     owner = next((m for m in model.modules() if any(child is head for child in m.children())), model)
     code = inspect.unwrap(type(owner).forward).__code__
     return getattr(text, name, None) if name in (*code.co_names, *code.co_consts) else None

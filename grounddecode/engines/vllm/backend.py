@@ -54,6 +54,11 @@ def _grounded(name: str, path: str) -> type:
     return type(name, (parent,), {"__module__": __name__, **hooks})
 
 
+def _behind(mixin: type, given: Any) -> Any:
+    """What vLLM's own class, which stands behind a mixin in the order of bases, has for this object or class."""
+    return super(mixin, given)
+
+
 class PlanBuilder:
     """Metadata builder that says once a step, before the forward pass, which rows are edited."""
 
@@ -67,10 +72,10 @@ class PlanBuilder:
 
         if worker_of(vllm_config) is not None:
             return AttentionCGSupport.NEVER
-        return super().get_cudagraph_support(vllm_config, kv_cache_spec)  # type: ignore[misc]
+        return _behind(PlanBuilder, cls).get_cudagraph_support(vllm_config, kv_cache_spec)
 
     def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
-        metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)  # type: ignore[misc]
+        metadata = _behind(PlanBuilder, self).build(common_prefix_len, common_attn_metadata, fast_build)
         worker = worker_of(self.vllm_config)
         if worker is not None and worker.requests.by_key:
             metadata.grounded = worker.plan(common_attn_metadata, self.kv_cache_spec.block_size)
@@ -92,21 +97,17 @@ class EditedRows:
         attn_metadata: Any, output: Tensor, output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        def base() -> Tensor:
+            result: Tensor = _behind(EditedRows, self).forward(
+                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+            )
+            return result
+
         plan = getattr(attn_metadata, "grounded", None)
         if plan is None:
-            result: Tensor = super().forward(  # type: ignore[misc]
-                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
-            )
-            return result
+            return base()
         if isinstance(plan, Pass) and key is not None and value is not None:
             return plan.streams.attend(self, layer, query, key, value, output)
-
-        def base() -> Tensor:
-            result: Tensor = super(EditedRows, self).forward(  # type: ignore[misc]
-                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
-            )
-            return result
-
         attended: Tensor = plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
         return attended
 

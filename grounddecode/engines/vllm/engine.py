@@ -17,6 +17,8 @@ from grounddecode.method import Method, Needs
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from grounddecode.calibration import Calibration
+
 _WATCHED = Needs.TOKEN_FLAGS | Needs.CANDIDATES  # what a server has to be started for
 
 
@@ -99,7 +101,9 @@ class VLLMEngine:
             self._options["model"], trust_remote_code=self._options["trust_remote_code"]
         )
         layers = int(config.get_text_config(decoder=True).num_hidden_layers)
-        return not_offered(methods, Settings(serves=tuple(methods)), layers)
+        settings = Settings(serves=tuple(methods), calibration=self.calibration)
+        reason = not_offered(methods, settings, layers)
+        return reason or _uncalibrated(methods, settings.knowledge(config))
 
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
@@ -173,6 +177,16 @@ def installed() -> str | None:
             return version(name)
         except PackageNotFoundError:
             continue
+    return None
+
+
+def _uncalibrated(methods: Sequence[Method], calibration: Calibration | None) -> str | None:
+    """What a method must know of the checkpoint and does not, in its own sentence; None where nothing is missing."""
+    try:
+        for method in methods:
+            method.calibrated(calibration)
+    except ValueError as error:
+        return str(error)
     return None
 
 

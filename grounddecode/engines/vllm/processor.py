@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.choose import adjusted, chosen
+from grounddecode.engines.state import begun, rows_of, stored
 from grounddecode.engines.vllm.params import KEY, read_request
 from grounddecode.engines.vllm.requests import Asked
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
 if TYPE_CHECKING:
     from grounddecode.method import Method
+    from grounddecode.view import StepView
 
 
 class Processing:
@@ -29,7 +31,8 @@ class Processing:
         worker = worker_of(vllm_config)
         if worker is None:
             raise ValueError("grounddecode: the processor was built without the flag --logits-processors")
-        self.worker, self._states = worker, given if is_second else None
+        self.worker = worker
+        self._states: Any = given if is_second else None
         self._waiting: list[tuple[int, str, Any]] = []
         device = given.device if is_second else given
         worker.open(device, int(given.max_num_reqs) if is_second else worker.max_requests)
@@ -81,8 +84,8 @@ class Processing:
     def apply_staged_writes(self) -> None:
         """The prompts lie on the device by now: the one host read of a request."""
         for row, key, methods in self._waiting:
-            length = int(self._states.prompt_len.np[row])  # type: ignore[union-attr]
-            prompt = self._states.all_token_ids.gpu[row, :length].cpu().numpy()  # type: ignore[union-attr]
+            length = int(self._states.prompt_len.np[row])
+            prompt = self._states.all_token_ids.gpu[row, :length].cpu().numpy()
             self.worker.place(row, key, methods, prompt)
         self._waiting.clear()
 
@@ -135,10 +138,11 @@ class Processing:
         if group.judge is not None:
             return _judged(worker, group.judge, members, logits, lengths, layout.starts[rows + 1] - 1)
         view = worker.last_view(members, lengths)
+        states = {m: _remembered(worker, m, logits, view, members) for m in group.remembering}
         if group.stream is not None:
             others = torch.stack([second[one.key] for one in members])
             view = view.with_(second_logits=others[:, : logits.shape[1]].float())
-        return adjusted(logits, group.adjusting, view)
+        return adjusted(logits, group.adjusting, view, states)
 
     def _ended(self, logits: Tensor) -> Tensor:
         """Logits of answers that end here."""
@@ -152,7 +156,7 @@ def _judged(
     worker: Worker, method: Method, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray
 ) -> Tensor:
     """Logits (R, vocabulary) with the chosen token raised. `at`: index of each newest token in the step."""
-    reads, group = method.reads(worker.n_layers), members[0].group
+    reads = method.reads(worker.n_layers)
     view, saliency = worker.last_view(members, lengths), None
     with torch.inference_mode(False):
         logits = logits.clone()
@@ -160,21 +164,31 @@ def _judged(
             if worker.saliency is None:
                 raise RuntimeError(f"{method.name}: the server was not started for gradients")
             saliency = functools.partial(worker.saliency.of, members, logits, lengths, at, reads.saliency)
-        view = view.with_(state=_state(worker, method, members))
+        view = view.with_(state=_state(method, view, members))
         raised, judgement = chosen(logits, method, reads, view, saliency)
-        group.state = judgement.state
+        _keep(worker, method, view, members, judgement.state)
         return raised
 
 
-def _state(worker: Worker, method: Method, members: Sequence[Asked]) -> Any:
-    """What the method remembers, by slot; of new requests what `start` gives."""
-    group, requests = members[0].group, worker.requests
-    if group.state is None:
-        group.state = method.start(len(requests.by_slot), requests.image.device)
-    state = group.state
-    fresh = [one.slot for one in members if not one.memory.get("judged")]
+def _remembered(worker: Worker, method: Method, logits: Tensor, view: StepView, members: Sequence[Asked]) -> Any:
+    """What a method knows of these requests from now on; `logits` (R, vocabulary) are the model's own."""
+    state = method.remember(logits.float(), view.with_(state=_state(method, view, members)))
+    _keep(worker, method, view, members, state)
+    return state
+
+
+def _state(method: Method, view: StepView, members: Sequence[Asked]) -> Any:
+    """What the method remembers of these requests, one a row; of new ones what `start` gives."""
+    store = members[0].group.states.get(method)
+    state = None if store is None else rows_of(store, view.slots)
+    fresh = [method not in one.started for one in members]
+    if any(fresh):
+        state = begun(state, torch.tensor(fresh), method.start(view))
     for one in members:
-        one.memory["judged"] = True
-    if state is None or not fresh:
-        return state
-    return state.index_copy(0, torch.tensor(fresh, device=state.device), method.start(len(fresh), state.device))
+        one.started.add(method)
+    return state
+
+
+def _keep(worker: Worker, method: Method, view: StepView, members: Sequence[Asked], state: Any) -> None:
+    states = members[0].group.states
+    states[method] = stored(states.get(method), view.slots, state, len(worker.requests.by_slot))

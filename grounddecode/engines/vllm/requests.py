@@ -24,8 +24,8 @@ NOWHERE = np.iinfo(np.int64).max // 2  # first concerned position of a request t
 class Group:
     """Requests of the same methods.
 
-    `layers`: the plan of every layer; `order`: groups of a step are sorted by it; `state`: what a method that judges
-    remembers, by slot. It goes with the last of them.
+    `layers`: the plan of every layer; `order`: groups of a step are sorted by it; `states`: what methods remember, by
+    slot. It goes with the last of them.
     """
 
     order: int
@@ -33,12 +33,13 @@ class Group:
     layers: dict[int, LayerPlan]
     members: int = 0
     broken: bool = False  # an error inside a method switched it off
-    state: Any = None
+    states: dict[Method, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         needs = [m.active_needs() for m in self.methods]
         self.editing = [m for m in self.methods if Needs.ATTENTION_EDIT in m.active_needs()]
         self.adjusting = adjusting(self.methods)
+        self.remembering = [m for m, n in zip(self.methods, needs, strict=True) if Needs.MEMORY in n]
         self.stream = next((m for m, n in zip(self.methods, needs, strict=True) if Needs.SECOND_STREAM in n), None)
         self.judge = next((m for m, n in zip(self.methods, needs, strict=True) if Needs.CANDIDATES in n), None)
         self.flagger = next((m for m, n in zip(self.methods, needs, strict=True) if Needs.TOKEN_FLAGS in n), None)
@@ -53,7 +54,7 @@ class Asked:
     group: Group
     prompt_length: int
     image_end: int
-    memory: dict[str, Any] = field(default_factory=dict)  # what parts of the engine remember of it
+    started: set[Method] = field(default_factory=set)  # those that have a state of it
 
 
 class Requests:

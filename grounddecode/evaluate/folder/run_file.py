@@ -124,6 +124,17 @@ class _Answered(_Asked):
     same_as: NotRequired[str]
 
 
+def checked(found: Any) -> RunFile:
+    """`found`, which has the fields of a `run.json`.
+
+    Raises:
+        Misfit: it has not.
+    """
+    check(found, RunFile)
+    run: RunFile = found
+    return run
+
+
 def check_run(found: object, path: Path | str) -> None:
     """Nothing where this is what a `run.json` of this version holds.
 
@@ -131,8 +142,7 @@ def check_run(found: object, path: Path | str) -> None:
         ValueError: one sentence that names the file and the field.
     """
     try:
-        check(found, RunFile)
-        _check_names(found)  # type: ignore[arg-type]
+        _check_names(checked(found))
     except ValueError as error:
         raise ValueError(
             f"{path} is not of a run of this version ({error}): restore it or choose another folder"

@@ -10,7 +10,7 @@ from reprlib import Repr
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-Fits = Callable[[object], bool]
+Fits = Callable[[Any], bool]
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 40
 _SHORT.maxlevel = _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 2
@@ -84,7 +84,7 @@ def fits(declared: Any) -> Fits:
     if origin is Literal:
         return lambda value: isinstance(value, str) and value in inner
     if origin is list:
-        return _items(list, fits(inner[0]))
+        return _items((list,), fits(inner[0]))
     if origin is tuple:
         return _items((list, tuple), fits(inner[0]))
     if origin is not None:
@@ -119,7 +119,7 @@ def _plain(declared: type) -> Fits:
 
 def _bounded(test: Fits, bounds: Between) -> Fits:
     low, high = bounds.low, bounds.high
-    return lambda value: test(value) and low <= value <= high  # type: ignore[operator]
+    return lambda value: test(value) and low <= value <= high
 
 
 def _one_of(tests: list[Fits]) -> Fits:
@@ -127,8 +127,8 @@ def _one_of(tests: list[Fits]) -> Fits:
     return lambda value: first(value) or any(test(value) for test in others)
 
 
-def _items(kinds: type | tuple[type, ...], test: Fits) -> Fits:
-    return lambda value: isinstance(value, kinds) and all(map(test, value))  # type: ignore[call-overload]
+def _items(kinds: tuple[type[Any], ...], test: Fits) -> Fits:
+    return lambda value: isinstance(value, kinds) and all(map(test, value))
 
 
 def _mapping(test: Fits) -> Fits:

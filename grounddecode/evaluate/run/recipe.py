@@ -199,15 +199,18 @@ def _load(path: Path | str) -> Any:
     """The YAML of a file. Anchors are refused: a few lines of them can stand for more than fits into memory."""
     import yaml
 
-    class Plain(yaml.SafeLoader):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("it has an alias (*name): write the value out")
-            return super().compose_node(parent, index)
-
     try:
         with open(path, encoding="utf-8-sig") as file:
-            return yaml.load(file.read(), Plain)
+            loader: Any = yaml.SafeLoader(file.read())
+        compose = loader.compose_node
+
+        def without_aliases(parent: Any, index: Any) -> Any:
+            if loader.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it has an alias (*name): write the value out")
+            return compose(parent, index)
+
+        loader.compose_node = without_aliases
+        return loader.get_single_data()
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ValueError(f"the recipe {str(path)!r} cannot be read: {reason}") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from grounddecode.engines.base import ENGINES, open_engine
-from grounddecode.evaluate.folder.run_file import RunFile, Session
+from grounddecode.evaluate.folder.run_file import RunFile, Session, checked
 from grounddecode.evaluate.folder.store import Record, RunFolder
 from grounddecode.evaluate.results.results import rehearse
 from grounddecode.evaluate.run.asking import Asker
@@ -173,7 +173,7 @@ def _run(task: Task, folder: RunFolder, stored: RunFile | None, description: Map
         **({"data_beside": os.path.relpath(data, folder.path)} if data is not None else {}),
         **({"stages": task.stages} if task.stages else {}),
     }
-    return {**held, **(stored or {}), **now}  # type: ignore[typeddict-item]
+    return checked({**held, **(stored or {}), **now})
 
 
 def _now() -> str:

@@ -2,13 +2,14 @@
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from grounddecode.lab.scenes.sprites import COLOURS
 from grounddecode.lab.scenes.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
@@ -67,7 +68,8 @@ def _render(base: Path, n: int, workers: int) -> None:
 def _example(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Scene]:
     scene, owner = draw_with_owners(seed)
     category, colour = patch_labels(scene, owner)
-    return np.asarray(scene.image), category, colour, Scene(scene.seed, scene.scene, scene.objects, None)  # type: ignore[arg-type]
+    without = replace(scene, image=Image.new("RGB", (0, 0)))  # the picture is stored beside it
+    return np.asarray(scene.image), category, colour, without
 
 
 def patch_labels(scene: Scene, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

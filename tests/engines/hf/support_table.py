@@ -1,10 +1,12 @@
 """Writes docs/support.md, every method on every family against the dense oracle.
 
-python -m tests.engines.hf.support_table
+python -m tests.engines.hf.support_table          every cell anew
+python -m tests.engines.hf.support_table --new    those that stand there are kept
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -59,14 +61,27 @@ def cell(name: str, case: Case) -> tuple[str, str | None]:
     return (f"{error:.0e}" if moved else f"{error:.0e} (no effect)"), None
 
 
-def table() -> str:
-    """The whole page."""
+def known() -> dict[tuple[str, str], tuple[str, str | None]]:
+    """The cells that stand in the page, by family and case, as `cell` gives them."""
+    page = TARGET.read_text()
+    reasons = dict(re.findall(r"^(\d+)\. (.+)$", page, re.MULTILINE))
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:2] == "| "]
+    found = {}
+    for line in lines[1:]:
+        for case, text in zip(lines[0][1:], line[1:], strict=True):
+            what, _, number = text.partition(" [")
+            found[line[0].split(" (")[0], case] = what, reasons[number.strip("]")] if number else None
+    return found
+
+
+def table(kept: dict[tuple[str, str], tuple[str, str | None]]) -> str:
+    """The whole page; cells that are kept are not run."""
     reasons: dict[str, int] = {}
     lines = ["| family | " + " | ".join(case.name for case in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name in zoo.FAMILIES:
         cells = []
         for case in COLUMNS:
-            text, reason = cell(name, case)
+            text, reason = kept.get((name, case.name)) or cell(name, case)
             if reason is not None:
                 text += f" [{reasons.setdefault(reason, len(reasons) + 1)}]"
             cells.append(text)
@@ -90,11 +105,13 @@ def table() -> str:
 def main() -> None:
     missing = set(names()) - {method.name for case in COLUMNS for method in case.methods}
     if missing:
-        raise SystemExit(f"no case for {', '.join(sorted(missing))}, add one to tests/oracle/cases.py")
+        raise SystemExit(
+            f"no case for {', '.join(sorted(missing))}, add one to tests/oracle/, in a file of the method's name"
+        )
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(table())
+    TARGET.write_text(table(known() if "--new" in sys.argv else {}))
 
 
 if __name__ == "__main__":

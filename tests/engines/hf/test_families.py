@@ -104,6 +104,8 @@ def refusal(name: str, case: Case) -> str | None:
         return "cannot be told from its image tokens|reads its images through cross-attention|vision tower reads"
     if name == "qwen3_5" and any(getattr(method, "scheme", None) == "mask" for method in case.methods):
         return "scheme 'mask' hides keys and some layers of this model have none"
+    if name == "qwen3_5" and any(Needs.KEY_SETS in method.active_needs() for method in case.methods):
+        return "have no keys to hide image tokens among"
     needed, words = REFUSED.get(name, (Needs.NOTHING, None))
     return words if any(needed & method.active_needs() for method in case.methods) else None
 

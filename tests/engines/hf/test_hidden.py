@@ -1,10 +1,7 @@
-"""`edit_hidden`, hidden reads and the lens: toy methods beside hooks on whole sequences without a cache."""
+"""`edit_hidden`: toy methods beside hooks on whole sequences without a cache."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,148 +10,29 @@ import torch
 from torch import Tensor
 
 from grounddecode import AvisC, ground
-from grounddecode.engines.hf.transformers_names import logit_setting
 from grounddecode.engines.openai.engine import OpenAIEngine
 from grounddecode.engines.vllm.params import Settings, not_offered
-from grounddecode.method import Method, Needs, option
+from grounddecode.method import Method, Needs
 from grounddecode.methods.sgrs import SGRS
 from grounddecode.reads import Reads
 from grounddecode.view import StepView
 from tests import zoo
 from tests.engines.hf.footprint import footprint
+from tests.engines.hf.hidden_toys import (
+    FAMILIES,
+    STEPS,
+    Early,
+    Turn,
+    TurnBlock,
+    close,
+    every_toy,
+    expected,
+    generate,
+    steered,
+)
 from tests.oracle import whole
 
-STEPS = 4
-TOLERANCE = 2e-5
-FAMILIES = (
-    "llava",
-    "gemma3",
-    "paligemma2",
-    "qwen3_vl",
-    "glm4v",
-    "blip2",
-    "qwen3_5",
-    "llama4",
-    "gemma4",
-    "phi4_multimodal",
-)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Turn(Method):
-    """Adds to each token a share of what the network read, backwards, and of the size of both."""
-
-    name: ClassVar[str] = "turn"
-    paper: ClassVar[str] = "none"
-    summary: ClassVar[str] = "turns feed-forward outputs"
-
-    share: float = option(0.4, "how far", neutral=0.0)
-    layers: tuple[int, ...] = option((1, 3), "where")
-
-    def acts_on(self, layer: int, n_layers: int) -> bool:
-        return layer in self.layers
-
-    def edit_hidden(self, output: Tensor, given: Tensor, step: StepView, layer: int) -> Tensor:
-        return turned(output, given, self.share)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TurnBlock(Turn):
-    """The same behind whole layers."""
-
-    name: ClassVar[str] = "turn_block"
-    site: ClassVar[Any] = "block_output"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Early(Method):
-    """Adds what layer 1 and the last layer but one say already, as DeCo and VISTA do."""
-
-    name: ClassVar[str] = "early"
-    paper: ClassVar[str] = "none"
-    summary: ClassVar[str] = "mixes earlier layers into the logits"
-    extra_needs: ClassVar[Needs] = Needs.HIDDEN_READ
-
-    share: float = option(0.5, "how much", neutral=0.0)
-
-    def reads(self, n_layers: int) -> Reads:
-        return Reads(hidden=(1, n_layers - 2))
-
-    def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
-        assert step.hidden is not None
-        assert step.lens is not None
-        early = step.lens(step.hidden[1]) + step.lens(step.hidden[step.n_layers - 2])
-        mixed = (logits + self.share * early).to(logits.dtype)
-        return mixed.where((step.image_end >= 0)[:, None], logits)
-
-
-def turned(output: Tensor, given: Tensor, share: float) -> Tensor:
-    return output + share * given.flip(-1) * output.abs().mean(-1, keepdim=True)
-
-
-# -- the oracle --------------------------------------------------------------------------------------------------------
-@contextmanager
-def steered(stack: Any, methods: Sequence[Turn], rows: Tensor) -> Iterator[None]:
-    """Hooks on the layers of a plain model, by the names its own code has. `rows`: (rows,) bool, which have images."""
-    handles: list[Any] = []
-
-    def ends(block: Any, site: str) -> tuple[Any, Any]:
-        if site == "block_output":
-            return block, block
-        entry = next(getattr(block, n) for n in ("mlp", "feed_forward", "fc1") if hasattr(block, n))
-        norms = ("post_feedforward_layernorm", "post_mlp_layernorm", "fc2")
-        return entry, next((getattr(block, n) for n in norms if hasattr(block, n)), entry)
-
-    def put(block: Any, method: Turn) -> None:
-        entry, leave = ends(block, method.site)
-        read: list[Tensor] = []
-
-        def note(_: Any, args: Any, kwargs: Any) -> None:
-            read[:] = [args[0] if args else kwargs["hidden_states"]]
-
-        def change(_: Any, __: Any, output: Any) -> Any:
-            plain = output[0] if isinstance(output, tuple) else output
-            new = turned(plain, read[0].reshape(plain.shape), method.share)
-            many = plain.shape[0] // len(rows) if plain.dim() == 2 else 1
-            here = rows.repeat_interleave(many)[(...,) + (None,) * (plain.dim() - 1)]
-            new = torch.where(here, new, plain)
-            return (new, *output[1:]) if isinstance(output, tuple) else new
-
-        handles.append(entry.register_forward_pre_hook(note, with_kwargs=True))
-        handles.append(leave.register_forward_hook(change))
-
-    for method in methods:
-        for layer in method.layers:
-            put(stack.layers[layer], method)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def expected(name: str, inputs: dict[str, Tensor], methods: Sequence[Turn], tokens: Tensor) -> Tensor:
-    """(steps, rows, vocabulary): whole sequences anew for every token that was chosen."""
-    model, family = zoo.model(name), zoo.family(name)
-    rows = (inputs["input_ids"] == family.image_token).any(dim=1)
-    oracle = whole.Oracle(model, family)
-    with steered(oracle.stack, methods, rows):
-        return torch.stack([oracle.logits(inputs, tokens[:, :n])[0] for n in range(tokens.shape[1])])
-
-
-def generate(name: str, methods: Any, inputs: dict[str, Tensor] | None = None, **options: Any) -> tuple[Tensor, Tensor]:
-    model, inputs = zoo.model(name), inputs or zoo.family(name).batch()
-    settings = {"max_new_tokens": STEPS, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-    with ground(model, methods):
-        output = model.generate(**inputs, **(settings | options))
-    return torch.stack(output.logits).float(), output.sequences[:, -STEPS:]
-
-
-def close(ours: Tensor, theirs: Tensor) -> bool:
-    return torch.allclose(ours, theirs, rtol=0, atol=TOLERANCE)
-
-
-# -- edits -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("method", [Turn(), TurnBlock(share=0.1)], ids=repr)
 def test_it_equals_hooks_on_whole_sequences(name: str, method: Turn) -> None:
@@ -197,17 +75,6 @@ def _halved(oracle: whole.Oracle, inputs: dict[str, Tensor]) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-
-
-TOYS = [
-    [Turn()],
-    [TurnBlock(share=0.1)],
-    [Early()],
-    [Turn(), Early()],
-    [Turn(), AvisC(alpha=1.0)],
-    [Early(), AvisC(alpha=1.0)],
-]
-every_toy = pytest.mark.parametrize("methods", TOYS, ids=lambda methods: "+".join(m.name for m in methods))
 
 
 @every_toy
@@ -277,98 +144,6 @@ def test_the_second_stream_is_edited_for_every_token() -> None:
     assert seen == [(1, length), (3, length)] * 2
 
 
-# -- reads -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_lens_shows_what_earlier_layers_say(name: str) -> None:
-    model, family = zoo.model(name), zoo.family(name)
-    inputs, layers = family.batch(), (1, 2)
-    logits, tokens = generate(name, Early())
-    oracle = whole.Oracle(model, family)
-    norm = getattr(oracle.stack, "norm", None) or oracle.stack.final_layer_norm
-    cap = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
-    cap = cap if name != "paligemma2" or _paligemma_caps() else None
-    for step in range(STEPS):
-        plain, rows = _behind(oracle, inputs, tokens[:, :step], layers)
-        early = [model.get_output_embeddings()(norm(row)) for row in rows]
-        early = early if cap is None else [cap * torch.tanh(x / cap) for x in early]
-        assert close(logits[step], plain + 0.5 * sum(early))
-
-
-def _paligemma_caps() -> bool:
-    """Older releases leave the cap of a Gemma 2 out."""
-    return "final_logit_softcapping" in inspect.getsource(type(zoo.model("paligemma2")))
-
-
-def _behind(
-    oracle: whole.Oracle, inputs: dict[str, Tensor], tokens: Tensor, layers: Sequence[int]
-) -> tuple[Tensor, list[Tensor]]:
-    """Logits of whole sequences, and last rows behind some layers."""
-    rows: list[Tensor] = []
-
-    def keep(_: Any, __: Any, output: Any) -> None:
-        rows.append((output[0] if isinstance(output, tuple) else output)[:, -1])
-
-    handles = [oracle.stack.layers[layer].register_forward_hook(keep) for layer in layers]
-    plain, _ = oracle.logits(inputs, tokens)
-    for handle in handles:
-        handle.remove()
-    return plain, rows
-
-
-def test_the_lens_scales_as_the_model_around_the_decoder_does() -> None:
-    """Granite divides its logits; LLaVA around a Granite does not, though the configuration says so."""
-    from transformers import GraniteConfig, LlavaConfig, LlavaForConditionalGeneration
-    from transformers.models.granite.modeling_granite import GraniteForCausalLM
-
-    text = GraniteConfig(**zoo.TEXT, logits_scaling=4.0)
-    plain = zoo.model("llava")
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=plain.config.vision_config, text_config=text, image_token_index=zoo.IMAGE)
-    ).eval()
-    assert logit_setting(model, text, "logits_scaling") is None
-    assert logit_setting(GraniteForCausalLM(text), text, "logits_scaling") == 4.0
-    inputs = zoo.family("llava").batch()
-    with ground(model, _LastLayer()):
-        model.generate(**inputs, max_new_tokens=2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LastLayer(Early):
-    def reads(self, n_layers: int) -> Reads:
-        return Reads(hidden=(n_layers - 1,))
-
-    def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
-        assert torch.allclose(step.lens(step.hidden[step.n_layers - 1]), logits, atol=1e-5)  # type: ignore
-        return logits
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_behind_the_last_layer_the_lens_shows_the_logits(name: str) -> None:
-    generate(name, _LastLayer())
-    generate(name, [_LastLayer(), AvisC(alpha=1.0)])
-
-
-def test_an_edit_sees_the_layers_below_it() -> None:
-    seen: list[list[int]] = []
-
-    class Spy(Turn):
-        extra_needs: ClassVar[Needs] = Needs.HIDDEN_READ
-
-        def reads(self, n_layers: int) -> Reads:
-            return Reads(hidden=(0, 2))
-
-        def edit_hidden(self, output: Tensor, given: Tensor, step: StepView, layer: int) -> Tensor:
-            assert step.lens is not None
-            seen.append(sorted(step.hidden or {}))
-            if step.hidden:
-                assert step.lens(step.hidden[0]).shape == (len(step.slots), zoo.VOCABULARY)
-            return output
-
-    generate("llava", Spy(), max_new_tokens=2)
-    assert seen == [[0], [0, 2]] * 2
-
-
-# -- refusals ----------------------------------------------------------------------------------------------------------
 def test_other_engines_refuse_in_one_sentence(fake: Any) -> None:
     for method in (Turn(), Early()):
         assert (

@@ -34,17 +34,15 @@ class Veto(Method):
     def reads(self, n_layers: int) -> Reads:
         return Reads(candidates=8)
 
-    def start(self, slots: int, device: Any) -> Tensor:
-        return torch.zeros(slots, self.words, dtype=torch.bool, device=device)
+    def start(self, step: StepView) -> Tensor:
+        return torch.zeros(len(step.queries), self.words, dtype=torch.bool)
 
     def judge(self, candidates: Candidates, step: StepView) -> Judgement:
         assert step.saliency is None
         assert candidates.uniform is None
-        said = step.state[step.slots]
-        fresh = ~said.gather(1, candidates.tokens)
+        fresh = ~step.state.gather(1, candidates.tokens)
         chosen = fresh.long().argmax(dim=1)
-        said = said.scatter(1, candidates.tokens.gather(1, chosen[:, None]), True)
-        state = step.state.index_copy(0, step.slots, said)
+        state = step.state.scatter(1, candidates.tokens.gather(1, chosen[:, None]), True)
         return Judgement(chosen=chosen, accepted=fresh.any(dim=1), draws=chosen + 1, state=state)
 
 

@@ -18,7 +18,7 @@ from grounddecode.method import Method, option
 from grounddecode.view import StepView, StreamEdit
 from tests import zoo
 from tests.engines.hf.footprint import footprint
-from tests.engines.hf.test_hidden import TOLERANCE, Turn, generate, steered
+from tests.engines.hf.hidden_toys import TOLERANCE, Turn, generate, steered
 from tests.engines.openai.fake import Fake
 from tests.oracle import whole
 

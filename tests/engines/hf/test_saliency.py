@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grounddecode import SGRS, AvisC, LocoRE
+from grounddecode import SGRS, AvisC, LocoRE, Trace
 from grounddecode.saliency import record_saliency, saliency_map
 from tests import zoo
 from tests.oracle.locore import LocoREEdit
@@ -87,6 +87,31 @@ def test_recording_changes_nothing() -> None:
     assert torch.equal(record_saliency(model, inputs, max_new_tokens=STEPS, do_sample=True).tokens, sampled)
 
 
+def test_an_answer_that_is_read_has_the_saliency_of_that_answer() -> None:
+    """Tokens nobody would choose, against autograd over the whole sequences; a trace beside it sees the plain model."""
+    family, model, inputs = zoo.family("llava"), zoo.model("llava"), zoo.family("llava").batch()
+    answer = torch.tensor([[9, 4, 7], [5, 5, 6], [8, 4, 4]])
+    trace = Trace(want={"tokens", "candidates"}, top=2)
+    record = record_saliency(model, inputs, layers=(1,), answer=answer, trace=trace)
+    assert torch.equal(record.tokens, answer)
+    for ours, theirs in zip(record.maps, dense_rows("llava", answer, [], (1,)), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+    steps = trace.steps()
+    assert [step.tokens.tolist() for step in steps[1:]] == answer[:, :-1].T.tolist()
+    for n, step in enumerate(steps):
+        logits = Oracle(model, family).forward(family.extended(inputs, answer[:, :n]), inputs["input_ids"].shape[1])[1]
+        assert step.candidates["model"].tolist() == logits.topk(2).indices.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"answer": torch.tensor([[1]])}, "for 3 prompts"), ({"answer": torch.ones(3, 2).long(), "top_k": 1}, "top_k")],
+)
+def test_an_answer_that_cannot_be_read_is_refused(options, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        record_saliency(zoo.model("llava"), zoo.family("llava").batch(), **options)
+
+
 @pytest.mark.parametrize("name", ["llava", "gemma3"])
 def test_last_row_of_the_full_map_is_the_first_record(name: str) -> None:
     family, model, inputs = zoo.family(name), zoo.model(name), zoo.family(name).batch()
@@ -135,4 +160,4 @@ def test_ways_to_generate_that_are_refused(options, reason: str) -> None:
 
 def test_wrong_norm_is_refused() -> None:
     with pytest.raises(ValueError, match="norm is 'l1'"):
-        saliency_map(zoo.model("llava"), zoo.family("llava").batch(), norm="l1")  # type: ignore[arg-type]
+        saliency_map(zoo.model("llava"), zoo.family("llava").batch(), norm="l1")

@@ -112,7 +112,7 @@ def test_nothing_large_is_recorded_or_computed_unless_it_is_wanted(monkeypatch: 
     sorted_logits: list[int] = []
     real = torch.Tensor.topk
     monkeypatch.setattr(torch.Tensor, "topk", lambda *args, **kwargs: sorted_logits.append(1) or real(*args, **kwargs))
-    monkeypatch.setattr(attend, "_image_mass", lambda *_: pytest.fail("nobody asked for the image mass"))
+    monkeypatch.setattr(attend, "_look", lambda *_: pytest.fail("nobody asked for the attention to the image"))
     for trace in (None, Trace()):
         with ground(model, AvisC(alpha=1.0), trace=trace):
             generate(model, inputs, max_new_tokens=2)
@@ -132,7 +132,7 @@ def test_what_a_trace_has_not_is_refused() -> None:
 def test_image_mass_is_that_of_the_attention_weights(methods) -> None:
     """Against transformers' own eager weights over the finished answer."""
     model, inputs = zoo.model("llava"), zoo.family("llava").batch()
-    trace = Trace(want={"image_mass", "tokens"})
+    trace = Trace(want={"image_mass", "head_mass", "image_attention", "tokens"})
     with ground(model, methods, trace=trace):
         output = model.generate(**inputs, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False)
     steps, prompt = trace.steps(), inputs["input_ids"].shape[1]
@@ -149,6 +149,33 @@ def test_image_mass_is_that_of_the_attention_weights(methods) -> None:
         for layer, weights in enumerate(whole.attentions):
             mass = (weights[:, :, prompt - 1 + step.step].mean(1) * image).sum(-1)
             torch.testing.assert_close(step.image_mass[layer], mass, rtol=1e-3, atol=1e-5)
+            row = weights[:, :, prompt - 1 + step.step] * image[:, None]
+            torch.testing.assert_close(step.head_mass[layer], row.sum(-1), rtol=1e-3, atol=1e-5)
+            seen = step.image_attention[layer]
+            torch.testing.assert_close(seen, row.mean(1)[:, : seen.shape[1]], rtol=1e-3, atol=1e-5)
+            assert seen.shape[1] == prompt + step.step
+
+
+def test_what_a_method_turned_down_is_told() -> None:
+    """Against the formula: of the candidates by probability, those before the one taken, if their saliency is low."""
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    method, trace = SGRS(alpha=0.99, top_k=4, max_resample=3), Trace(want={"candidates"}, top=4)
+    with ground(model, method, trace=trace):
+        _, tokens = generate(model, inputs, max_new_tokens=8)
+    down = 0
+    for step in trace.steps():
+        judged, turned_down = step.judged["sgrs"], step.turned_down["sgrs"]
+        assert judged.tolist() == step.candidates["model"].tolist()
+        assert step.judged_by["sgrs"].shape == (3, 4)
+        for row in range(3):
+            if int(judged[row].max()) >= zoo.FIRST_SPECIAL:  # `generate` suppresses those, whoever chose them
+                continue
+            taken = judged[row].tolist().index(int(tokens[row, step.step]))
+            fallback = bool(step.told["sgrs.fallback"][row])
+            wanted = [0, 1, 2] if fallback else list(range(taken))
+            assert turned_down[row].nonzero()[:, 0].tolist() == wanted
+            down += len(wanted)
+    assert down > 0
 
 
 def test_sinks_are_those_that_the_method_flagged() -> None:

@@ -40,7 +40,7 @@ def test_evaluation_by_generation(method: Method, tmp_path: Path) -> None:
     trainer = Seq2SeqTrainer(model=model, args=arguments, data_collator=lambda batch: dict(batch[0]))
 
     def told() -> Any:
-        return torch.from_numpy(trainer.predict(samples).predictions)  # type: ignore[arg-type]
+        return torch.from_numpy(trainer.predict(samples).predictions)
 
     plain = told()
     with ground(model, method):

@@ -80,7 +80,7 @@ def echoes(link: socket.socket, request: str) -> None:
 
 class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        hostile: Hostile = self.server.hostile  # type: ignore[attr-defined]
+        hostile: Hostile = self.server.hostile
         with suppress(OSError):
             given = b""
             while b"\r\n\r\n" not in given:
@@ -105,7 +105,7 @@ class Hostile:
         self.requests: list[str] = []
         self.tcp = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Connection)
         self.tcp.daemon_threads = True
-        self.tcp.hostile = self  # type: ignore[attr-defined]
+        self.tcp.hostile = self
         self.thread = threading.Thread(target=self.tcp.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
 

@@ -50,13 +50,13 @@ def pickled(objects: Any) -> bytes:
     module = sys.modules["__main__"]
     evaluator, held = CHAIR(), CHAIR.__module__
     CHAIR.__module__ = "__main__"
-    module.CHAIR = CHAIR  # type: ignore[attr-defined]
+    module.CHAIR = CHAIR
     try:
         evaluator.imid_to_objects = defaultdict(list, objects) if isinstance(objects, dict) else objects
         return pickle.dumps(evaluator)
     finally:
         CHAIR.__module__ = held
-        del module.CHAIR  # type: ignore[attr-defined]
+        del module.CHAIR
 
 
 # -- CHAIR -------------------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_an_image_is_found_however_its_id_is_spelt(
     found = scored.score_chair(
         lines(tmp_path / "c.jsonl", rows),
         flavour="pattern",
-        **{source: sources[source]},  # type: ignore[arg-type]
+        **{source: sources[source]},
     )
     assert [found[key] for key in ("chair_s", "chair_i", "recall", "n_mentions")] == [0.0, 0.0, 1.0, 4]
 

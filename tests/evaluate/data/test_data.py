@@ -78,7 +78,7 @@ def checksum(content: bytes) -> str:
 def fetch(server: Server, target: Path, content: bytes = CONTENT, **more: object) -> None:
     server.files.setdefault("file", content)
     options = {"size": len(content), "checksum": checksum(content), "pause": 0.01, **more}
-    download.download(f"{server.url}file", target, **options)  # type: ignore[arg-type]
+    download.download(f"{server.url}file", target, **options)
 
 
 def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def small(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
     def item(name: str, file: str, place: str, **more: object) -> Item:
         content = server.files[file]
-        return Item(name, (place, f"else/{place}"), "MIT", len(content), server.url + file, checksum(content), **more)  # type: ignore[arg-type]
+        return Item(name, (place, f"else/{place}"), "MIT", len(content), server.url + file, checksum(content), **more)
 
     items = (
         item("plain", "plain.json", "toy/plain.json"),

@@ -29,7 +29,7 @@ def test_a_worker_needs_nothing_but_what_pickles(data: Path) -> None:
     there: tuple[object, list[Opened]] = pickle.loads(pickle.dumps((avc, group)))
     asked = list(Asker(FakeEngine()).ask(avc, group))
     engine = FakeEngine()
-    answers = list(Asker(engine).ask(there[0], there[1]))  # type: ignore[arg-type]
+    answers = list(Asker(engine).ask(there[0], there[1]))
     back: list[Asked] = pickle.loads(pickle.dumps(answers))
     assert engine.calls == [[one.unit.first.sample_id for one in group]]
     assert next(record["response"] for one in back for record in one.records).endswith(". At the end. Sampled.")

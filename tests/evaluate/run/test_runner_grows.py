@@ -146,13 +146,13 @@ def test_answers_keep_the_ground_truth_of_the_first_start(data: Path, tmp_path: 
 
 
 def test_a_recipe_is_one_frozen_object_that_pickles() -> None:
-    recipe = Recipe(model="m", methods=["greedy", "avc"], engine_options={"dtype": "float32"})  # type: ignore[arg-type]
+    recipe = Recipe(model="m", methods=["greedy", "avc"], engine_options={"dtype": "float32"})
     assert pickle.loads(pickle.dumps(recipe)) == recipe
     assert recipe.methods == ("greedy", "avc")
     with pytest.raises(FrozenInstanceError):
-        recipe.seed = 1  # type: ignore[misc]
+        recipe.seed = 1
     assert len(signature(bench).parameters) <= 7
-    assert Recipe(model="m", methods="greedy,avc:alpha=1,beta=2").methods == ("greedy", "avc:alpha=1,beta=2")  # type: ignore[arg-type]
+    assert Recipe(model="m", methods="greedy,avc:alpha=1,beta=2").methods == ("greedy", "avc:alpha=1,beta=2")
 
 
 def test_run_json_settings_are_the_recipes() -> None:

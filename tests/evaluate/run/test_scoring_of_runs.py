@@ -20,7 +20,7 @@ from grounddecode.evaluate.run.recipe import Recipe
 from grounddecode.evaluate.run.runner import bench, rescore
 from grounddecode.method import Method
 from tests.evaluate.fake import FakeEngine, run
-from tests.evaluate.results.test_compare import caption, question
+from tests.evaluate.results.records import caption, question
 
 # -- options are tried before anything is answered ---------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ def test_few_pictures_are_told_and_give_no_verdict(pictures: int, verdict: str) 
 
 
 def test_a_table_of_one_picture_shows_no_interval_and_says_why(tmp_path: Path) -> None:
-    from tests.evaluate.results.test_compare import write_run
+    from tests.evaluate.results.records import write_run
 
     records = answers(1, "greedy", True) + answers(1, "avc", False)
     comparison = compare([write_run(tmp_path / "run", records, ["greedy", "avc"])])
@@ -145,7 +145,7 @@ class Cut(FakeEngine):
         said = []
         for request in requests:
             (image,) = request.images
-            whole = image.getpixel((0, 0))[0] % 2  # type: ignore[union-attr]
+            whole = image.getpixel((0, 0))[0] % 2
             text = "There is a dog. On the left a bowl" + ("." if whole else " and a ch")
             n_tokens = decoding.max_new_tokens - whole
             said.append(Response(sample_id=request.sample_id, text=text, n_tokens=n_tokens, seconds=0.5))

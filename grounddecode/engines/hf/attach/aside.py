@@ -11,20 +11,17 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 Aside = Callable[[], AbstractContextManager[None]]
 
 
-class _Processors(LogitsProcessorList):  # type: ignore[misc]  # transformers is untyped
-    aside: Aside
+def _called_aside(kind: type) -> type:
+    """A list of callbacks of this kind that is called within its own `aside()`."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         with self.aside():
-            return super().__call__(*args, **kwargs)
+            return kind.__call__(self, *args, **kwargs)
+
+    return type(f"{kind.__name__}Aside", (kind,), {"__call__": called, "__module__": __name__})
 
 
-class _Criteria(StoppingCriteriaList):  # type: ignore[misc]
-    aside: Aside
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.aside():
-            return super().__call__(*args, **kwargs)
+_Processors, _Criteria = _called_aside(LogitsProcessorList), _called_aside(StoppingCriteriaList)
 
 
 class _Streamer:

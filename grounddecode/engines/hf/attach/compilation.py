@@ -33,13 +33,13 @@ def uncompiled(model: nn.Module, forward: Callable[..., Any]) -> Callable[..., A
         stacklevel=2,
     )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @functools.wraps(forward)
     def eager(*args: Any, **kwargs: Any) -> Any:
         with torch.compiler.set_stance("force_eager"):
             return forward(*args, **kwargs)
 
-    return functools.wraps(forward)(eager)
+    disable: Callable[[Callable[..., Any]], Callable[..., Any]] = torch.compiler.disable
+    return functools.wraps(forward)(disable(eager))
 
 
 def disable_compile(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.attention.gains import coming_gains
-from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS, WINDOW
+from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS
 from grounddecode.engines.rows import concerned, edited_rows, image_row
 
 if TYPE_CHECKING:
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
 
+_MASKED = ("sdpa", "eager")  # kernels that any mask of queries and keys can be given
 _BLOCK_BYTES = 8 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
 
 
 def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
     """The attention of one layer under the plan: (B, q, H, Dv) and, for kernels that return them, the weights."""
-    if step.masses is not None and plan.layer not in step.masses:  # gradients may need a layer a second time
-        step.masses[plan.layer] = _image_mass(call, plan, step)
+    if step.wanted and plan.layer not in step.looks:  # gradients may need a layer a second time
+        step.looks[plan.layer] = _look(call, plan, step)
+    if step.keys is not None:
+        call = step.keys.at(call, plan, step)
     if step.capture is None:
         return _attend(call, base, kernel, plan, step)
     return step.capture.attend(call, lambda: _attend(call, base, kernel, plan, step), plan, step)
@@ -41,8 +44,11 @@ def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step:
         return newest.expand(-1, step.length, -1, -1), None
     first = step.first_query(plan.edits) if plan.edits else step.length
     record = step.record and step.completes_prompt
+    hides = step.keys is not None and step.keys.hides(plan.layer)
+    if hides and kernel not in _MASKED:
+        return _rows(call, plan, step, 0)
     if first == step.length and not record:
-        return call.base(base, call.mask)
+        return _masked(call, call.mask) if hides and kernel == "sdpa" else call.base(base, call.mask)
     if plan.gains_only and first == 0 and not record and kernel == "sdpa":
         return _biased(call, plan, step)
     if first == 0 and step.past >= step.sequence.prompt_length - 1:  # before that, a row may be in its padding
@@ -118,14 +124,20 @@ def _record(weights: Tensor, plan: LayerPlan, step: Step, start: int, stop: int,
     step.recorded[plan.layer] = full
 
 
-def _image_mass(call: Call, plan: LayerPlan, step: Step) -> Tensor:
-    """(B,): weight of the newest query on the image, after the edits, averaged over heads."""
+def _look(call: Call, plan: LayerPlan, step: Step) -> dict[str, Tensor]:
+    """The attention of the newest query to the image, after the edits, in the forms that are wanted."""
+    wanted = step.wanted
     if call.query.shape[2] < step.length:
         step = step.tail(call.query.shape[2])
     with torch.no_grad():
         weights = weights_of(call, plan, step, step.length - 1, step.length)[:, :, 0]
-        image = step.view(step.length - 1, step.length, weights.shape[-1], weights.device).image
-        return image_row(weights, image).sum(dim=-1)
+        keys = weights.shape[-1]
+        image = step.view(step.length - 1, step.length, keys, weights.device).image
+        row, offset = image_row(weights, image), max(0, step.total - keys)
+        whole = torch.nn.functional.pad(row, (offset, 0))[:, : step.total]  # a window has dropped the first keys
+        heads = (weights * image[:, None]).sum(dim=-1)
+        forms = {"image_mass": row.sum(dim=-1), "head_mass": heads, "image_attention": whole}
+    return {what: value for what, value in forms.items() if what in wanted}
 
 
 def row_scores(call: Call, start: int, stop: int, step: Step) -> Tensor:
@@ -148,21 +160,29 @@ def apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) ->
             return scores.masked_fill(~rows, -torch.inf)
         hidden = rows <= torch.finfo(rows.dtype).min / 2
         return (scores + rows.float()).masked_fill(hidden, -torch.inf)
-    window = call.options.get(WINDOW)
-    if mask is None and start == step.length - 1 and keys <= min(step.total, window or step.total):
+    if mask is None and start == step.length - 1 and keys <= min(step.total, call.window or step.total):
         return scores  # the newest token sees every key there is
-    view = step.view(start, stop, keys, scores.device)
-    batch, count = scores.shape[0], stop - start
+    return scores.masked_fill(~visible(call, start, stop, step, scores.device), -torch.inf)
+
+
+def visible(call: Call, start: int, stop: int, step: Step, device: torch.device) -> Tensor:
+    """Bool (B, 1, stop - start, T), or 1 for B: which keys the queries may look at."""
+    mask, keys = call.mask, call.key.shape[2]
+    if mask is not None and mask.dim() == 4:
+        rows = mask[:, :, start:stop, :keys]
+        return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
+    view = step.view(start, stop, keys, device)
+    batch, count = call.query.shape[0], stop - start
     query = view.queries.view(batch, 1, count, 1)
     allowed = view.keys <= query
-    if window is not None:
-        allowed = allowed & (view.keys > query - window)
+    if call.window is not None:
+        allowed = allowed & (view.keys > query - call.window)
     if mask is not None:  # a 2D padding mask of flash kernels, which may be shorter than a static cache
         width = min(mask.shape[1], step.total)
-        padded = torch.zeros(batch, int(view.keys[-1]) + 1, dtype=torch.bool, device=scores.device)
+        padded = torch.zeros(batch, int(view.keys[-1]) + 1, dtype=torch.bool, device=device)
         padded[:, :width] = mask[:, :width].bool()
         allowed = allowed & padded[:, view.keys][:, None, None, :]
-    return scores.masked_fill(~allowed, -torch.inf)
+    return allowed
 
 
 def weighted_values(weights: Tensor, call: Call) -> Tensor:
@@ -175,11 +195,15 @@ def weighted_values(weights: Tensor, call: Call) -> Tensor:
 
 
 def _biased(call: Call, plan: LayerPlan, step: Step) -> Output:
-    """The base kernel with the logarithm of the edits' gains in its mask; K and V are not repeated."""
-    bias = _bias(call, plan, step)
+    """The base kernel with the logarithm of the edits' gains in its mask."""
+    return _masked(call, _bias(call, plan, step))
+
+
+def _masked(call: Call, mask: Tensor | None) -> Output:
+    """The sdpa kernel under a mask of queries and keys; K and V are not repeated."""
     grouped = call.query.shape[1] != call.key.shape[1]
     output = nn.functional.scaled_dot_product_attention(
-        call.query, call.key, call.value, attn_mask=bias, scale=call.scaling, enable_gqa=grouped
+        call.query, call.key, call.value, attn_mask=mask, scale=call.scaling, enable_gqa=grouped
     )
     return output.transpose(1, 2).contiguous(), None
 

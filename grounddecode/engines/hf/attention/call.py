@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.hf.transformers_names import SCALING
+from grounddecode.engines.hf.transformers_names import SCALING, WINDOW
 
 Output = tuple[Tensor, Tensor | None]
 BaseAttention = Callable[..., Output]
@@ -31,6 +31,11 @@ class Call:
     def scaling(self) -> float:
         given = self.options.get(SCALING)
         return float(given) if given is not None else 1.0 / math.sqrt(self.query.shape[-1])
+
+    @property
+    def window(self) -> int | None:
+        """How many keys a query may look back upon, where the mask does not say."""
+        return self.options.get(WINDOW)
 
     def base(self, function: BaseAttention, mask: Tensor | None) -> Output:
         return function(self.module, self.query, self.key, self.value, mask, **self.options)

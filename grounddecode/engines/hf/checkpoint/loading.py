@@ -52,14 +52,43 @@ def load(
         return lab.load(model.partition(":")[2] or "seed0", dtype, attn_implementation)
     check_folder(model)
     with asking_nothing():
-        with _told(model, CONFIG):
-            config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
-        own = getattr(config, "auto_map", None) if trust_remote_code else None
-        if not own and not hasattr(config, "vision_config"):
-            kind = type(config).__name__.removesuffix("Config")
-            raise LoadingError(f"{model} is {kind}, no vision-language model")
+        config, own = _configuration(model, trust_remote_code)
         processor = _processor(model, trust_remote_code)
-        return _weights(model, config, own or {}, dtype, attn_implementation, trust_remote_code), processor
+        return _weights(model, config, own, dtype, attn_implementation, trust_remote_code), processor
+
+
+def skeleton(model: str, *, trust_remote_code: bool = False) -> Any:
+    """The model as `load` would give it, without its weights: what can be asked of a model of any size, on any machine.
+
+    Raises:
+        ValueError: as `load`, as far as the configuration shows it.
+    """
+    if model == "lab" or model.startswith("lab:"):
+        from grounddecode import lab
+
+        model = str(lab.checkpoint(model.partition(":")[2] or "seed0"))
+    check_folder(model)
+    with asking_nothing():
+        config, own = _configuration(model, trust_remote_code)
+        auto = getattr(transformers, _own_class(own))
+        with _told(model, "its model"), torch.device("meta"):
+            return auto.from_config(config, trust_remote_code=trust_remote_code).eval()
+
+
+def _configuration(model: str, trusted: bool) -> tuple[Any, dict[str, str]]:
+    """The configuration, and the classes of its own that a trusted folder brings."""
+    with _told(model, CONFIG):
+        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=trusted)
+    own = getattr(config, "auto_map", None) if trusted else None
+    if not own and not hasattr(config, "vision_config"):
+        kind = type(config).__name__.removesuffix("Config")
+        raise LoadingError(f"{model} is {kind}, no vision-language model")
+    return config, own or {}
+
+
+def _own_class(own: dict[str, str]) -> str:
+    """The class of transformers that makes the model."""
+    return next((name for name in _OWN_CLASSES if name in own), _OWN_CLASSES[0])
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -94,9 +123,8 @@ def _processor(model: str, trusted: bool) -> Any:
 
 
 def _weights(model: str, config: Any, own: dict[str, str], dtype: torch.dtype, kernel: str, trusted: bool) -> Any:
-    name = next((name for name in _OWN_CLASSES if name in own), _OWN_CLASSES[0])
     with _told(model, "its weights"):
-        loaded, report = getattr(transformers, name).from_pretrained(
+        loaded, report = getattr(transformers, _own_class(own)).from_pretrained(
             model, config=config, dtype=dtype, attn_implementation=kernel, trust_remote_code=trusted,
             weights_only=True, output_loading_info=True,
         )  # fmt: skip

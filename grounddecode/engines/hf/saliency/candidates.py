@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grounddecode.engines.choose import chosen
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.answers import ended, look_of, note_of
+from grounddecode.engines.hf.answers import ended, hear_of, look_of, note_of
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.gradients import RowGradients
 from grounddecode.view import Phase
@@ -66,16 +66,16 @@ class Rejection(Part):
         return output
 
     def _choose(self, step: Step, logits: Tensor, seen: bool, kwargs: Mapping[str, Any]) -> Tensor:
-        last, kept, trace = logits[:, -1], step.sequence.kept, self.binding.trace
+        last, trace = logits[:, -1], self.binding.trace
         view = step.answer_view(last.device)
-        if self not in kept:
-            kept[self] = self.method.start(len(last), last.device)
+        state = step.sequence.state_of(self.method, view)
         note = None if trace is None else note_of(trace, step, view, ended(self.binding.model, step, kwargs))
         saliency = (lambda tokens: self._gradients.saliency(tokens, step.total)) if seen else None
         raised, judgement = chosen(
-            last, self.method, self.reads, view.with_(state=kept[self]), saliency, note, look_of(trace, step)
-        )
-        kept[self] = judgement.state
+            last, self.method, self.reads, view.with_(state=state), saliency,
+            note, look_of(trace, step), hear_of(trace, step),
+        )  # fmt: skip
+        step.sequence.states[self.method] = judgement.state
         changed = logits.clone()
         changed[:, -1] = raised
         return changed

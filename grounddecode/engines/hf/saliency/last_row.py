@@ -6,6 +6,7 @@ candidates as further rows of one product instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,8 @@ def times_matrix(rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _apply(function: type[torch.autograd.Function], *given: Any) -> Tensor:
-    result: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
-    return result
+    apply: Callable[..., Tensor] = function.apply
+    return apply(*given)
 
 
 class _Scores(torch.autograd.Function):

@@ -14,6 +14,7 @@ from grounddecode.engines.hf.attention.attend import weighted_values, weights_of
 from grounddecode.engines.hf.attention.call import Call, Output
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.gradients import RowGradients
+from grounddecode.engines.hf.saliency.told import options_of
 from grounddecode.engines.hf.session import Session
 from grounddecode.images.layout import ImageLayout
 from grounddecode.maths import unit_rows
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.part import Forward
     from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
+    from grounddecode.trace import Trace
 
 _BEAMS = "saliency cannot follow beams, set num_beams=1"
 _DECIDERS = Needs.LOGITS | Needs.SECOND_STREAM | Needs.CANDIDATES
@@ -94,15 +96,21 @@ def record(
     layers: Layers,
     calibration: Calibration | None,
     generation: dict[str, Any],
+    *,
+    answer: Tensor | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    trace: Trace | None = None,
 ) -> SaliencyRecord:
     """See `grounddecode.saliency.record_saliency`."""
     _refuse_deciders(methods)
+    if answer is not None:
+        generation = options_of(answer, inputs["input_ids"], generation)
     recorder = _Recorder(layers)
     stopping = [*(generation.pop("stopping_criteria", None) or []), recorder]
-    with Session(model, methods, calibration=calibration, parts=[recorder]):
+    with Session(model, methods, calibration=calibration, parts=[recorder], trace=trace):
         model.generate(**inputs, **generation, stopping_criteria=stopping)
     ids = inputs["input_ids"].cpu()
-    layout = ImageLayout.of({**inputs, "input_ids": ids}, model.config)
+    layout = ImageLayout.of({**inputs, "input_ids": ids}, model.config, sizes)
     sources, shares = _shares(recorder.maps, layout, ids.shape[1])
     return SaliencyRecord(
         tokens=torch.cat(recorder.tokens, dim=1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.unembedding import few_rows
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.image import Overwrite, hidden_from
+from grounddecode.engines.hf.stream.keys import ChosenKeys, require_keys
 from grounddecode.engines.hf.stream.newest import NewestOnly
 from grounddecode.engines.hf.stream.pixels import with_other_pictures
 from grounddecode.engines.hf.stream.same_inputs import Memo, SamePlaces, kept_offsets, offset_holders
@@ -50,6 +52,7 @@ class SecondStream(Part):
         self.method = method
         self._decides = type(method).second_stream is not Method.second_stream
         self._edits_pixels = Needs.PIXELS in method.active_needs()
+        self._keeps_keys = Needs.KEY_SETS in method.active_needs()
 
     def attach(self, binding: Binding) -> None:
         super().attach(binding)
@@ -58,6 +61,8 @@ class SecondStream(Part):
                 f"{self.method.name}: {type(binding.model).__name__} has read its pictures before its decoder begins, "
                 "use another model"
             )
+        if self._keeps_keys:
+            require_keys(self.method, binding.decoder)
 
     def act(self) -> None:
         head = self.binding.model.get_output_embeddings()
@@ -85,6 +90,8 @@ class SecondStream(Part):
         reading = step.sequence.kept.setdefault(self, _Reading())
         if step.past == 0:
             reading.fresh = copy.deepcopy(cache)
+        if self._keeps_keys and step.completes_prompt:
+            step.keys = self._choosing(step)
         memo = Memo([] if self._edits_pixels else self._models(), self.binding.decoder.stack)
         reading.chunks.append((step.past, kwargs, memo))
         with memo:
@@ -113,23 +120,41 @@ class SecondStream(Part):
             raise ValueError(
                 f"{self.method.name}: scheme 'mask' hides keys and some layers of this model have none, use 'zeros'"
             )
-        if self.binding.trace is not None:
-            share = edit.keep.sum(dim=-1) / view.image.sum(dim=-1).clamp(min=1)
-            self.binding.trace.record(step.generated, self.method.name, "kept_share", share)
-            if "kept" in self.binding.trace.want:
-                self.binding.trace.record(step.generated, self.method.name, "kept", edit.keep & view.image)
+        if not self._keeps_keys:
+            self._tell(step, edit.keep, view.image)
         return edit
+
+    def _tell(self, step: Step, keep: Tensor, image: Tensor) -> None:
+        """To a trace: which image tokens the second stream sees. keep, image: (rows, tokens) bool."""
+        trace = self.binding.trace
+        if trace is None:
+            return
+        share = keep.sum(dim=-1) / image.sum(dim=-1).clamp(min=1)
+        trace.record(step.generated, self.method.name, "kept_share", share)
+        if "kept" in trace.want:
+            trace.record(step.generated, self.method.name, "kept", keep & image)
+
+    def _choosing(self, step: Step, first: int | None = None) -> ChosenKeys:
+        if step.phase is Phase.MIXED:
+            raise ValueError(
+                f"{self.method.name}: every step chooses image keys anew beside those that are cached, leave use_cache "
+                "as it is"
+            )
+        return ChosenKeys(self.method, step, first, told=functools.partial(self._tell, step))
 
     def _second_prompt(self, step: Step, reading: _Reading, edit: StreamEdit, forward: Forward) -> Any:
         """The edited prompt through the model, chunk by chunk as the main one, into a cache of its own."""
         binding = self.binding
         main, output, stack = binding.step, None, binding.decoder.stack
         replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
-        twin = Sequence(step.sequence.prompt_length, step.sequence.image)
+        given = step.sequence
+        twin = Sequence(given.prompt_length, given.image, given.ids, given.there)
         newest = None if binding.every_token else step.n_layers - 1
         for past, kwargs, memo in reading.chunks:
             length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
             binding.step = Step(twin, step.n_layers, past, length, newest_only=newest)
+            if isinstance(step.keys, ChosenKeys):
+                binding.step.keys = ChosenKeys(self.method, step, first=0, keep=step.keys.keep)
             if self._edits_pixels:
                 kwargs = self._with_other_pictures(step, reading, kwargs)
             changed = self._edited_inputs(edit, kwargs, replaced, past, length, memo.positions)
@@ -185,7 +210,10 @@ class SecondStream(Part):
                 f"{self.method.name}: the prompt was not read in this session, start from the whole prompt"
             )
         rows = step.sequence.rows
-        binding.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length, masses=step.masses)
+        binding.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
+        both.wanted, both.looks = step.wanted, step.looks
+        if self._keeps_keys:
+            both.keys = self._choosing(step, first=rows)
         try:
             with kept_offsets(self._models(), doubled=True), SamePlaces(binding.decoder.stack, rows, step.length):
                 output = forward(self._doubled(reading, kwargs, rows, step.past, step.length))

@@ -55,7 +55,8 @@ class TowerWatch:
 
     @property
     def kernel(self) -> str:
-        return str(self.layers["first"].config._attn_implementation)  # type: ignore[union-attr]  # a configuration
+        config: Any = self.layers["first"].config
+        return str(config._attn_implementation)
 
     def handlers(self, calls: dict[str, Call]) -> dict[nn.Module, kernels.Handler]:
         """What puts the calls of the tower's latest run into `calls`; nothing is computed for it."""

@@ -1,0 +1,46 @@
+"""A method as given to `ground`, beside what the oracle is given in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tests.oracle import whole
+
+if TYPE_CHECKING:
+    from grounddecode.method import Method
+    from tests.oracle.avc import Contrast
+
+
+class Greedy(Protocol):
+    """An oracle that decodes in its own way."""
+
+    def greedy(self, model: Any, family: Any, inputs: Any, steps: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """`methods` as given to `ground`; `edits`, `contrast` and `adjustments` as given to the oracle, or their own one.
+
+    `rejection`: one that chooses tokens, so that these are its effect. `oracle`: one that gives other logits.
+
+    `everywhere`: run on every family; variants of a method run on the four families that stand for the others.
+    """
+
+    name: str
+    methods: tuple[Method, ...]
+    edits: tuple[whole.Edit, ...] = ()
+    contrast: Contrast | None = None
+    everywhere: bool = True
+    only: tuple[str, ...] | None = None  # families it works on; the others refuse it
+    rejection: Callable[[], Greedy] | None = None
+    oracle: Callable[[], Greedy] | None = None
+    adjustments: tuple[whole.Adjustment, ...] = ()
+
+    def expected(self, model: Any, family: Any, inputs: Any, steps: int) -> Any:
+        """Logits and tokens of the oracle, as `Oracle.greedy` gives them."""
+        own = self.rejection or self.oracle
+        if own is not None:
+            return own().greedy(model, family, inputs, steps)
+        return whole.Oracle(model, family, self.edits, self.contrast, self.adjustments).greedy(inputs, steps)
