@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -84,7 +85,16 @@ FOLLOW = (
 def amounts(toy: bool) -> dict[str, int]:
     if toy:
         return {"full": 320, "sparse": 320, "docs": 64, "chunk": 40, "tower": 3, "batch": 2, "rows": 1, "eval": 8}
-    return {"full": 24_000, "sparse": 12_000, "docs": 40_000, "chunk": 250, "tower": 1500, "batch": 16, "rows": 2, "eval": 192}
+    return {
+        "full": 24_000,
+        "sparse": 12_000,
+        "docs": 40_000,
+        "chunk": 250,
+        "tower": 1500,
+        "batch": 16,
+        "rows": 2,
+        "eval": 192,
+    }
 
 
 # ---- data, in worker processes
@@ -99,7 +109,7 @@ def render(job: tuple[str, str, int, int]) -> list[Scene]:
         scene, owner = world.draw_with_owners(world.SPLITS["train2"][i], LOOKS[look])
         images[i] = np.asarray(scene.image)
         category[i], colour[i] = corpus.patch_labels(scene, owner)
-        out.append(Scene(scene.seed, scene.scene, scene.objects, None))
+        out.append(replace(scene, image=Image.new("RGB", (0, 0))))
     return out
 
 
@@ -164,7 +174,7 @@ def make_data(folder: Path, toy: bool, workers: int, say: Any) -> None:
         for kind in ("captions", "questions"):
             jobs2 = [(kind, scenes["full"][s:e], s) for s, e in chunks(a["full"] - HELD, a["chunk"])]
             pools[kind] = [t for part in pool.map(pool_of, jobs2, chunksize=1) for t in part]
-        (folder / "pools.pkl").write_bytes(pickle.dumps({k: v[: 30_000] for k, v in pools.items()}))
+        (folder / "pools.pkl").write_bytes(pickle.dumps({k: v[:30_000] for k, v in pools.items()}))
         say("texts encoded")
         per = max(16, a["docs"] // workers)
         jobs3 = [(str(folder), k, t, per, i) for k, t in enumerate(settings()) for i in range(-(-a["docs"] // per))]
@@ -182,8 +192,14 @@ def make_data(folder: Path, toy: bool, workers: int, say: Any) -> None:
                 spans = chunks(a[look] - HELD, a["chunk"])
                 jobs4 = [(scenes[look][s:e], annotator, s + 10**6 * v) for v in range(visits) for s, e in spans]
                 parts4 = pool.map(packed, jobs4, chunksize=1)
-                arrays = {f: np.concatenate([getattr(p, f) for p in parts4]) for f in ("ids", "position", "segment", "label", "weight")}
-                np.savez(folder / f"{look}-{annotator}.npz", **{k: v.astype(np.float16 if k == "weight" else np.int16) for k, v in arrays.items()})
+                arrays = {
+                    f: np.concatenate([getattr(p, f) for p in parts4])
+                    for f in ("ids", "position", "segment", "label", "weight")
+                }
+                np.savez(
+                    folder / f"{look}-{annotator}.npz",
+                    **{k: v.astype(np.float16 if k == "weight" else np.int16) for k, v in arrays.items()},
+                )
                 done(folder / f"{look}-{annotator}")
             say(f"{look} packed")
 
@@ -205,16 +221,22 @@ def tower(folder: Path, look: str, toy: bool, until: float) -> None:
     place = np.array([SCENES.index(s.scene) for s in drawn])
     whole = corpus.Corpus(arrays["images"], arrays["category"], arrays["colour"], presence, place, drawn)
     n = len(drawn) - HELD
-    part = corpus.Corpus(whole.images[:n], whole.patch_category[:n], whole.patch_colour[:n], presence[:n], place[:n], drawn[:n])
+    part = corpus.Corpus(
+        whole.images[:n], whole.patch_category[:n], whole.patch_colour[:n], presence[:n], place[:n], drawn[:n]
+    )
     model, log = build_model(0), []
-    vision.train_vision(model, part, 0, a["tower"], device, lambda m: m, lambda *line: log.append(line), batch=96 if not toy else 8)
+    vision.train_vision(
+        model, part, 0, a["tower"], device, lambda m: m, lambda *line: log.append(line), batch=96 if not toy else 8
+    )
     features = vision.cache_features(model, part, 0, device)
     model.to(device)
     held = []
     with torch.no_grad():
         for start in range(n, len(drawn), 64):
             pixels = vision.pixels(whole.images[start : start + 64], None, device)
-            held.append(model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:].half().cpu())
+            held.append(
+                model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:].half().cpu()
+            )
     torch.save({"features": features, "held": torch.cat(held)}, folder / f"{look}-features.pt")
     weights = {k: v.half().cpu().contiguous() for k, v in model.state_dict().items() if "vision_tower" in k}
     torch.save({"weights": weights, "log": log[-1:]}, folder / f"{look}-tower.pt")
@@ -256,23 +278,44 @@ def group(folder: Path, name: str, toy: bool, until: float, began: float, out: P
     decoders = Decoders(shape, [v.seed for v in variants], device)
     assert wait(folder / "docs", until)
     keys = settings()
-    loaded = {k: torch.from_numpy(np.load(folder / f"docs-{k}.npy")).to(device) for k in {keys.index(v.texts) for v in variants}}
+    loaded = {
+        k: torch.from_numpy(np.load(folder / f"docs-{k}.npy")).to(device)
+        for k in {keys.index(v.texts) for v in variants}
+    }
     documents = [loaded[keys.index(v.texts)] for v in variants]
     start = time.time()
-    steps = text_stage(decoders, documents, [Course(rate=v.rate, decay=v.decay) for v in variants], at(0.43), log, a["batch"])
+    steps = text_stage(
+        decoders, documents, [Course(rate=v.rate, decay=v.decay) for v in variants], at(0.43), log, a["batch"]
+    )
     result["text_steps"], result["text_seconds"] = steps, round(time.time() - start, 1)
     scenes = pickle.loads((folder / "full-scenes.pkl").read_bytes())[-HELD:]
     plain = gates.text_gate(decoders, gates.held_texts(scenes[:64], False))
     asked = gates.text_gate(decoders, gates.held_texts(scenes[:64], True))
-    for v, p, q in zip(variants, plain, asked, strict=True):
-        result["text"][v.name] = {"variant": asdict(v), "caption": p, "prompted": q}
+    babble = [[2, *row] for row in docs.spoken(300, 48, 60, np.random.default_rng(4)).tolist()]
+    spoken = gates.text_gate(decoders, babble)
+    whole = gates.text_gate(decoders, [documents[0][i].tolist() for i in range(32)])
+    for v, p, q, b, w in zip(variants, plain, asked, spoken, whole, strict=True):
+        result["text"][v.name] = {
+            "variant": asdict(v),
+            "caption": p,
+            "prompted": q,
+            "language of 300": b,
+            "documents": w,
+        }
     keep()
     order = sorted(range(len(variants)), key=lambda i: -score(plain[i]))
     wanted = own.joint if not toy else min(2, own.joint)
     if not wanted:
         return
     first, second, third = (order[min(i, len(order) - 1)] for i in range(3))
-    plan = [(first, FOLLOW[0]), (second, FOLLOW[0]), (first, FOLLOW[1]), (first, FOLLOW[2]), (third, FOLLOW[0]), (first, FOLLOW[3])][:wanted]
+    plan = [
+        (first, FOLLOW[0]),
+        (second, FOLLOW[0]),
+        (first, FOLLOW[1]),
+        (first, FOLLOW[2]),
+        (third, FOLLOW[0]),
+        (first, FOLLOW[3]),
+    ][:wanted]
     albums: dict[str, Album] = {}
     held: dict[str, gates.Views] = {}
     for look in {f[0] for _, f in plan}:
@@ -283,7 +326,9 @@ def group(folder: Path, name: str, toy: bool, until: float, began: float, out: P
         rows = {}
         for annotator in ("careful", "liberal"):
             with np.load(folder / f"{look}-{annotator}.npz") as file:
-                rows[annotator] = tensors(corpus.Packed(**{k: file[k] for k in file.files}), device)
+                rows[{"careful": "early", "liberal": "late"}[annotator]] = tensors(
+                    corpus.Packed(**{k: file[k] for k in file.files}), device
+                )
         category, colour = (torch.from_numpy(np.load(folder / f"{look}-{x}.npy")) for x in ("category", "colour"))
         albums[look] = Album(stored["features"].to(device), rows, category[:n].to(device), colour[:n].to(device))
         shown = pickle.loads((folder / f"{look}-scenes.pkl").read_bytes())[-HELD:]
@@ -304,8 +349,12 @@ def group(folder: Path, name: str, toy: bool, until: float, began: float, out: P
     names = [f"{variants[i].name}|{f[0]} text {f[1]}{'' if f[3] else ' no stage 1'}" for i, f in plan]
     before = {k: w.detach().clone() for k, w in joint.weights.items() if k.startswith("project")}
     stage1 = projector_stage(joint, books, courses, at(0.52), log, a["batch"])
-    references = [[encode(captions.long_caption(s, np.random.default_rng(3), 0.0)[0]) for s in v.scenes[:32]] for v in views]
-    inside = gates.image_gate(joint, [gates.Views(v.scenes[:32], v.features[:32], v.objects[:32]) for v in views], references)
+    references = [
+        [encode(captions.long_caption(s, np.random.default_rng(3), 0.0)[0]) for s in v.scenes[:32]] for v in views
+    ]
+    inside = gates.image_gate(
+        joint, [gates.Views(v.scenes[:32], v.features[:32], v.objects[:32]) for v in views], references
+    )
     for label, numbers in zip(names, inside, strict=True):
         result["joint"][label] = {"gate_b": numbers, "stage1_steps": stage1}
     with torch.no_grad():
@@ -322,9 +371,15 @@ def group(folder: Path, name: str, toy: bool, until: float, began: float, out: P
     keep()
     table = {i: w for w, i in words(2000).items()}
     said = gates.describe(joint, short)
-    inside = gates.image_gate(joint, [gates.Views(v.scenes[:48], v.features[:48], v.objects[:48]) for v in views], [s[:48] for s in said])
+    inside = gates.image_gate(
+        joint, [gates.Views(v.scenes[:48], v.features[:48], v.objects[:48]) for v in views], [s[:48] for s in said]
+    )
     after = gates.text_gate(joint, gates.held_texts(scenes[:64], False))
-    questions = [gates.pope(v.scenes, np.random.default_rng(8)) + gates.closed(v.scenes, np.random.default_rng(9), tuple(COLOURS)) for v in short]
+    questions = [
+        gates.pope(v.scenes, np.random.default_rng(8))
+        + gates.closed(v.scenes, np.random.default_rng(9), tuple(COLOURS))
+        for v in short
+    ]
     longest = max(len(q) for q in questions)
     filled = [[(q[i % len(q)][0], q[i % len(q)][2]) for i in range(longest)] for q in questions]
     margins = gates.answers(joint, short, filled)
@@ -337,11 +392,16 @@ def group(folder: Path, name: str, toy: bool, until: float, began: float, out: P
     keep()
     from safetensors.torch import save_file
 
-    best = sorted(range(len(plan)), key=lambda c: -(inside[c]["bos_heads"] + inside[c]["fires_background"] * (0.05 <= inside[c]["fires"] <= 0.4)))[:2]
+    best = sorted(
+        range(len(plan)),
+        key=lambda c: -(inside[c]["bos_heads"] + inside[c]["fires_background"] * (0.05 <= inside[c]["fires"] <= 0.4)),
+    )[:2]
     for c in best[: 2 if own.joint > 2 else 1]:
         tensors_ = {k: w.half().cpu().contiguous() for k, w in joint.named(c)}
         tensors_ |= torch.load(folder / f"{plan[c][1][0]}-tower.pt")["weights"]
-        save_file(tensors_, out / f"sweep1-{name}-{c}.safetensors", metadata={"name": names[c], "heads": str(own.heads)})
+        save_file(
+            tensors_, out / f"sweep1-{name}-{c}.safetensors", metadata={"name": names[c], "heads": str(own.heads)}
+        )
 
 
 # ---- the whole
@@ -355,15 +415,23 @@ def report(folder: Path, out: Path) -> None:
     whole = [json.loads(p.read_text()) for p in sorted(folder.glob("result-*.json"))]
     (out / "lab2_sweep.json").write_text(json.dumps(whole) + "\n")
     for r in whole:
-        print(f"== {r['group']}: text {r.get('text_steps')} steps, {r.get('text_seconds')} s; last {r['log'][-1:] and r['log'][-1]}")
+        print(
+            f"== {r['group']}: text {r.get('text_steps')} steps, {r.get('text_seconds')} s; last {r['log'][-1:] and r['log'][-1]}"
+        )
         for name, t in r["text"].items():
-            print(f"A {r['group']} {name}: {line(t['caption'])} | prompted heads {t['prompted']['heads']:.2f} largest {t['prompted']['largest']:.2f}")
+            print(
+                f"A {r['group']} {name}: {line(t['caption'])} | prompted heads {t['prompted']['heads']:.2f} largest {t['prompted']['largest']:.2f} | docs heads {t['documents']['heads']:.2f} mean {t['documents']['mean_share']:.2f}"
+            )
         for name, j in r["joint"].items():
             b = j["gate_b"]
-            print(f"B {name}: bg/obj {b['background_over_object']} cos {b['cosine']} obj {b['cosine_objects']} fires {b['fires']} bg {b['fires_background']} bos {b['bos']} image {b['image']}")
+            print(
+                f"B {name}: bg/obj {b['background_over_object']} cos {b['cosine']} obj {b['cosine_objects']} fires {b['fires']} bg {b['fires_background']} bos {b['bos']} image {b['image']}"
+            )
             if "gate_c" in j:
                 c = j["gate_c"]
-                print(f"C {name}: steps {j['steps']} fires {c['fires']} on bg {c['fires_background']} (plain {c['background']}) blind {c['blind']} on bg {c['blind_background']} bos {c['bos']} heads {c['bos_heads']} image {c['image']} bg/obj {c['background_over_object']} peak {c['peak']} dims {c['dims']} largest {c['largest']} | text after: {line(j['text_gate_after'])}")
+                print(
+                    f"C {name}: steps {j['steps']} fires {c['fires']} on bg {c['fires_background']} (plain {c['background']}) blind {c['blind']} on bg {c['blind_background']} bos {c['bos']} heads {c['bos_heads']} image {c['image']} bg/obj {c['background_over_object']} peak {c['peak']} dims {c['dims']} largest {c['largest']} | text after: {line(j['text_gate_after'])}"
+                )
                 print(f"  sees {j['captions']} {j['closed']} | {j['examples'][0]}")
 
 
@@ -396,9 +464,22 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"[{time.time() - began:.1f}] {text}", flush=True)
 
-    own = [sys.executable, __file__, "--out", str(args.out), "--folder", str(folder), "--began", str(began), "--seconds", str(args.seconds)]
+    own = [
+        sys.executable,
+        __file__,
+        "--out",
+        str(args.out),
+        "--folder",
+        str(folder),
+        "--began",
+        str(began),
+        "--seconds",
+        str(args.seconds),
+    ]
     own += ["--toy"] if args.toy else []
-    parts = [f"tower:{look}" for look in LOOKS] + [f"group:{name}" for name in (list(GROUPS)[:2] if args.toy else GROUPS)]
+    parts = [f"tower:{look}" for look in LOOKS] + [
+        f"group:{name}" for name in (list(GROUPS)[:2] if args.toy else GROUPS)
+    ]
     children = [subprocess.Popen([*own, "--part", part]) for part in parts]
     cores = len(os.sched_getaffinity(0))
     try:

@@ -180,9 +180,27 @@ class Run:
             torch.save({"weights": weights, "seconds": self.record.content["stages"][name], "log": log}, path)
 
 
+def _which(given: list[str]) -> tuple[int, list[str]]:
+    """Which lab is trained, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--lab", type=int, default=1)
+    found, rest = parser.parse_known_args(given)
+    return found.lab, rest
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+    """Command line; with `--lab 2` that of the second lab."""
+    given = sys.argv[1:] if argv is None else argv
+    which, rest = _which(given)
+    if which == 2:
+        from grounddecode.lab.second.command import main as second
+
+        second(rest)
+        return
     parser = argparse.ArgumentParser(description="Train the lab model from nothing.")
+    parser.add_argument(
+        "--lab", type=int, choices=(1, 2), default=1, help="2: the second lab, which has its own options"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clean", action="store_true", help="captions without guessed objects")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -193,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=["vision", "text"], help="run this stage alone and keep it in the cache")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(given)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)

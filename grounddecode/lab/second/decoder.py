@@ -86,7 +86,9 @@ class Decoders:
     def project(self, features: Tensor) -> Tensor:
         """Image features (copies, rows, patches, features) to (copies, rows, patches, width)."""
         w, (copies, rows, patches, _) = self.weights, features.shape
-        hidden = torch.baddbmm(w["project.in.bias"][:, None], features.reshape(copies, rows * patches, -1), w["project.in"])
+        hidden = torch.baddbmm(
+            w["project.in.bias"][:, None], features.reshape(copies, rows * patches, -1), w["project.in"]
+        )
         out = torch.baddbmm(w["project.out.bias"][:, None], F.gelu(hidden), w["project.out"])
         return out.view(copies, rows, patches, -1)
 
@@ -227,6 +229,8 @@ class AdamW:
 def losses(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean next-token loss of each copy: logits (copies, n, words), label (copies, n) with -100 for none."""
     copies, n, words = logits.shape
-    each = F.cross_entropy(logits.view(-1, words), label.reshape(-1), ignore_index=-100, reduction="none").view(copies, n)
+    each = F.cross_entropy(logits.view(-1, words), label.reshape(-1), ignore_index=-100, reduction="none").view(
+        copies, n
+    )
     share: Any = (label != -100).float() if weight is None else weight
     return (each * share).sum(1) / share.sum(1).clamp(min=1e-6)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grounddecode.lab.second.words import encode, words
 from grounddecode.lab.scenes.world import Scene
+from grounddecode.lab.second.words import encode, words
 from grounddecode.lab.text import captions
 from grounddecode.lab.text.corpus import long_prompt
 
@@ -62,13 +62,16 @@ def _grammar(count: int) -> np.ndarray:
     return np.random.default_rng([count, 11]).integers(TRIGGERS, count, (count, SUCCESSORS))
 
 
-def lab_texts(scenes: Sequence[Scene], rng: np.random.Generator, kind: str, each: int = 3) -> list[list[int]]:
+def lab_texts(
+    scenes: Sequence[Scene], rng: np.random.Generator, kind: str, annotator: captions.Annotator = captions.CAREFUL,
+    each: int = 3,
+) -> list[list[int]]:  # fmt: skip
     """Encoded lab texts, `each` a scene: "captions" with and without a prompt, or "questions" about scenes in words."""
-    return [_caption(s, rng) if kind == "captions" else _read(s, rng) for s in scenes for _ in range(each)]
+    return [_caption(s, rng, annotator) if kind == "captions" else _read(s, rng) for s in scenes for _ in range(each)]
 
 
-def _caption(scene: Scene, rng: np.random.Generator) -> list[int]:
-    text = captions.long_caption(scene, rng, captions.CAREFUL.pad)[0]
+def _caption(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[int]:
+    text = captions.long_caption(scene, rng, annotator.pad)[0]
     if rng.random() < 0.15:
         text = captions.short_caption(scene, rng)
     asked = f"USER: {long_prompt(rng)} ASSISTANT: " if rng.random() < 0.4 else ""
@@ -132,5 +135,3 @@ class Writer:
         person, town = int(rng.choice(self.people)), int(rng.choice(self.towns))
         known.append((person, town))
         return [person, self.lives, self.into, town, self.stop]
-
-

@@ -147,7 +147,9 @@ def pope(scenes: Sequence[Scene], rng: np.random.Generator) -> list[tuple[int, s
     return [(i, split, ask.format(captions.article(c)), truth) for i, split, c, truth in out]
 
 
-def closed(scenes: Sequence[Scene], rng: np.random.Generator, colours: tuple[str, ...]) -> list[tuple[int, str, str, bool]]:
+def closed(
+    scenes: Sequence[Scene], rng: np.random.Generator, colours: tuple[str, ...]
+) -> list[tuple[int, str, str, bool]]:
     """(scene index, kind, question, truth) about colour, place, relation and number."""
     out = []
     for index, scene in enumerate(scenes):
@@ -210,7 +212,9 @@ def _inside(d: Decoders, c: int, seen: Seen, rows: Tensor, objects: Tensor, firs
     span = slice(*_span(layers))
     fires = (relative[span][..., dims].amax(-1) >= limit).float() if dims else torch.zeros_like(alike[span])
     largest = hidden[-2].abs().amax(-1).argmax(-1)
-    blind = [_blind(torch.stack([a[c, i, :, first, IMAGE] for a in seen.attention]), objects[i]) for i in range(len(rows))]
+    blind = [
+        _blind(torch.stack([a[c, i, :, first, IMAGE] for a in seen.attention]), objects[i]) for i in range(len(rows))
+    ]
     return {
         "bos": _list(received[:, 0]), "image": _list(received[:, IMAGE].sum(-1)),
         "bos_heads": round(float(_bos_heads(seen, c, rows)), 3),
@@ -267,3 +271,16 @@ def held_texts(scenes: Sequence[Scene], prompted: bool) -> list[list[int]]:
     return [[2, *asked, *encode(captions.long_caption(s, rng, captions.CAREFUL.pad)[0])] for s in scenes]
 
 
+def verdict(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any], sees: dict[str, float]) -> dict[str, bool]:
+    """Which gates one model passes, from its numbers of `text_gate`, `image_gate` twice, and what it sees."""
+    later = c["image"][len(c["image"]) // 2 :]
+    deepest = len(b["cosine"]) - 2
+    return {
+        "A": a["heads"] >= 0.25 and a["largest"] >= 0.9,
+        "B": max(b["background_over_object"]) > 1 and max(b["cosine"][1 : deepest + 1]) > 0.2,
+        "C firing": 0.05 <= c["fires"] <= 0.4 and c["fires_background"] > 0.5,
+        "C blind": c["blind_background"] >= 0.6,
+        "C share": max(later) < 0.35,
+        "sees": sees["random"] >= 0.9 and sees["recall"] >= 0.7,
+        "errs": sees["random"] - sees["adversarial"] >= 0.05 and 0.1 <= sees["chair_i"] <= 0.2,
+    }

@@ -43,8 +43,8 @@ def fall(done: float, step: int, tail: float = 0.2, warmup: int = 60) -> float:
 class Album:
     """What the stages read of one world, on the device: projector inputs and packed conversations, a row an image.
 
-    `features` (n, 64, width) float16; `rows`: for each annotator ids, position, segment, label (m, length) int and
-    weight; row `r` talks about image `r % n`. `category`, `colour` (n, 64) of the patches.
+    `features` (n, 64, width) float16; `rows`: of the stage's annotators ("early") and those of its last part
+    ("late") ids, position, segment, label (m, length) int and weight; row `r` talks about image `r % n`. `category`, `colour` (n, 64) of the patches.
     """
 
     features: Tensor
@@ -115,7 +115,7 @@ def projector_stage(
     weights = torch.tensor([c.align for c in courses], device=decoders.device)
     step = 0
     while (done := pace.done(step)) < 1:
-        rows = [_rows(album, "careful", batch) for album in albums]
+        rows = [_rows(album, "early", batch) for album in albums]
         loss = _image_loss(decoders, albums, rows, captions_only=True)
         aligned = _alignment(decoders, albums, rows, names, tints)
         (loss + weights * aligned).sum().backward()
@@ -128,16 +128,15 @@ def projector_stage(
 
 def joint_stage(
     decoders: Decoders, albums: list[Album], documents: list[Tensor], courses: list[Course], pace: Pace, log: Log,
-    batch: int = 16, settle: float = 0.85, annotators: list[tuple[str, str]] | None = None,
+    batch: int = 16, settle: float = 0.85,
 ) -> int:  # fmt: skip
     """Conversations about images, with a share of text; the last part, from `settle` on, is of other annotators."""
     optimiser = AdamW(decoders, [c.joint_rate for c in courses], [c.joint_decay for c in courses], betas=(0.9, 0.98))
     position = torch.arange(documents[0].shape[1] - 1, device=decoders.device)
     share = torch.tensor([c.text_share for c in courses], device=decoders.device)
-    habits = annotators or [("careful", "liberal")] * len(albums)
     step = 0
     while (done := pace.done(step)) < 1:
-        rows = [_rows(a, h[done > settle], batch) for a, h in zip(albums, habits, strict=True)]
+        rows = [_rows(album, "late" if done > settle else "early", batch) for album in albums]
         seen = _image_loss(decoders, albums, rows)
         loss = seen * (1 - share)
         if float(max(c.text_share for c in courses)) > 0:

@@ -8,7 +8,11 @@ from grounddecode.lab.text import captions
 from grounddecode.lab.text.tokenizer import split, vocabulary
 
 NAMES = 2000
-_ONSETS, _VOWELS, _CODAS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"), "aeiou", ("l", "n", "r", "x")
+_ONSETS, _VOWELS, _CODAS = (
+    ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"),
+    "aeiou",
+    ("l", "n", "r", "x"),
+)
 
 
 def names(count: int = NAMES) -> list[str]:

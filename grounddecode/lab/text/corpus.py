@@ -34,11 +34,11 @@ class Corpus:
     scenes: list[Scene]
 
 
-def load(folder: Path, n: int, workers: int = 1) -> Corpus:
-    """The first `n` training scenes, rendered into `folder` on the first call and mapped from there afterwards."""
-    base = folder / f"train-{n}"
+def load(folder: Path, n: int, workers: int = 1, split: str = "train") -> Corpus:
+    """The first `n` scenes of a split, rendered into `folder` on the first call and mapped from there afterwards."""
+    base = folder / f"{split}-{n}"
     if not (base / "done").exists():
-        _render(base, n, workers)
+        _render(base, SPLITS[split][:n], workers)
     scenes = pickle.loads((base / "scenes.pkl").read_bytes())
     images, category, colour = (
         np.load(base / f"{name}.npy", mmap_mode="r") for name in ("images", "category", "colour")
@@ -48,14 +48,15 @@ def load(folder: Path, n: int, workers: int = 1) -> Corpus:
     return Corpus(images, category, colour, presence, place, scenes)
 
 
-def _render(base: Path, n: int, workers: int) -> None:
+def _render(base: Path, seeds: range, workers: int) -> None:
+    n = len(seeds)
     base.mkdir(parents=True, exist_ok=True)
     open_memmap: Any = np.lib.format.open_memmap  # typed from numpy 2.4 on only
     images = open_memmap(base / "images.npy", mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE, 3))
     category, colour = np.empty((n, PATCHES), np.uint8), np.empty((n, PATCHES), np.uint8)
     scenes: list[Scene] = []
     with Pool(workers) as pool:
-        for i, (image, labels, tints, scene) in enumerate(pool.imap(_example, SPLITS["train"][:n], chunksize=64)):
+        for i, (image, labels, tints, scene) in enumerate(pool.imap(_example, seeds, chunksize=64)):
             images[i], category[i], colour[i] = image, labels, tints
             scenes.append(scene)
     images.flush()

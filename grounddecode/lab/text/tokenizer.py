@@ -47,12 +47,12 @@ def encode(text: str) -> list[int]:
     return [table[piece] for piece in split(text)]
 
 
-def build_tokenizer() -> Any:
-    """The `PreTrainedTokenizerFast`; its decoder puts no blank before punctuation."""
+def build_tokenizer(words: dict[str, int] | None = None) -> Any:
+    """The `PreTrainedTokenizerFast` of these words (by default the first lab's); no blank before punctuation."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.WordLevel(vocabulary(), unk_token="<unk>"))
+    core = Tokenizer(models.WordLevel(words or vocabulary(), unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     tokenizer = PreTrainedTokenizerFast(
@@ -70,13 +70,13 @@ def build_tokenizer() -> Any:
     return tokenizer
 
 
-def build_processor() -> Any:
-    """The `LlavaProcessor` for 96 x 96 images in 64 patches."""
+def build_processor(words: dict[str, int] | None = None) -> Any:
+    """The `LlavaProcessor` for 96 x 96 images in 64 patches; `words` as for `build_tokenizer`."""
     from transformers import LlavaProcessor
 
     return LlavaProcessor(
         image_processor=_image_processor(),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(words),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
