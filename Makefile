@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv/.matrix-%/.done
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-plan test test-fast test-matrix test-vllm test-slow serve serve-check lint format typecheck lock \
+.PHONY: help demo demo-plan test test-fast test-matrix test-vllm test-slow bench-ray serve serve-check lint format typecheck lock \
     canary check-python clean distclean
 
 # The first Python that the locked torch has wheels for.
@@ -66,6 +66,10 @@ test-matrix: $(MATRIX:%=matrix-%) ## what touches transformers with its oldest v
 
 matrix-%: $(VENV)/.matrix-%/.done
 	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(SMOKE)
+
+bench-ray: $(VENV)/.dev ## the bench spread over two engines on this machine, in a Ray cluster of its own: out/ray
+	OMP_NUM_THREADS=1 $(BIN)/grounddecode bench --model lab --methods $(DEMO_METHODS) --benchmarks pope,chair \
+	    --limit 20 --batch-size $(DEMO_BATCH) --ray local --ray-actors 2 --out out/ray
 
 serve: $(VLLM)/.done ## a vLLM server with the lab model on this machine, methods per request; SERVE_PORT=8000
 	PATH="$(abspath $(VLLM))/bin:$$PATH" PYTHONPATH=tests/support/vllm HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 \

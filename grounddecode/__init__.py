@@ -14,9 +14,12 @@ if TYPE_CHECKING:  # for type checkers and editors, tested against the table bel
     from grounddecode.engines.hf import ground as ground
     from grounddecode.method import Method as Method
     from grounddecode.methods.avc import AvisC as AvisC
+    from grounddecode.methods.deco import DeCo as DeCo
+    from grounddecode.methods.dola import DoLa as DoLa
     from grounddecode.methods.flb import FLB as FLB
     from grounddecode.methods.heads import HeadModulation as HeadModulation
     from grounddecode.methods.locore import LocoRE as LocoRE
+    from grounddecode.methods.memvr import MemVR as MemVR
     from grounddecode.methods.paint import PAINT as PAINT
     from grounddecode.methods.sgrs import SGRS as SGRS
     from grounddecode.methods.sid import SID as SID

@@ -31,6 +31,27 @@ def plausible_floor(logits: Tensor, beta: float) -> Tensor:
     return logits.amax(dim=-1, keepdim=True) + (math.log(beta) if beta > 0 else -math.inf)
 
 
+def nucleus(logits: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Bool (rows, vocabulary): the fewest most probable tokens that together reach `top_p`, at most `top_k` of them.
+
+    Of equally probable tokens those of lower number come first.
+    """
+    best = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values
+    shares = (best - logits.logsumexp(dim=-1, keepdim=True)).exp()
+    count = ((shares.cumsum(dim=-1) < top_p).sum(dim=-1, keepdim=True) + 1).clamp(max=best.shape[-1])
+    lowest = best.gather(-1, count - 1)
+    equal = logits == lowest
+    return (logits > lowest) | (equal & (equal.cumsum(dim=-1) <= count - (logits > lowest).sum(dim=-1, keepdim=True)))
+
+
+def jensen_shannon(logits: Tensor, other: Tensor) -> Tensor:
+    """(...,) divergence of the distributions of two sets of logits (..., vocabulary), natural logarithm; <= ln 2."""
+    first, second = logits.log_softmax(dim=-1), other.log_softmax(dim=-1)
+    middle = torch.logaddexp(first, second) - math.log(2)
+    parts = [torch.where(x > -torch.inf, x.exp() * (x - middle), 0.0).sum(dim=-1) for x in (first, second)]
+    return (parts[0] + parts[1]) / 2
+
+
 def contrast(main: Tensor, other: Tensor, alpha: float, beta: float, rows: Tensor) -> Tensor:
     """`(1 + alpha) * main - alpha * other` on the plausible tokens of `main`, -inf on the others.
 
@@ -49,6 +70,11 @@ def renormalise(weights: Tensor) -> Tensor:
     """Divide the last dimension by its sum; rows that sum to 0 stay 0."""
     total = weights.sum(dim=-1, keepdim=True)
     return weights / total.masked_fill(total == 0, 1.0)
+
+
+def possible(mask: Tensor) -> bool:
+    """False where it is known, without waiting for a device, that no entry of a bool tensor holds."""
+    return mask.device.type != "cpu" or bool(mask.any())
 
 
 def scaled_span(lo: int, hi: int, n_layers: int, of: int = 32) -> tuple[int, int]:

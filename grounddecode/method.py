@@ -29,6 +29,7 @@ class Needs(Flag):
     CANDIDATES = auto()
     GRADIENT = auto()
     VISION_ATTENTION = auto()
+    IMAGE_FEATURES = auto()  # `StepView.image_features`
     PIXELS = auto()  # the second stream reads other pictures
     KEY_SETS = auto()  # the second stream sees image keys that are chosen within each forward pass
     HIDDEN_EDIT = auto()
@@ -209,6 +210,10 @@ class Method:
         Rows without an image stay as they are, whatever is returned for them.
         """
         return output
+
+    def tells(self, step: StepView) -> dict[str, Tensor]:
+        """What a trace is told of a step once it is done: names and values (R,), NaN where there is nothing to tell."""
+        return {}
 
     # -- second stream and logits --------------------------------------------------------------------------------
     def second_stream(self, step: StepView) -> StreamEdit:

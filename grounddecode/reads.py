@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -23,3 +24,15 @@ class Reads:
     hidden: tuple[int, ...] = ()
     first_token: bool = True
     random: bool = False
+
+
+def early_exits(who: str, given: Iterable[int], n_layers: int) -> tuple[int, ...]:
+    """Early exits of a decoder of `n_layers` layers, named by the layers passed, ascending and each once.
+
+    Raises:
+        ValueError: none, or one that the decoder has not, said in the name of `who` asked.
+    """
+    exits = tuple(sorted(set(given)))
+    if not exits or not 1 <= exits[0] <= exits[-1] < n_layers:
+        raise ValueError(f"{who}: exits are {exits}, this model has exits behind 1 to {n_layers - 1} layers")
+    return exits

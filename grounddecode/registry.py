@@ -29,7 +29,10 @@ METHODS: dict[str, str] = {
     "flb": "grounddecode.methods.flb:FLB",
     "spin": "grounddecode.methods.spin:SPIN",
     "vaf": "grounddecode.methods.vaf:VAF",
+    "deco": "grounddecode.methods.deco:DeCo",
+    "dola": "grounddecode.methods.dola:DoLa",
     "sid": "grounddecode.methods.sid:SID",
+    "memvr": "grounddecode.methods.memvr:MemVR",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
 GREEDY = "greedy"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,12 +99,14 @@ class StepView:
     image_end: Tensor  # (R,) long: position of the last image token of the request, -1 without image
     prompt_length: int | Tensor  # position of the first generated token: one for all rows, or (R,) long
     every_row: bool = False  # known without a look at the device: every edit concerns every row
+    padding: Tensor | None = None  # (R, T) bool: the key stands before the prompt of its row; None: none does
     flags: Tensor | None = None  # (R, T) bool: what `flag_tokens` said of each key in this layer
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
     second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step
     saliency: Tensor | None = None  # (layers, R, candidates, T): see `Method.judge`
     hidden: dict[int, Tensor] | None = None  # (R, width) by layer asked for: last rows behind it, as far as it is run
     lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
+    image_features: Tensor | None = None  # (R, N, width): a row's image tokens as they enter layer 0, then zeros
     pictures: Pictures | None = None  # what `edit_pixels` is given
     vision: VisionView | None = None
     state: Any = None  # of the rows: what `start` of the method returned, or what it has remembered since
@@ -128,6 +130,21 @@ class StepView:
         requests without an image are never concerned.
         """
         return self.once(_last_rows if which == "last" else _rows_after_image)
+
+    def early(self, exits: Sequence[int]) -> Tensor:
+        """Logits (exits, R, vocabulary) float32 that the last rows would give behind so many decoder layers, from 1 on.
+
+        Through the model's final norm and head, and what it does to the output of that (a scale, a soft cap), all exits
+        in one product. The layers have to be named in `reads`: exit e is behind layer e - 1.
+        """
+        if self.hidden is None or self.lens is None:
+            raise RuntimeError("the engine gave no hidden states, name their layers in `reads`")
+        import torch  # the registry's commands read this module, and are quick
+
+        last = self.hidden[exits[-1] - 1]
+        behind = [self.hidden[exit - 1].to(last.device) for exit in exits]
+        logits = self.lens(torch.cat(behind)).float()
+        return logits.view(len(exits), -1, logits.shape[-1])
 
     def once(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:
         """`function(self, *args)`, computed once a forward pass, shared by all layers that see the same rows and keys.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +19,12 @@ class LayerPlan:
     gains_only: bool
 
 
+_STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PIXELS
 _INSIDE = {
-    Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.PIXELS: "works on hidden states or pixels inside of the model",
+    _STATES: "works on hidden states or pixels inside of the model",
     Needs.KEY_SETS: "chooses the keys of a second stream within each forward pass",
 }
-HF_ONLY = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.PIXELS | Needs.KEY_SETS
+HF_ONLY = functools.reduce(operator.or_, _INSIDE)
 """What engine hf alone offers."""
 
 

@@ -56,6 +56,7 @@ def view(seed: int) -> StepView:
         saliency=torch.rand(LAYERS, ROWS, K, KEYS, generator=generator),
         hidden={layer: torch.randn(ROWS, WIDTH, generator=generator) for layer in range(LAYERS)},
         lens=_lens,
+        image_features=torch.randn(ROWS, PATCHES, WIDTH, generator=generator),
         pictures=Pictures(of_entry=torch.arange(ROWS), seeds=tuple(range(ROWS))),
         vision=vision,
     )
@@ -81,7 +82,7 @@ def functions(method: Method, seed: int) -> Iterator[tuple[str, Callable[..., An
         hidden = torch.randn(ROWS, KEYS, WIDTH, generator=generator) ** 3
         yield "flag_tokens", lambda x, _: method.flag_tokens(x, 1), (hidden,)
     if Needs.HIDDEN_EDIT in needs:
-        output, read = (torch.randn(ROWS, KEYS, WIDTH, generator=generator) for _ in range(2))
+        output, read = (torch.randn(ROWS, 1, WIDTH, generator=generator) for _ in range(2))  # of a decode step
         yield "edit_hidden", lambda x, given, step: method.edit_hidden(x, given, step, 1), (output, read)
     if Needs.SECOND_STREAM in needs:
         yield "second_stream", method.second_stream, ()

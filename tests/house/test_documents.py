@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ SERVING = ("vllm serve", "import OpenAI", "from vllm import")
 """What makes a block one of a vLLM server: it runs in vLLM's own environment, on this machine."""
 SLOW = ("--limit 200", "--model llava-hf", "lab.yaml")
 """What makes a block a slow one: the demo's own command, and benches of the ledger."""
+NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
 
 ACTED = "\nassert ids.tolist() != model.generate(**inputs, do_sample=False).tolist()\n"
 
@@ -48,11 +50,13 @@ def serving(block: Block) -> bool:
 
 def cases(language: str) -> list[object]:
     chosen = [block for block in blocks() if block.language == language and not serving(block)]
-    slow = [any(mark in block.text for mark in SLOW) for block in chosen]
-    return [
-        pytest.param(b, id=f"{b.page.relative_to(ROOT)}:{b.line}", marks=[pytest.mark.slow] if it_is else [])
-        for b, it_is in zip(chosen, slow, strict=True)
-    ]
+    return [pytest.param(b, id=f"{b.page.relative_to(ROOT)}:{b.line}", marks=marks(b)) for b in chosen]
+
+
+def marks(block: Block) -> list[pytest.MarkDecorator]:
+    """Slow blocks, and those whose package is not here."""
+    slow = [pytest.mark.slow] if any(mark in block.text for mark in SLOW) else []
+    return [*slow, *([NEEDS_RAY] if "--ray" in block.text else [])]
 
 
 @pytest.fixture(scope="module")

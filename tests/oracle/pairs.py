@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.locore import LocoRE
+from grounddecode.methods.memvr import MemVR
 from grounddecode.methods.sgrs import SGRS
 from grounddecode.methods.sid import SID
 from grounddecode.methods.var import VAR
 from tests.oracle.avc import Contrast
 from tests.oracle.case import Case
 from tests.oracle.locore import LocoREEdit
+from tests.oracle.memvr import Retracing
 from tests.oracle.sgrs import Rejection
 from tests.oracle.sid import Introspection
 from tests.oracle.var import VAREdit
 
 _VAR, _VAR_EDIT = VAR(sink_dims=(3, 11), tau=1.5, p=0.9, rho=0.2), VAREdit((3, 11), 1.5, p=0.9, rho=0.2)
+_MEMVR = MemVR(r=0.4, tau=0.99, layers=(0, 3))
+
+
+def _retracing(**beside: Any) -> Retracing:
+    return Retracing((0, 3), 0.4, 0.99, **beside)
+
 
 CASES = (
     Case("var+avc", (_VAR, AvisC(alpha=1.0)), (_VAR_EDIT,), Contrast(alpha=1.0)),
@@ -31,4 +41,7 @@ CASES = (
         oracle=lambda: Introspection(n=200, edits=(LocoREEdit(3.0),)),
     ),
     Case("var+sid", (_VAR, SID(n=200)), oracle=lambda: Introspection(n=200, edits=(_VAR_EDIT,)), everywhere=False),
+    Case("memvr+avc", (_MEMVR, AvisC(alpha=1.0)), oracle=lambda: _retracing(contrast=Contrast(alpha=1.0))),
+    Case("memvr+sid", (_MEMVR, SID(n=200)), oracle=lambda: _retracing(beside=Introspection(n=200)), everywhere=False),
+    Case("memvr+var", (_MEMVR, _VAR), oracle=lambda: _retracing(edits=(_VAR_EDIT,)), everywhere=False),
 )

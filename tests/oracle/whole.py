@@ -87,8 +87,6 @@ class Oracle:
         keep = None
         for _ in range(steps):
             logits, keep = self.logits(inputs, tokens, keep)
-            for adjustment in self.adjustments:
-                logits = adjustment.logits(logits, self, inputs, tokens)
             kept.append(logits)
             tokens = torch.cat([tokens, logits[:, :FIRST_SPECIAL].argmax(-1)[:, None]], dim=1)
         return torch.stack(kept), tokens
@@ -110,6 +108,14 @@ class Oracle:
         self, inputs: dict[str, Tensor], tokens: Tensor, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Next-token logits (rows, vocabulary), and the blind set (rows, prompt), found if not given."""
+        now, keep = self._contrasted(inputs, tokens, keep)
+        for adjustment in self.adjustments:
+            now = adjustment.logits(now, self, inputs, tokens)
+        return now, keep
+
+    def _contrasted(
+        self, inputs: dict[str, Tensor], tokens: Tensor, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         prompt = inputs["input_ids"].shape[1]
         grown = self.family.extended(inputs, tokens)
         context, main = self.forward(grown, prompt)

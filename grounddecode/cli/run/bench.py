@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from grounddecode.cli.errors import complain, resumable
 from grounddecode.cli.output import results_only, width, write_json, write_line
 from grounddecode.cli.progress import Meter
 from grounddecode.registry import listed
+
+if TYPE_CHECKING:
+    from grounddecode.evaluate.cluster.connection import Cluster
 
 OUT_HELP = "Run folder. The same command continues a stopped run; more methods or a larger --limit extend one."
 METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."
@@ -28,6 +32,12 @@ UNFINISHED_HELP = "Score CHAIR captions that were cut without the sentence that 
 LONGEST_HELP = "Longest caption, in tokens."
 KEEP_HELP = "Write the metrics to this file too, as committed results are kept."
 RECIPE_HELP = "YAML file that says what the other options do not."
+RAY_HELP = "Spread over a Ray cluster: local, auto, or the address that `ray start` printed. Same answers."
+ACTORS_HELP = "Engines on the cluster; default: one for each share of its GPUs, without GPUs one a node."
+GPUS_HELP = "GPUs of one engine, or a fraction of one; default: 1 where there are any."
+Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help=RAY_HELP)]
+RayActors = Annotated[int | None, typer.Option("--ray-actors", min=1, help=ACTORS_HELP)]
+RayGpus = Annotated[float | None, typer.Option("--gpus-per-actor", min=0, help=GPUS_HELP)]
 
 
 class Form(StrEnum):
@@ -64,6 +74,7 @@ def _as_option(value: Any) -> str:
 
 
 def bench(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)],
     methods: Annotated[str, typer.Option("--methods", help=METHODS_HELP)] = "greedy",
@@ -90,6 +101,9 @@ def bench(
     others: Others = None,
     trust: Trust = False,
     max_pixels: MaxPixels = None,
+    ray: Ray = None,
+    ray_actors: RayActors = None,
+    gpus_per_actor: RayGpus = None,
     keep: Annotated[Path | None, typer.Option("--keep", metavar="FILE", help=KEEP_HELP)] = None,
     allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
@@ -98,30 +112,29 @@ def bench(
     from grounddecode.evaluate.run.recipe import Recipe
     from grounddecode.evaluate.run.runner import bench as answer
 
-    asked = Recipe(
-        model=model,
-        engine=engine,
-        methods=tuple(listed(methods)),
-        benchmarks=tuple(listed(benchmarks)),
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        data=None if data is None else str(data),
-        split=split,
-        shard=shard,
-        max_new_tokens=max_new_tokens,
-        pope_rule=pope_rule,
-        chair_flavour=chair_flavour,
-        amber_similarity=amber_similarity,
-        resamples=resamples,
-        drop_unfinished=drop_unfinished,
-        engine_options=engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels),
-    )
+    options = engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels)
+    said = {name: context.params[name] for name in _fields(Recipe) - {"engine_options"}}
+    asked, cluster = Recipe(**said, engine_options=options), _cluster(ray, ray_actors, gpus_per_actor)
     with results_only(), resumable(out), Meter.shown("bench") as meter:
-        metrics = answer(asked, out, progress=meter.answers)
+        metrics = answer(asked, out, progress=meter.answers, cluster=cluster)
     if keep is not None:
         _keep(metrics, keep)
     _show(metrics, out, as_json, allow_errors)
+
+
+def _fields(recipe: type) -> set[str]:
+    return {field.name for field in fields(recipe)}
+
+
+def _cluster(address: str | None, actors: int | None, gpus: float | None) -> Cluster | None:
+    """What `--ray` and its companions say. Raises ValueError for companions alone."""
+    if address is None:
+        if actors is not None or gpus is not None:
+            raise ValueError("--ray-actors and --gpus-per-actor are of a cluster: give --ray local, auto or an address")
+        return None
+    from grounddecode.evaluate.cluster.connection import Cluster
+
+    return Cluster(address, actors, gpus)
 
 
 def merge(

@@ -40,6 +40,7 @@ def adjusted_answers(
     look = look_of(binding.trace, step)
     if binding.trace is not None:
         tell(binding.trace, step, kwargs.get("input_ids"))
+        _tell_doings(binding.trace, binding, step, kwargs, logits.device)
     if not methods:  # nobody moves the model's own, which a judge has shown already
         if look is not None and not step.shown:
             look(MODEL, logits[:, -1])
@@ -51,6 +52,18 @@ def adjusted_answers(
         note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))
     last = adjusted(logits[:, -1], methods, view, step.sequence.states, note, look)
     return last[:, None] if logits.shape[1] == 1 else torch.cat([logits[:, :-1], last[:, None]], dim=1)
+
+
+def _tell_doings(
+    trace: Recorder, binding: Binding, step: Step, kwargs: Mapping[str, Any], device: torch.device
+) -> None:
+    """To a trace: what methods that act inside of the model tell of the step."""
+    if binding.telling:
+        view = step.answer_view(device)
+        note = note_of(trace, step, view, ended(binding.model, step, kwargs))
+        for method in binding.telling:
+            for what, value in method.tells(view).items():
+                note(method, what, value)
 
 
 def note_of(trace: Recorder, step: Step, view: StepView, over: Tensor | None) -> Note:

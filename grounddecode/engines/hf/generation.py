@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from grounddecode.method import Method
     from grounddecode.view import StepView
 
-FLAGS = "flags"  # key of the token flags in `Sequence.memory`
+FLAGS, FEATURES = "flags", "features"  # keys in `Sequence.memory`: of token flags, and of image features at layer 0
 
 _ROOM = 256  # columns are laid out for this many tokens to come, then for twice as many as there are
 
@@ -28,11 +28,12 @@ class Columns:
     """What is known of every column of the padded sequences, with room for tokens to come, on one device.
 
     A step's view is made of slices of these, so that it costs no computation. positions: (room,) long; image: (rows,
-    room) bool; image_end, slots: (rows,) long; vision: over the same columns.
+    room) bool, padding likewise; image_end, slots: (rows,) long; vision: over the same columns.
     """
 
     positions: Tensor
     image: Tensor
+    padding: Tensor
     image_end: Tensor
     slots: Tensor
     vision: VisionView | None
@@ -57,6 +58,7 @@ class Columns:
         return cls(
             positions=positions,
             image=nn.functional.pad(image, (0, room - image.shape[1])),
+            padding=nn.functional.pad(~sequence.there.to(device), (0, room - image.shape[1])),
             image_end=image_ends(image),
             slots=torch.arange(sequence.rows, device=device),
             vision=None if sequence.vision is None else sequence.vision.padded(room),
@@ -126,7 +128,7 @@ class Sequence:
 
     def join(self, twin: Sequence) -> None:
         """Put the rows of the second stream behind these: what decode steps run over, and where memory lives on."""
-        memory = {key: torch.cat([value, twin.memory[key]]) for key, value in self.memory.items()}
+        memory = {key: _stacked(value, twin.memory[key]) for key, value in self.memory.items()}
         image, ids, there = (
             torch.cat([x, y]) for x, y in ((self.image, twin.image), (self.ids, twin.ids), (self.there, twin.there))
         )
@@ -149,9 +151,17 @@ class Sequence:
         return both
 
     def _select(self, rows: Tensor) -> None:
-        self.image = self.image[rows.to(self.image.device)]
+        self.image, self.there = (x[rows.to(x.device)] for x in (self.image, self.there))
         self.memory = {key: value[rows.to(value.device)] for key, value in self.memory.items()}
         self.states = {method: rows_of(state, rows) for method, state in self.states.items()}
         if self.vision is not None:
             self.vision = self.vision.of_rows(rows.to(self.vision.image_of_key.device))
         self._columns.clear()
+
+
+def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Rows behind rows; where one has fewer entries each, zeros are put behind its own."""
+    if first.dim() == 2 or first.shape[1] == second.shape[1]:
+        return torch.cat([first, second])
+    most = max(first.shape[1], second.shape[1])
+    return torch.cat([nn.functional.pad(x, (0, 0, 0, most - x.shape[1])) for x in (first, second)])

@@ -49,6 +49,12 @@ def _vision_attention(methods: Sequence[Method]) -> Part:
     return VisionAttention(methods[0].name)
 
 
+def _image_features(methods: Sequence[Method]) -> Part:
+    from grounddecode.engines.hf.watch.features import ImageFeatures
+
+    return ImageFeatures(methods[0].name)
+
+
 def _rejection(methods: Sequence[Method]) -> Part:
     from grounddecode.engines.hf.saliency.candidates import Rejection
 
@@ -72,6 +78,7 @@ _PARTS = {
     Needs.SECOND_STREAM: _second_stream,
     Needs.TOKEN_FLAGS: _token_flags,
     Needs.VISION_ATTENTION: _vision_attention,
+    Needs.IMAGE_FEATURES: _image_features,
     Needs.CANDIDATES: _rejection,
     Needs.HIDDEN_EDIT | Needs.HIDDEN_READ: _hidden_states,  # innermost: what the others do needs what it reads
 }

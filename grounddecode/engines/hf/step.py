@@ -108,9 +108,11 @@ class Step:
         first = max(0, self.total - keys)
         columns = sequence.columns(max(first + keys, self.total), device)
         queries = columns.positions[self.past + start : self.past + stop].repeat(sequence.rows)
-        image, slots, image_end = columns.image[:, first : first + keys], columns.slots, columns.image_end
+        per_row = (columns.image[:, first : first + keys], columns.padding[:, first : first + keys])
+        image, padding, slots, image_end = (*per_row, columns.slots, columns.image_end)
         if count > 1:
-            image, slots, image_end = (x.repeat_interleave(count, dim=0) for x in (image, slots, image_end))
+            rows = (image, padding, slots, image_end)
+            image, padding, slots, image_end = (x.repeat_interleave(count, dim=0) for x in rows)
         return StepView(
             phase=self.phase,
             step=self.generated,
@@ -119,6 +121,7 @@ class Step:
             queries=queries,
             keys=columns.positions[first : first + keys],
             image=image,
+            padding=padding,
             image_end=image_end,
             prompt_length=sequence.prompt_length,
             every_row=self.phase is Phase.DECODE and sequence.all_see,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -72,6 +72,11 @@ class Asker:
         """Whether what is drawn for a sample does not depend on those beside it in the batch."""
         return getattr(self.engine, "draws_alone", False)
 
+    def believe(self, proven: Iterable[str]) -> None:
+        """Plans that have answered elsewhere: failures here do not end them."""
+        self.proven |= set(proven)
+        self._given_up -= self.proven
+
     def refusal(self, plan: Plan, group: Sequence[Opened]) -> str | None:
         """Why the model does not take the plan's methods, else None: the engine is asked, then tried on a picture."""
         told = refusal_of(self.engine, plan.methods)
@@ -96,7 +101,7 @@ class Asker:
         """
         for one in group:
             if one.picture is None:
-                yield Asked(one.unit.first.benchmark, _failed(plan, one, one.error))
+                yield Asked(one.unit.first.benchmark, failed(plan, one.unit, one.error))
         readable = [one for one in group if one.picture is not None]
         yield from self._in_pieces(plan, readable, self.batch_size, warming_up)
 
@@ -146,7 +151,7 @@ class Asker:
             if self._vain[plan.name] >= PATIENCE:
                 self._given_up.add(plan.name)
                 ended = reason(f"{plan.name} could answer none of the first {PATIENCE} samples: {text[:LONGEST]}")
-        return Asked(one.unit.first.benchmark, _failed(plan, one, text), ended=ended)
+        return Asked(one.unit.first.benchmark, failed(plan, one.unit, text), ended=ended)
 
     def _generate(self, plan: Plan, group: Sequence[Opened], warming_up: bool) -> tuple[list[Record], dict[str, str]]:
         """Records of the samples that were answered, and why others were not, by sample id."""
@@ -196,9 +201,10 @@ def _answers(plan: Plan, unit: Unit, response: Response, facts: Mapping[str, Any
     ]
 
 
-def _failed(plan: Plan, one: Opened, text: str) -> list[Record]:
+def failed(plan: Plan, unit: Unit, text: str) -> list[Record]:
+    """Records of the samples of a unit that has no answer, and why."""
     failure = {"method": plan.name, "response": None, "status": "failed", "error": text[:LONGEST]}
-    return [{**sample.to_dict(), **failure} for sample in one.unit.samples]
+    return [{**sample.to_dict(), **failure} for sample in unit.samples]
 
 
 def _sentence(error: Exception) -> str:

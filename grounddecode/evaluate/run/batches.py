@@ -85,7 +85,7 @@ def opened(groups: Sequence[Sequence[Unit]], pictures: Pictures) -> Iterator[lis
     """The groups in order, each with its pictures; threads open those of the next groups meanwhile."""
 
     def open_all(group: Sequence[Unit]) -> list[Opened]:
-        return [_open(unit, pictures) for unit in group]
+        return [open_unit(unit, pictures) for unit in group]
 
     with ThreadPoolExecutor(max_workers=AHEAD, thread_name_prefix="pictures") as pool:
         waiting: list[Future[list[Opened]]] = [pool.submit(open_all, group) for group in groups[:AHEAD]]
@@ -100,7 +100,8 @@ def opened(groups: Sequence[Sequence[Unit]], pictures: Pictures) -> Iterator[lis
                 future.cancel()
 
 
-def _open(unit: Unit, pictures: Pictures) -> Opened:
+def open_unit(unit: Unit, pictures: Pictures) -> Opened:
+    """A unit with its picture, or why there is none."""
     try:
         return Opened(unit, pictures.open(unit.first.image))
     except Exception as error:  # a broken picture makes its reader raise whatever it likes

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from grounddecode.evaluate.folder.store import Record, RunFolder
 from grounddecode.evaluate.run.asking import Asked, Asker, reason
 from grounddecode.evaluate.run.batches import Opened, Unit, opened
 from grounddecode.evaluate.sample import Pictures
 from grounddecode.registry import Plan
+
+Piece = TypeVar("Piece", Unit, Opened)
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,61 @@ class Keeping:
     last_errors: dict[str, str] = field(default_factory=dict)
 
     def answer(self, groups: Sequence[Sequence[Unit]], asker: Asker) -> None:
-        """Ask the batches for what has no answer yet."""
-        pending = [group for group in groups if any(self._unknown(plan, group) for plan in self.plans)]
-        asker.proven |= {plan.name for plan in self.plans if self.known.get(plan.name)}
+        """Ask the batches, in this process, for what has no answer yet."""
+        pending = self.pending(groups)
+        asker.proven |= self.proven
         pictures = Pictures(max_pixels=asker.engine.max_pixels, side=asker.engine.side)
         self._refuse_beforehand(pending[:1], asker, pictures)
         for at, group in enumerate(opened(pending, pictures)):
-            for plan in self._going_on():
-                for asked in asker.ask(plan, self._wanted(plan, group, asker), warming_up=at == 0):
-                    self._keep(plan, asked)
-        for plan in self._going_on():
+            for plan in self.going_on():
+                wanted = self.wanted(plan, group, draws_alone=asker.draws_alone)
+                for asked in asker.ask(plan, wanted, warming_up=at == 0):
+                    self.keep(plan, asked)
+        self.end_silent_rows()
+
+    def pending(self, groups: Sequence[Sequence[Unit]]) -> list[Sequence[Unit]]:
+        """The batches in which a plan has something to answer."""
+        return [group for group in groups if any(self._unknown(plan, group) for plan in self.plans)]
+
+    @property
+    def proven(self) -> set[str]:
+        """Names of the plans that have answered something."""
+        return {plan.name for plan in self.plans if self.known.get(plan.name)}
+
+    def untried(self) -> list[Plan]:
+        """Plans with methods that have answered nothing yet: whether the model takes them is asked beforehand."""
+        return [plan for plan in self.plans if plan.methods and not self.known.get(plan.name)]
+
+    def going_on(self) -> Iterator[Plan]:
+        """The plans whose rows have not ended."""
+        return (plan for plan in self.plans if plan.name not in self.refused)
+
+    def wanted(self, plan: Plan, group: Sequence[Piece], *, draws_alone: bool) -> list[Piece]:
+        """What of a batch is asked. All of it where the draws of a sample depend on those beside it in the batch, so
+        that a resumed run draws what an uninterrupted one draws."""
+        whole = plan.decoding.get("do_sample") and not draws_alone
+        if whole and self._unknown(plan, map(_unit, group)):
+            return list(group)
+        return [one for one in group if self._unknown(plan, [_unit(one)])]
+
+    def keep(self, plan: Plan, asked: Asked) -> None:
+        """Store what became of a piece of a batch."""
+        if asked.records:
+            self._store(plan, asked.records)
+            self._tell(plan, asked.benchmark)
+        if asked.note:
+            self.remark(plan, asked.benchmark, asked.note)
+        if asked.ended:
+            self.refused[plan.name] = asked.ended
+
+    def remark(self, plan: Plan, benchmark: str, note: str) -> None:
+        """Tell and remember what went another way than asked for."""
+        self.notes.append(note)
+        self._tell(plan, benchmark, note)
+
+    def end_silent_rows(self) -> None:
+        """When everything was asked: a plan without any answer has ended."""
+        for plan in self.going_on():
             if not self.known.get(plan.name):
                 why = self.last_errors.get(plan.name, "no reason")
                 self.refused[plan.name] = reason(f"{plan.name} could answer no sample: {why}")
@@ -67,39 +115,18 @@ class Keeping:
         if self.refused and not any(self.known.get(plan.name) for plan in self.plans):
             raise RuntimeError(next(iter(self.refused.values())))
 
-    def _going_on(self) -> Iterator[Plan]:
-        return (plan for plan in self.plans if plan.name not in self.refused)
-
     def _unknown(self, plan: Plan, units: Iterable[Unit]) -> bool:
         """Whether a sample of the units has no answer."""
         known: Container[str] = self.known.get(plan.name, ())
         return any(sample.sample_id not in known for unit in units for sample in unit.samples)
 
-    def _wanted(self, plan: Plan, group: Sequence[Opened], asker: Asker) -> list[Opened]:
-        """What of a batch is asked. All of it where the draws of a sample depend on those beside it in the batch, so
-        that a resumed run draws what an uninterrupted one draws."""
-        whole = plan.decoding.get("do_sample") and not asker.draws_alone
-        if whole and self._unknown(plan, [one.unit for one in group]):
-            return list(group)
-        return [one for one in group if self._unknown(plan, [one.unit])]
-
     def _refuse_beforehand(self, groups: Sequence[Sequence[Unit]], asker: Asker, pictures: Pictures) -> None:
         """Before the first sample: which methods the model refuses. Others may still fail, but on samples."""
-        untried = [plan for plan in self.plans if plan.methods and not self.known.get(plan.name)]
+        untried = self.untried()
         for group in opened(groups if untried else [], pictures):
             for plan in untried:
                 if (why := asker.refusal(plan, group)) is not None:
                     self.refused[plan.name] = why
-
-    def _keep(self, plan: Plan, asked: Asked) -> None:
-        if asked.records:
-            self._store(plan, asked.records)
-            self._tell(plan, asked.benchmark)
-        if asked.note:
-            self.notes.append(asked.note)
-            self._tell(plan, asked.benchmark, asked.note)
-        if asked.ended:
-            self.refused[plan.name] = asked.ended
 
     def _store(self, plan: Plan, records: Sequence[Record]) -> None:
         """Add what is new: a sample that has its answer keeps it."""
@@ -115,3 +142,7 @@ class Keeping:
     def _tell(self, plan: Plan, benchmark: str, note: str = "") -> None:
         if self.tell is not None:
             self.tell(Progress(self.done, self.total, self.failed, plan.name, benchmark, note))
+
+
+def _unit(piece: Unit | Opened) -> Unit:
+    return piece.unit if isinstance(piece, Opened) else piece

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from grounddecode.engines.base import ENGINES, open_engine
+from grounddecode.engines.base import ENGINES
+from grounddecode.evaluate.cluster.crew import crew
 from grounddecode.evaluate.folder.run_file import RunFile, Session, checked
 from grounddecode.evaluate.folder.store import Record, RunFolder
 from grounddecode.evaluate.results.results import rehearse
-from grounddecode.evaluate.run.asking import Asker
+from grounddecode.evaluate.run.alone import Alone, alone
 from grounddecode.evaluate.run.keeping import Keeping, Progress
 from grounddecode.evaluate.run.merge import merge
 from grounddecode.evaluate.run.provenance import provenance
@@ -26,6 +27,8 @@ from grounddecode.registry import nearest
 
 if TYPE_CHECKING:
     from grounddecode.engines.base import Engine
+    from grounddecode.evaluate.cluster.connection import Cluster
+    from grounddecode.evaluate.cluster.crew import Crew
 
 __all__ = ["Progress", "Recipe", "bench", "merge", "rescore", "run"]
 FORMAT = 1
@@ -37,6 +40,7 @@ def bench(
     *,
     progress: Callable[[Progress], None] | None = None,
     opened: Engine | None = None,
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Answer every sample of the benchmarks with every method, score the answers, and write a run folder.
 
@@ -51,6 +55,8 @@ def bench(
         out: the run folder; made if need be.
         progress: called after every batch of every method.
         opened: an engine to use instead of opening one; it is not closed.
+        cluster: where engines answer beside each other; None: one engine, in this process. The batches, and so the
+            answers, are the same.
 
     Returns:
         What metrics.json holds: `{"results": ..., "run": ...}`, see `evaluate.results.results`; `run` is
@@ -62,6 +68,8 @@ def bench(
     """
     scoring = recipe.scoring()
     recipe = replace(recipe, engine=_engine_name(recipe.engine, opened))
+    if cluster is not None:
+        recipe = replace(recipe, engine_options=cluster.options(recipe.engine, recipe.engine_options))
     stored = RunFolder(out).run()
     task = task_of(recipe, str(out), stored)
     rehearse(task.samples, scoring)
@@ -70,16 +78,19 @@ def bench(
             raise ValueError(f"{str(out)!r} was changed while this command started: give it again")
         known = _answered(task, folder.records({sample.sample_id for sample in task.samples}))
         if stored is None or _missing(task, known):
-            stored = _generate(task, folder, stored, known, opened, progress)
+            keeping = _keeping(task, folder, known, progress)
+            with alone(recipe, opened) if cluster is None else crew(recipe, cluster, _images(task)) as engines:
+                stored = _generate(task, stored, keeping, engines)
         return finish(folder, scoring, truths(stored, scoring.chair_flavour, recipe.root))
 
 
 def run(
     recipe: Path | str, out: Path | str, progress: Callable[[Progress], None] | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """Run a recipe into a run folder, with some fields changed; `opened` as in `bench`, which says what comes back."""
-    opened = changes.pop("opened", None)
-    return bench(replace(read(recipe), **changes), out, progress=progress, opened=opened)
+    """Run a recipe into a run folder, with some fields changed; `opened` and `cluster` as in `bench`, which says what
+    comes back."""
+    given = {name: changes.pop(name, None) for name in ("opened", "cluster")}
+    return bench(replace(read(recipe), **changes), out, progress=progress, **given)
 
 
 def _engine_name(engine: str, opened: Engine | None) -> str:
@@ -102,39 +113,32 @@ def _answered(task: Task, records: Sequence[Record]) -> dict[str, set[str]]:
     return known
 
 
-def _generate(
-    task: Task,
-    folder: RunFolder,
-    stored: RunFile | None,
-    known: dict[str, set[str]],
-    opened: Engine | None,
-    progress: Callable[[Progress], None] | None,
-) -> RunFile:
-    """Ask the engine what has no answer yet, and keep account of it in run.json."""
-    recipe = task.recipe
-    engine = opened or open_engine(recipe.engine, recipe.model, **recipe.engine_options)
-    try:
-        description = engine.describe()
-        if stored is not None:
-            refuse_others(str(folder.path), engine_facts(stored["engine"]), engine_facts(description))
-        run = _run(task, folder, stored, description)
-        session: dict[str, Any] = {"started": _now(), **provenance(), "device": description.get("device")}
-        run["sessions"] = [*run["sessions"], cast(Session, session)]
+def _generate(task: Task, stored: RunFile | None, keeping: Keeping, engines: Alone | Crew) -> RunFile:
+    """Ask the engines what has no answer yet, and keep account of it in run.json."""
+    folder = keeping.folder
+    if stored is not None:
+        refuse_others(str(folder.path), engine_facts(stored["engine"]), engine_facts(engines.description))
+    run = _run(task, folder, stored, engines.description)
+    before, begin = run["sessions"], time.perf_counter()
+    session: dict[str, Any] = {"started": _now()}
+
+    def account() -> None:
+        run["sessions"] = [*before, cast(Session, {**session, **engines.session()})]
         folder.write_run(run)
-        asker = Asker(engine, recipe.seed, recipe.batch_size)
-        keeping = _keeping(task, folder, known, progress)
-        begin = time.perf_counter()
-        try:
-            keeping.answer(task.groups(), asker)
-        finally:
-            session |= {"seconds": time.perf_counter() - begin, "notes": keeping.notes}
-            _note_refusals(run, task, keeping)
-            folder.write_run(run)
-        keeping.refuse_silence()
-        return run
+
+    account()
+    try:
+        engines.answer(keeping, task.groups())
     finally:
-        if opened is None:
-            engine.close()
+        session |= {"seconds": time.perf_counter() - begin, "notes": keeping.notes}
+        _note_refusals(run, task, keeping)
+        account()
+    keeping.refuse_silence()
+    return run
+
+
+def _images(task: Task) -> list[str]:
+    return [sample.image for sample in task.samples]
 
 
 def _keeping(

@@ -105,9 +105,7 @@ def table(kept: dict[tuple[str, str], tuple[str, str | None]]) -> str:
 def main() -> None:
     missing = set(names()) - {method.name for case in COLUMNS for method in case.methods}
     if missing:
-        raise SystemExit(
-            f"no case for {', '.join(sorted(missing))}, add one to tests/oracle/, in a file of the method's name"
-        )
+        raise SystemExit(f"no case for {', '.join(sorted(missing))}, add one to the method's file in tests/oracle")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     TARGET.parent.mkdir(exist_ok=True)

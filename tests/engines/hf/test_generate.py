@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from grounddecode import AvisC, GroundedModel, LocoRE, ground
+from grounddecode.method import Needs
 from grounddecode.methods.heads import HeadModulation
 from grounddecode.methods.var import VAR
 from tests import zoo
@@ -34,7 +35,7 @@ every_case = pytest.mark.parametrize("case", MAIN, ids=lambda case: case.name)
 
 
 def oracle(name: str, case: Case) -> Oracle:
-    return Oracle(zoo.model(name), zoo.family(name), case.edits, case.contrast)
+    return Oracle(zoo.model(name), zoo.family(name), case.edits, case.contrast, case.adjustments)
 
 
 @cases_on("llava", "qwen2_5_vl", "gemma3")
@@ -56,6 +57,10 @@ def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
 @cases_on("llava", "qwen2_5_vl", "gemma3")
 def test_without_a_cache(name: str, case: Case) -> None:
     model, inputs = zoo.model(name), zoo.family(name).batch()
+    if any(Needs.MEMORY in method.needs() for method in case.methods):
+        with ground(model, case.methods), pytest.raises(ValueError, match="leave use_cache on"):
+            generate(model, inputs, use_cache=False)
+        return
     with ground(model, case.methods):
         cached, tokens = generate(model, inputs)
         anew, anew_tokens = generate(model, inputs, use_cache=False)

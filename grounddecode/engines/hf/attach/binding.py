@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from grounddecode.engines.hf.decoder import Decoder
+    from grounddecode.method import Method
     from grounddecode.trace import Recorder
 
 
@@ -38,6 +39,7 @@ class Binding:
 
     def __init__(self, model: PreTrainedModel, decoder: Decoder, trace: Recorder | None) -> None:
         self.model, self.decoder, self.trace = model, decoder, trace
+        self.telling: tuple[Method, ...] = ()  # methods that tell a trace what they did
         self.every_token = False  # no layer may leave out tokens whose output reaches no logits
         self.here = _Here()
         self._stack = ExitStack()  # of what runs; runs of one session follow each other

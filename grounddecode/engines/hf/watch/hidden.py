@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf import transformers_names
+from grounddecode.engines.hf.generation import FEATURES
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.unembedding import Lens
 from grounddecode.method import Method, Needs
@@ -51,6 +52,7 @@ class HiddenStates(Part):
         self._blocks = self._require_blocks()
         self._sites = [site for layer, block in enumerate(self._blocks) for site in self._sites_of(layer, block)]
         binding.every_token = bool(self._sites)
+        binding.telling = self.methods
         if reading:
             layers = {layer for method in reading for layer in _layers_read(method, count)}
             self._read = tuple(sorted(layers | {count - 1}))  # the last one shows that the lens is the model's
@@ -137,8 +139,9 @@ class HiddenStates(Part):
         return edited.view(output.shape)
 
     def _view(self, step: Step, device: torch.device) -> StepView:
-        view = step.last_view(device)
-        return view.with_(hidden=step.hidden or None, lens=self._lens, memo=view.memo)
+        view, features = step.last_view(device), step.sequence.memory.get((FEATURES, 0))
+        read, features = step.hidden or None, None if features is None else features.to(device)
+        return view.with_(hidden=read, lens=self._lens, image_features=features, memo=view.memo)
 
     def _by_row(self, hidden: Tensor, layer: int, step: Step) -> Tensor:
         """(rows, tokens, width), also of tokens that were laid behind each other (OPT, Llama 4)."""

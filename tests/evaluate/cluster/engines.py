@@ -1,0 +1,95 @@
+"""Engines that actors open: the fake one, slow enough to be caught at work, and one that raises."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grounddecode.engines.base import Decoding, Request, Response
+from grounddecode.method import Method
+from tests.evaluate.fake import FakeEngine
+
+SLOW = 0.02  # seconds a request
+
+
+class Fake(FakeEngine):
+    name = "hf"  # as recipes know it
+
+
+def fake(name: str, model: str, /, **options: Any) -> Fake:
+    return Fake()
+
+
+def slow(name: str, model: str, /, **options: Any) -> Fake:
+    return Fake(SLOW)
+
+
+class Raises(Fake):
+    """Fails on every request about the second picture."""
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        if any(request.images[0].getpixel((0, 0))[0] == 1 for request in requests):
+            raise ValueError("this engine does not like the second picture")
+        return super().generate(requests, decoding, methods)
+
+
+def raising(name: str, model: str, /, **options: Any) -> Raises:
+    return Raises()
+
+
+class Deadly(Fake):
+    """Its process dies, as from a fault in a kernel, when it is asked about the second picture for a caption."""
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        if any(r.images[0].getpixel((0, 0))[0] == 1 and not r.prompt.startswith("Is there") for r in requests):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().generate(requests, decoding, methods)
+
+
+def deadly(name: str, model: str, /, **options: Any) -> Deadly:
+    return Deadly()
+
+
+def missing(name: str, model: str, /, **options: Any) -> Fake:
+    raise ValueError(f"there is no model {model!r} here: give another")
+
+
+class Unlike(Fake):
+    """Says another dtype in the second process that opens it."""
+
+    def __init__(self, mark: Path) -> None:
+        super().__init__(5 * SLOW)
+        try:
+            mark.mkdir()
+            self.dtype = "float32"
+        except FileExistsError:
+            self.dtype = "bfloat16"
+
+    def describe(self) -> dict[str, object]:
+        return {**super().describe(), "dtype": self.dtype}
+
+
+def unlike(name: str, model: str, /, **options: Any) -> Fake:
+    return Unlike(Path(model))
+
+
+class Half(Fake):
+    def describe(self) -> dict[str, object]:
+        return {**super().describe(), "dtype": "bfloat16"}
+
+
+def half(name: str, model: str, /, **options: Any) -> Fake:
+    return Half()
+
+
+def elsewhere(name: str, model: str, /, **options: Any) -> Fake:
+    """From now on this process stands in another folder, where the driver's relative paths lead nowhere."""
+    os.chdir("/")
+    return Fake()
