@@ -24,8 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in fields(Recipe) if f.type is int})
     members = [MEMBERS[name] for name in args.members.split(",")]
-    left = None if args.seconds is None else args.seconds - 12.0
-    run = Run(members, device, args.out, args.cache, recipe, left, args.workers)
+    run = Run(members, device, args.out, args.cache, recipe, args.seconds, args.workers)
     verdicts = run.all()
     run.save({"lab": 2, "hardware": hardware(device), "until": args.seconds})
     for member, verdict in zip(members, verdicts, strict=True):
@@ -41,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "grounddecode" / "lab2")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the default")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw the data")
-    parser.add_argument("--seconds", type=float, help="of wall clock in all, instead of the recipe's steps")
+    parser.add_argument("--seconds", type=float, help="of wall clock until the last stage is over, instead of steps")
     for field in fields(Recipe):
         if field.type is int:
             parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=field.default)

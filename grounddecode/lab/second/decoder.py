@@ -81,7 +81,8 @@ class Decoders:
     def embed(self, ids: Tensor) -> Tensor:
         """(copies, rows, length) ids to (copies, rows, length, width)."""
         shift = torch.arange(self.copies, device=ids.device).view(-1, 1, 1) * self.shape.words
-        return F.embedding(ids + shift, self.weights["embed"].flatten(0, 1))
+        rows = self.weights["embed"].flatten(0, 1).index_select(0, (ids + shift).flatten())
+        return rows.view(*ids.shape, self.shape.width)
 
     def project(self, features: Tensor) -> Tensor:
         """Image features (copies, rows, patches, features) to (copies, rows, patches, width)."""
