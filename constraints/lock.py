@@ -69,8 +69,9 @@ def main() -> None:
     options = parser.parse_args()
     torch = f"torch=={options.torch}"
     everything = replaced([*ours("dev"), *BUILD], torch)
-    main = for_every_python(replaced(everything, f"transformers=={options.transformers}"))
-    write("hf.txt", "for `make demo` and `make test`", main)
+    tools = replaced([*everything, *ours("docs", "release")], f"transformers=={options.transformers}")
+    main = for_every_python(tools)
+    write("hf.txt", "for `make demo`, `make test`, `make docs` and `make dist`", main)
     for version in options.matrix:
         others = resolved(replaced(everything, f"transformers=={version}"))
         write(f"transformers-{version}.txt", f"to test with transformers {version}", main | others)

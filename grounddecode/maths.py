@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from grounddecode.view import Pictures
 
 _TINY = 1e-18  # vanishes in every mass that is divided by, and its inverse square is finite: no gradient is nan
-_NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
+NOTHING = 2.0**-24  # a share below this, the rounding of float32, is none
 
 
 def plausible_floor(logits: Tensor, beta: float) -> Tensor:
@@ -174,7 +174,7 @@ def move_mass(
     Returns:
         (R, heads, T) float32; heads that are not edited keep their bits.
     """
-    plain = of_image(_if_no_giver, max(least, _NOTHING))
+    plain = of_image(_if_no_giver, max(least, NOTHING))
     parts = torch.addcmul(plain, of_image(_by_giving), givers[:, None])
     sums = torch.baddbmm(_floors(floor, weights.device), weights, parts.mT)
     edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
@@ -199,6 +199,11 @@ def _floors(floor: float, device: torch.device) -> Tensor:
     """What the five sums start from."""
     with torch.inference_mode(False):  # it outlives the caller's mode
         return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -floor]]], device=device)
+
+
+def image_groups(image: Tensor) -> Tensor:
+    """(R, T) uint8 from (R, T) bool: the group of each key, 1 for image keys (see `Method.key_groups`)."""
+    return image.to(torch.uint8)
 
 
 def picture_noise(pixels: Tensor, pictures: Pictures, seed: int = 0) -> Tensor:

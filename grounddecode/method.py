@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import Flag, auto
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from grounddecode.reads import Reads
-from grounddecode.schema import Range, check
+from grounddecode.schema import check
+from grounddecode.schema import option as option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,37 +38,6 @@ class Needs(Flag):
     IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    source: str = "paper",
-    neutral: Any = MISSING,
-    low: float = -math.inf,
-    high: float = math.inf,
-    open_low: bool = False,
-    open_high: bool = False,
-    filled: bool = False,
-    span: bool = False,
-) -> Any:
-    """A dataclass field of a method: the one place that says what its values may be.
-
-    Args:
-        default: the default value.  help: one line for `--help` and the docs; the range is put before its first "; ".
-        source: where the default comes from: "paper", "released" (code) or "ours".
-        neutral: the value at which the method does nothing, for the one field that switches it off.
-        low, high, open_low, open_high, filled, span: see `grounddecode.schema.Range`. `Method` checks them, and the
-            choices of a `Literal`.
-    """
-    within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled, span=span)
-    what, mark, rest = help.partition("; ")
-    metadata: dict[str, Any] = {"source": source, "range": within}
-    metadata["help"] = (f"{what}, {within.interval}" if within.interval else what) + mark + rest
-    if neutral is not MISSING:
-        metadata["neutral"] = neutral
-    return field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """Base of all methods. Override only what the method does; `needs` follows from it.
@@ -82,6 +51,7 @@ class Method:
     summary: ClassVar[str]
     extra_needs: ClassVar[Needs] = Needs.NOTHING
     site: ClassVar[Literal["mlp_output", "block_output"]] = "mlp_output"  # what `edit_hidden` is given
+    flags_by_layer: ClassVar[bool] = True  # `flag_tokens` looks at the layer's number
     across_heads: ClassVar[bool] = False  # its attention edit compares the heads of a layer, or tells them apart
 
     def __post_init__(self) -> None:
@@ -184,6 +154,28 @@ class Method:
         `scores`: (R, heads, T) float32 as the model has them, before every `edit_scores`; -inf on masked keys.
         """
         return None
+
+    @property
+    def groups(self) -> int:
+        """How many groups of keys its whole attention edit scales, each by one factor a head; 0: it is no such edit.
+
+        2, 4 or 8. Engines may then never make the weights: partial sums over the groups are enough.
+        """
+        return 0
+
+    def key_groups(self, step: StepView) -> Tensor:
+        """(R, T) uint8: the group of each key, from 0, the same in every layer.
+
+        For a method that flags tokens: of keys that are not flagged; a flagged key's is `groups // 2` more.
+        """
+        raise TypeError(f"{type(self).__name__} groups no keys")
+
+    def group_factors(self, masses: Tensor) -> Tensor:
+        """Factors (R, heads, groups) on the weights of each group's keys: the same edit as `edit_weights`.
+
+        `masses`: (R, heads, groups) float32, the weight of each group; a row's sum to 1. Nothing else may be read.
+        """
+        raise TypeError(f"{type(self).__name__} groups no keys")
 
     def edit_attention(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         """Scores to edited attention weights, this method alone: (R, heads, T) float32."""

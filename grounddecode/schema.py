@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import types
 import typing
@@ -58,6 +59,37 @@ class Range:
         low = {"exclusiveMinimum" if self.open_low else "minimum": self.low}
         high = {"exclusiveMaximum" if self.open_high else "maximum": self.high}
         return {name: bound for name, bound in (low | high).items() if math.isfinite(bound)}
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    source: str = "paper",
+    neutral: Any = MISSING,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+    filled: bool = False,
+    span: bool = False,
+) -> Any:
+    """A dataclass field of a method: the one place that says what its values may be.
+
+    Args:
+        default: the default value.  help: one line for `--help` and the docs; the range is put before its first "; ".
+        source: where the default comes from: "paper", "released" (code) or "ours".
+        neutral: the value at which the method does nothing, for the one field that switches it off.
+        low, high, open_low, open_high, filled, span: see `grounddecode.schema.Range`. `Method` checks them, and the
+            choices of a `Literal`.
+    """
+    within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled, span=span)
+    what, mark, rest = help.partition("; ")
+    metadata: dict[str, Any] = {"source": source, "range": within}
+    metadata["help"] = (f"{what}, {within.interval}" if within.interval else what) + mark + rest
+    if neutral is not MISSING:
+        metadata["neutral"] = neutral
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def range_of(field: Field[Any]) -> Range:

@@ -63,6 +63,8 @@ def _correctness(args: Any, device: str, begin: float) -> Iterable[dict]:
     attentions = ("sdpa",) if args.reduced else ("sdpa", "eager")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield from correctness.check(device, families, precisions, attentions)
+    if device == "cuda":
+        yield _kernel(device)
     flash = importlib.util.find_spec("flash_attn") is not None
     if device == "cuda" and flash:
         yield from correctness.check(device, families[:1], ("bfloat16",), ("flash_attention_2",))
@@ -70,9 +72,18 @@ def _correctness(args: Any, device: str, begin: float) -> Iterable[dict]:
         yield {"attention": "flash_attention_2", "skipped": "no card, or the package flash_attn is not installed"}
 
 
+def _kernel(device: str) -> dict:
+    from tests.support import triton_kernel
+
+    try:
+        return {"case": f"grouped kernel, {triton_kernel.check_all(device)} shapes", "passed": True}
+    except AssertionError as error:
+        return {"case": "grouped kernel", "error": str(error), "passed": False}
+
+
 def _speed(args: Any, device: str, begin: float) -> Iterable[dict]:
     names = args.models or [name for name in shapes.builders(device, args.reduced) if "8x" not in name]
-    tokens, repeats = (4, 1) if args.reduced else (24, 3)
+    tokens, repeats = (4, 1) if args.reduced else (12, 7)
     for number, name in enumerate(names, 1):
         built = shapes.builders(device, args.reduced)[name]()
         until = begin + args.budget * (0.35 + 0.5 * number / len(names))

@@ -39,14 +39,14 @@ def mentions_of(tokens: list[str], text: str) -> list[tuple[int, str]]:
     return found
 
 
-def collect(name: str, count: int, batch: int, layers) -> tuple[list[dict], int]:
+def collect(name: str, count: int, batch: int, layers, split: str = "evaluation") -> tuple[list[dict], int]:
     """One entry a mention: image, whether it is hallucinated, scores. And how many mentions could not be placed."""
     model, processor = lab.load(name)
     processor.tokenizer.padding_side = "left"
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     rows, lost = [], 0
-    drawn = scenes("evaluation", count)
+    drawn = scenes(split, count)
     for start in range(0, count, batch):
         part = drawn[start : start + batch]
         inputs = processor(images=[s.image for s in part], text=[prompt] * len(part), padding=True, return_tensors="pt")

@@ -129,7 +129,7 @@ class Bursts:
 
 def swapped(plain: bool) -> None:
     """Put vLLM's own classes in the plug-in's place, or take them back."""
-    from grounddecode.engines.vllm import backend
+    from grounddecode.engines.vllm.attention import backend
 
     made = backend.Grounded_CPU_ATTN
     for owner, name in ((made.get_impl_cls(), "forward"), (made.get_builder_cls(), "build")):

@@ -11,7 +11,7 @@ from grounddecode import __version__
 from grounddecode.cli.command import App
 from grounddecode.cli.errors import DEBUG_VARIABLE, QUIET_VARIABLE
 from grounddecode.cli.method import export, methods, new_method
-from grounddecode.cli.model import calibrate, doctor, generate, lab, serve
+from grounddecode.cli.model import calibrate, doctor, explain, generate, lab, serve
 from grounddecode.cli.run import bench, data, report, score
 
 app = App(
@@ -54,6 +54,7 @@ app.command("methods")(methods.methods)
 app.command("new-method")(new_method.new_method)
 app.command("export-custom-generate")(export.export_custom_generate)
 app.command("generate")(generate.generate)
+app.command("explain")(explain.explain)
 app.command("bench")(bench.bench)
 app.command("compare")(bench.compare)
 app.command("merge")(bench.merge)

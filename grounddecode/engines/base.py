@@ -73,13 +73,17 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """One answer. `seconds` is the request's share of its batch's wall time, `trace` the means a `Trace` recorded."""
+    """One answer. `seconds` is the request's share of its batch's wall time, `trace` the means a `Trace` recorded.
+
+    `tokens` are the new tokens, the end token included, where the engine gives them.
+    """
 
     sample_id: str
     text: str
     n_tokens: int
     seconds: float
     trace: dict[str, float] = field(default_factory=dict)
+    tokens: tuple[int, ...] = ()
 
 
 class BatchError(RuntimeError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from grounddecode.method import Method, Needs
 
@@ -17,6 +18,12 @@ class LayerPlan:
     layer: int
     edits: tuple[Method, ...]
     gains_only: bool
+    kept: dict[Hashable, Any] = field(default_factory=dict, compare=False)  # what an engine keeps for all layers
+
+    @property
+    def grouped(self) -> Method | None:
+        """The one edit of the layer, if it scales groups of keys."""
+        return self.edits[0] if len(self.edits) == 1 and self.edits[0].groups else None
 
 
 _STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PIXELS
@@ -39,10 +46,11 @@ def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int)
     editing = [m for m in methods if Needs.ATTENTION_EDIT in m.active_needs()]
     plans: dict[int, LayerPlan] = {}
     shared: dict[tuple[Method, ...], tuple[Method, ...]] = {}
+    kept: dict[Hashable, Any] = {}
     for layer in layers:
         acting = tuple(m for m in editing if m.acts_on(layer, n_layers))
         edits = shared.setdefault(acting, acting)
-        plans[layer] = LayerPlan(layer, edits, bool(edits) and all(m.is_key_gain for m in edits))
+        plans[layer] = LayerPlan(layer, edits, bool(edits) and all(m.is_key_gain for m in edits), kept)
     return plans
 
 

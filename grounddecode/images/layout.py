@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grounddecode.images.frames import framed
-from grounddecode.images.tiles import Tile, images_of_row, runs_of
+from grounddecode.images.tiles import Box, Tile, images_of_row, runs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +36,17 @@ class ImageSpan:
     def grid(self) -> tuple[int, int] | None:
         """(height, width) of the one grid that all tokens form; None where they form none, or several."""
         return self.tiles[0].grid if len(self.tiles) == 1 else None
+
+    def places(self, size: tuple[int, int]) -> tuple[Box | None, ...]:
+        """(left, top, right, bottom) in a picture of (width, height) pixels of each token, in order.
+
+        None for tokens that stand for no place, or for one that is not known. Where several tiles show a place, so do
+        tokens of all of them.
+        """
+        found = {
+            at: box for tile in self.tiles for at, box in zip(tile.positions, tile.cells(size), strict=True) if box
+        }
+        return tuple(found.get(at) for at in self.positions)
 
     def heatmap(self, scores: Sequence[float] | np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Scores of the span's tokens, one each, as a picture.

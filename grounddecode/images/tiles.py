@@ -34,6 +34,20 @@ class Tile:
         left, top, right, bottom = self.box
         return left * size[0], top * size[1], right * size[0], bottom * size[1]
 
+    def cells(self, size: Size) -> tuple[Box | None, ...]:
+        """The same of each of its tokens, cut off where the picture ends; None in the padding, or without a place."""
+        whole = self.pixels(size)
+        if whole is None:
+            return (None,) * len(self.positions)
+        left, top, right, bottom = whole
+        rows, columns = self.grid
+        high, wide = (bottom - top) / rows, (right - left) / columns
+        corners = ((left + column * wide, top + row * high) for row in range(rows) for column in range(columns))
+        return tuple(
+            (x, y, min(x + wide, size[0]), min(y + high, size[1])) if x < size[0] and y < size[1] else None
+            for x, y in corners
+        )
+
 
 def images_of_row(
     ids: Sequence[int], token: int, inputs: Mapping[str, Any], config: Any, first: int, sizes: Sequence[Size] | None

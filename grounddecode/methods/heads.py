@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
+from grounddecode.maths import image_groups
 from grounddecode.method import Method, Needs, option
 
 if TYPE_CHECKING:
@@ -121,6 +122,19 @@ class HeadModulation(Method):
         """(1, heads) gains minus one, as given."""
         rows = self.gains or ()
         return image_mass.new_tensor(rows[layer if len(rows) > 1 else 0])[None] - 1.0
+
+    @property
+    def groups(self) -> int:
+        return 2 if self.gains is None and self.sensitivity == "row" else 0
+
+    def key_groups(self, step: StepView) -> Tensor:
+        return step.of_image(image_groups)
+
+    def group_factors(self, masses: Tensor) -> Tensor:
+        image = masses[..., 1]
+        extra = self.extra(image)
+        divisor = 1.0 + extra * image
+        return torch.stack([1.0 / divisor, (1.0 + extra) / divisor], dim=-1)
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         parts = step.of_image(_parts)

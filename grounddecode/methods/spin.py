@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from grounddecode.maths import rank_among
+from grounddecode.maths import image_groups, rank_among
 from grounddecode.method import Method, Needs, option
 
 if TYPE_CHECKING:
@@ -70,12 +70,26 @@ class SPIN(Method):
     def acts_on(self, layer: int, n_layers: int) -> bool:
         return self.layers is None or self.layers[0] <= layer < self.layers[1]
 
+    @property
+    def groups(self) -> int:
+        return 2 if self.score == "mass" else 0
+
+    def key_groups(self, step: StepView) -> Tensor:
+        return step.of_image(image_groups)
+
+    def group_factors(self, masses: Tensor) -> Tensor:
+        return self._gain(masses[..., 1], masses[..., 1].amax(dim=-1, keepdim=True) > 0)[..., None].expand_as(masses)
+
     def head_gain(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         there = step.of_image(_alone) & scores.isfinite()
         looked = scores.softmax(dim=-1) if self.score == "mass" else scores
         sums = looked.masked_fill(~there, 0.0).sum(dim=-1)
+        return self._gain(sums, there.any(dim=-1))
+
+    def _gain(self, sums: Tensor, sees: Tensor) -> Tensor:
+        """(R, heads) from what each head is ranked by, and whether it sees an image token."""
         kept = rank_among(sums, torch.ones_like(sums, dtype=torch.bool)) < int(self.rho * sums.shape[-1])
-        return torch.where(kept | ~there.any(dim=-1), 1.0, self.damp)
+        return torch.where(kept | ~sees, 1.0, self.damp)
 
 
 def _alone(image: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
-from grounddecode.maths import move_mass
+from grounddecode.maths import NOTHING, image_groups, move_mass
 from grounddecode.method import Method, Needs, option
 from grounddecode.view import Rows
 
@@ -60,6 +60,7 @@ class VAR(Method):
     paper: ClassVar[str] = "arXiv:2503.03321 (ICLR 2025)"
     summary: ClassVar[str] = "moves attention from sink tokens to the rest of the image"
     extra_needs: ClassVar[Needs] = Needs.IMAGE_KEYS
+    flags_by_layer: ClassVar[bool] = False
 
     p: float = option(0.6, "fraction of the sinks' weight that moves", low=0, high=1, neutral=0.0)
     rho: float = option(0.5, "least share of the image mass on tokens that are no sinks", low=0, high=1)
@@ -123,6 +124,23 @@ class VAR(Method):
     def same_flags(self, other: Method) -> bool:
         mine = (self.sink_dims, self.tau, self.variant)
         return isinstance(other, VAR) and mine == (other.sink_dims, other.tau, other.variant)
+
+    @property
+    def groups(self) -> int:
+        return 4 if self.variant == "paper" and self.sinks == "all" else 0
+
+    def key_groups(self, step: StepView) -> Tensor:
+        """Text and image; two more for sinks in either."""
+        return step.of_image(image_groups)
+
+    def group_factors(self, masses: Tensor) -> Tensor:
+        _, taken, text_sinks, image_sinks = masses.unbind(dim=-1)
+        image = taken + image_sinks
+        edited = (image >= MASS_FLOOR) & (taken >= max(self.rho, NOTHING) * image)
+        share = self.moved * edited
+        given = 1.0 - share
+        raised = 1.0 + share * (text_sinks + image_sinks) / taken.clamp(min=torch.finfo(masses.dtype).tiny)
+        return torch.stack([torch.ones_like(taken), raised, given, given], dim=-1)
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         if step.flags is None:

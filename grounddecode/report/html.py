@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
-from io import BytesIO
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+from grounddecode.report.embed import data_uri, document
 from grounddecode.report.overlay import PALETTE, place_tags
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from grounddecode.evaluate.benchmarks.base import Column
     from grounddecode.evaluate.results.tables import Cell, Row, Table
     from grounddecode.report.cases import Case, Said
@@ -63,19 +60,7 @@ def page(title: str, lede: str, tables: Sequence[Table], galleries: Sequence[Gal
             _footer(facts),
         )
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n{body}\n"
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
-
-
-def data_uri(image: Image.Image) -> str:
-    """The picture as a PNG inside a URI."""
-    buffer = BytesIO()
-    image.convert("RGB").save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return document(title, style, body, SCRIPT)
 
 
 def _results(tables: Sequence[Table]) -> str:

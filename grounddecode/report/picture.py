@@ -23,7 +23,7 @@ STYLES = {True: ("#0b6b3a", "#dff3e6"), False: ("#a3130f", "#fde3e0")}
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """A stretch of text that stays on one line; `real` is None where it names no object."""
 
     text: str
@@ -43,7 +43,7 @@ def picture(cases: Sequence[Case], title: str) -> Image.Image:
     sheet = Image.new("RGB", (3 * MARGIN + SIDE + TEXT, top + sum(h + 2 * MARGIN for h in heights)), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, MARGIN - 6), title, fill=INK, font=font(26))
-    _write(pen, list(_legend()), MARGIN, MARGIN + 36, sheet.width - 2 * MARGIN)
+    write_pieces(pen, list(_legend()), MARGIN, MARGIN + 36, sheet.width - 2 * MARGIN)
     for case, height in zip(cases, heights, strict=True):
         pen.line((MARGIN, top, sheet.width - MARGIN, top), fill=RULE, width=1)
         if case.image is None:
@@ -56,10 +56,10 @@ def picture(cases: Sequence[Case], title: str) -> Image.Image:
     return sheet
 
 
-def _legend() -> Iterator[_Piece]:
-    yield _Piece("in the picture", True)
-    yield _Piece("  ")
-    yield _Piece("not in the picture (hallucinated)", False)
+def _legend() -> Iterator[Piece]:
+    yield Piece("in the picture", True)
+    yield Piece("  ")
+    yield Piece("not in the picture (hallucinated)", False)
 
 
 def _high(case: Case) -> int:
@@ -84,35 +84,35 @@ def _captions(pen: ImageDraw.ImageDraw, case: Case, left: int, top: int) -> int:
             font=font(SIZE - 4),
         )
         words = [] if said.same_as else list(_pieces(said))
-        top = _write(pen, words, left, top + LINE + 1, TEXT) + (LINE if words else 0) + 12
+        top = write_pieces(pen, words, left, top + LINE + 1, TEXT) + (LINE if words else 0) + 12
     return top
 
 
-def _pieces(said: Said) -> Iterator[_Piece]:
+def _pieces(said: Said) -> Iterator[Piece]:
     """The caption in words and the spaces between them, marked stretches whole."""
     at = 0
     for one in said.marks:
         yield from _words(said.text[at : one.start])
-        yield _Piece(said.text[one.start : one.stop], one.real)
+        yield Piece(said.text[one.start : one.stop], one.real)
         at = one.stop
     yield from _words(said.text[at:])
 
 
-def _words(text: str) -> Iterator[_Piece]:
+def _words(text: str) -> Iterator[Piece]:
     word = ""
     for letter in text:
         if letter.isspace():
             if word:
-                yield _Piece(word)
-            yield _Piece(" ")
+                yield Piece(word)
+            yield Piece(" ")
             word = ""
         else:
             word += letter
     if word:
-        yield _Piece(word)
+        yield Piece(word)
 
 
-def _write(pen: ImageDraw.ImageDraw, pieces: Sequence[_Piece], left: int, top: int, width: int) -> int:
+def write_pieces(pen: ImageDraw.ImageDraw, pieces: Sequence[Piece], left: int, top: int, width: int) -> int:
     """Pieces from left to right, wrapped at `width`; the row of the last line."""
     at = 0.0
     text = font(SIZE)

@@ -41,7 +41,13 @@ def test_what_a_server_is_started_for() -> None:
     assert "-cc.cudagraph_mode=NONE" in command
     assert "--gpu-memory-utilization" in command
     # 2 tensors x 6 layers x 2 heads x 32 numbers x 4 bytes x 1024 tokens
-    assert any("3 MiB each at 1024 tokens, 192 MiB for 64 requests" in line for line in reasons)
+    assert any("3 MiB each at 1024 tokens, 192 MiB for 64; --max-num-seqs bounds" in line for line in reasons)
+
+
+def test_second_streams_can_be_bounded() -> None:
+    command, reasons = words("--for", "avc", "--streams", "4")
+    assert json.loads(command[command.index("--additional-config") + 1]) == {"grounddecode": {"streams": 4}}
+    assert any("3 MiB each at 1024 tokens, 12 MiB for 4; streams bounds them" in line for line in reasons)
 
 
 def test_on_a_cpu() -> None:

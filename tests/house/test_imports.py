@@ -18,7 +18,7 @@ PACKAGE = ROOT / "grounddecode"
 # A part may import itself and what stands before it; everything not named here (maths, method, registry, ...) is core.
 ORDER = ("core", "methods", "engines", "evaluate", "report", "integrations", "cli")
 # Modules at the top that are entrances to a part, for people who import them by name.
-ENTRANCES = {"saliency": "engines", "integrations": "report"}
+ENTRANCES = {"saliency": "engines", "risk": "report", "integrations": "report"}
 #: Folders with more modules than there should be.
 MOST_MODULES = 12
 HEAVY = ("torch", "transformers", "vllm", "pycocotools", "scipy", "pandas")

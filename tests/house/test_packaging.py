@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
+import venv
 import zipfile
+from email import message_from_bytes
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGES = ("grounddecode", "logits_processors")
 EXTRAS = PROJECT["optional-dependencies"]
 SPELT = {"PIL": "pillow", "yaml": "pyyaml"}
 LOCKS = sorted((ROOT / "constraints").glob("*.txt"))
 NOTICES = ("LICENSE", "NOTICE", "WORDNET_LICENSE.txt")
+TOOLS = ("dev", "docs", "release")
+"""Extras of this repository, whose packages no source of ours imports."""
 ON_DEMAND = {"nltk", "spacy"}
 """Imported by name at run time, where the reader of the source sees a string."""
 OF_OTHERS = {"torchvision", "vllm"}
@@ -38,7 +46,7 @@ def _reachable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def imported() -> set[str]:
     """Every package that the sources import, by the name it is installed by."""
-    paths = [path for package in ("grounddecode", "logits_processors") for path in (ROOT / package).rglob("*.py")]
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     found: set[str] = set()
     for node in (node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))):
         if isinstance(node, ast.Import):
@@ -62,13 +70,13 @@ def pins(path: Path) -> dict[str, str]:
 
 
 def test_whatever_is_imported_is_declared() -> None:
-    optional = {name for extra, needs in EXTRAS.items() if extra != "dev" for name in wanted(needs)}
+    optional = {name for extra, needs in EXTRAS.items() if extra not in TOOLS for name in wanted(needs)}
     assert imported() <= wanted(PROJECT["dependencies"]) | optional
 
 
 def test_no_extra_has_nothing_behind_it() -> None:
     for extra, needs in EXTRAS.items():
-        if extra != "dev":
+        if extra not in TOOLS:
             assert wanted(needs) <= imported() | ON_DEMAND | OF_OTHERS, extra
 
 
@@ -95,7 +103,8 @@ def test_locks_hold_exact_versions_and_nothing_else(path: Path) -> None:
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_locks_are_what_pyproject_allows(path: Path) -> None:
     locked = pins(path)
-    needs = PROJECT["dependencies"] + ([] if path.name == "vllm.txt" else EXTRAS["dev"])
+    extras = {"vllm.txt": (), "hf.txt": TOOLS}.get(path.name, ("dev",))
+    needs = PROJECT["dependencies"] + [need for extra in extras for need in EXTRAS[extra]]
     for requirement in map(Requirement, needs):
         assert locked[canonicalize_name(requirement.name)] in requirement.specifier, (path.name, requirement)
 
@@ -189,13 +198,125 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source / "dist"
 
 
+DATA = (
+    "grounddecode/cli/method/templates/*.txt",
+    "grounddecode/cli/method/templates/*/*.txt",
+    "grounddecode/evaluate/data/*.json",
+    "grounddecode/evaluate/data/WORDNET_LICENSE.txt",
+    "grounddecode/lab/checkpoints/*/*.jinja",
+    "grounddecode/lab/checkpoints/*/*.json",
+    "grounddecode/lab/checkpoints/*/model.safetensors",
+    "grounddecode/report/**/*.css",
+    "grounddecode/report/**/*.js",
+    "*/py.typed",
+    "logits_processors/__init__.pyi",
+)
+"""What the wheel holds beside modules."""
+
+
+def test_the_wheel_holds_the_modules_and_the_data_that_are_listed_here(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    modules = {name for name in tracked if name.endswith(".py") and name.split("/")[0] in PACKAGES}
+    data = {str(path.relative_to(ROOT)) for pattern in DATA for path in ROOT.glob(pattern) if path.is_file()}
+    assert held == modules | data
+    assert [pattern for pattern in DATA if not any(ROOT.glob(pattern))] in ([], ["grounddecode/report/**/*.js"])
+
+
+def test_the_wheel_says_what_pyproject_says(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (folder,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        told = message_from_bytes(archive.read(f"{folder}/METADATA"))
+        entries = archive.read(f"{folder}/entry_points.txt").decode()
+    assert (told["Name"], told["Version"]) == (PROJECT["name"], PROJECT["version"])
+    assert set(told.get_all("Provides-Extra", [])) == set(EXTRAS)
+    assert told["Requires-Python"] == PROJECT["requires-python"]
+    assert "vllm.logits_processors" not in entries  # vLLM would load it in every start-up
+    assert "grounddecode = grounddecode.cli:main" in entries
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_outside_of_the_clone(built: Path, tmp_path: Path) -> None:
+    """In an environment that lends its dependencies and nothing of ours; `make dist` does it in an empty one."""
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    (wheel,) = built.glob("*.whl")
+    pip = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, check=True, capture_output=True)
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (site / "zz-base.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    where = subprocess.run(
+        [python, "-c", "import grounddecode; print(grounddecode.__file__)"],
+        cwd=folder, env=settings, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert where.stdout.startswith(str(site))
+    bench = [tmp_path / "env" / "bin" / "grounddecode", "bench", "--model", "lab", "--limit", "20"]
+    done = subprocess.run(bench, cwd=folder, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (folder / "out" / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_shop_window_would_take_it(built: Path) -> None:
+    """The description renders, and the metadata are whole, as `twine check` says."""
+    pytest.importorskip("twine")
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_package_that_comes_along_has_its_licence_listed() -> None:
+    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| ([a-z0-9-]+) \| ([^|]+) \|", page, re.MULTILINE))
+    locked = pins(ROOT / "constraints" / "hf.txt")
+    open_, seen = [Requirement(text).name for text in PROJECT["dependencies"]], set()
+    while open_:
+        name = canonicalize_name(open_.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        needs = map(Requirement, metadata.requires(name) or [])
+        open_ += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    assert len(seen) > 20
+    assert seen - listed.keys() == set()
+    assert [name for name in seen & locked.keys() if listed[name] == "not named"] == []
+
+
+# -- what stands beside the sources ------------------------------------------------------------------------------------
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["version"], cited["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["authors"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem
+)
+def test_a_template_asks_for_something(path: Path) -> None:
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.stem == "config":
+        assert form["blank_issues_enabled"] is True
+        return
+    assert form["name"]
+    assert form["description"]
+    assert any(part.get("validations", {}).get("required") for part in form["body"])
+
+
 def test_the_wheel_passes_the_notices_on(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     licences = {name.rpartition("/")[2] for name in names if ".dist-info/licenses/" in name}
     assert licences == set(NOTICES)
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"grounddecode", "logits_processors"}
+    assert tops == set(PACKAGES)
 
 
 def test_the_sdist_passes_the_notices_on(built: Path) -> None:

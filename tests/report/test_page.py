@@ -75,7 +75,8 @@ def test_the_page_loads_nothing_from_elsewhere(one: Case) -> None:
     assert len(reader.links) == 1
     assert reader.links[0].startswith("data:image/png;base64,")
     assert "link" not in reader.tags
-    assert "http" not in shown_page(one)
+    assert "http:" not in shown_page(one)
+    assert "https:" not in shown_page(one)
 
 
 def test_the_page_marks_words_as_the_scorer_counts_them(one: Case) -> None:

@@ -22,11 +22,16 @@ from grounddecode.cli.engines import (
 from grounddecode.cli.output import results_only, write_json, write_line
 
 if TYPE_CHECKING:
-    from grounddecode.engines.base import Decoding, Request
+    from grounddecode.engines.base import Decoding, Request, Response
     from grounddecode.method import Method
     from grounddecode.registry import Plan
+    from grounddecode.risk import WordRisk
 
 LONGEST_ADDRESS = 80  # characters of one that are repeated
+RISK_HELP = (
+    "Print JSON with a risk for each word: 0 rests on the picture alone, 1 not at all; where the model was calibrated, "
+    "the probability that an object is invented too."
+)
 METHOD_HELP = (
     "As in `bench`: a method, several (`locore+avc`), with settings (`avc:alpha=1.5`); `greedy`, `sample`, "
     "`sample+cut` or `beam`, alone or before methods (`sample+avc`)."
@@ -56,6 +61,7 @@ def generate(
     top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of sampling.")] = None,
     num_beams: Annotated[int | None, typer.Option("--num-beams", min=1, help="Beams; 1 is no beam search.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
+    risk: Annotated[bool, typer.Option("--risk", help=RISK_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer alone.")] = False,
 ) -> None:
     """Answer one prompt about pictures, with or without a method."""
@@ -74,8 +80,9 @@ def generate(
             engine,
             model,
             engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels),
+            risk=risk,
         )
-    if as_json:
+    if as_json or risk:
         write_json(answer)
     else:
         write_line(answer["text"])
@@ -88,14 +95,19 @@ def _answer(
     engine: str,
     model: str,
     options: dict[str, Any],
+    *,
+    risk: bool = False,
 ) -> dict[str, Any]:
     from grounddecode.engines.base import open_engine
     from grounddecode.secrets import masked
 
+    if risk and engine != "hf":
+        raise ValueError(f"--risk needs gradients, which engine {engine} does not give: leave --engine out")
     opened = open_engine(engine, model, **options)
     try:
         (response,) = opened.generate([request], decoding, methods)
-        return {
+        risks = {"risk": [one.to_dict() for one in risk_of_answer(opened, request, response)]} if risk else {}
+        return risks | {
             "text": response.text,
             "model": masked(model),
             "prompt": request.prompt,
@@ -109,6 +121,16 @@ def _answer(
         }
     finally:
         opened.close()
+
+
+def risk_of_answer(engine: Any, request: Request, response: Response) -> list[WordRisk]:
+    """Of every word of an answer of engine hf: the model reads it once more."""
+    import torch
+
+    from grounddecode.risk import word_risk
+
+    inputs, _ = engine.inputs(request)
+    return word_risk(engine.model, engine.processor, dict(inputs), torch.tensor([response.tokens]))
 
 
 def readable_picture(given: str, max_pixels: int | None = None) -> Path:

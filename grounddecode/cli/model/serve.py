@@ -17,6 +17,7 @@ from grounddecode.cli.output import results_only, write_json, write_line
 FOR_HELP = (
     "Methods to start for, e.g. var,avc or var:tau=9 (again for more): what needs something before requests come."
 )
+STREAMS_HELP = "Second streams at a time, of avc and the like; requests above that wait. 0: one for each request."
 DEFAULT_HELP = "Methods of requests that say nothing, e.g. locore+avc; they run plain without it."
 
 
@@ -36,12 +37,13 @@ def serve_args(
     device: Annotated[str, typer.Option("--device", help="What it will run on: cuda or cpu.")] = "cuda",
     max_num_seqs: Annotated[int, typer.Option("--max-num-seqs", min=1, help="Requests at a time.")] = 64,
     max_model_len: Annotated[int, typer.Option("--max-model-len", min=0, help="Longest sequence; 0: the model's.")] = 0,
+    streams: Annotated[int, typer.Option("--streams", min=0, help=STREAMS_HELP)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print command and reasons as one JSON object.")] = False,
 ) -> None:
     """Print the command that serves a model with methods on vLLM, each flag with its reason."""
     with results_only():
         command, reasons = arguments(
-            model, split(for_ or []), default, calibration, device, max_num_seqs, max_model_len
+            model, split(for_ or []), default, calibration, device, max_num_seqs, max_model_len, streams
         )
     if as_json:
         write_json({"command": command, "reasons": reasons})
@@ -63,7 +65,14 @@ def split(given: list[str]) -> list[str]:
 
 
 def arguments(
-    model: str, wanted: list[str], default: str, calibration: Path | None, device: str, max_num_seqs: int, longest: int
+    model: str,
+    wanted: list[str],
+    default: str,
+    calibration: Path | None,
+    device: str,
+    max_num_seqs: int,
+    longest: int,
+    streams: int = 0,
 ) -> tuple[list[str], list[str]]:
     """The command's words, and one line a flag that says why.
 
@@ -78,6 +87,7 @@ def arguments(
         raise ValueError(f"device is {device!r}, give cuda or cpu")
     settings: dict[str, Any] = {"for": wanted}
     settings |= {"default": default} if default else {}
+    settings |= {"streams": streams} if streams else {}
     settings |= {} if calibration is None else {"calibration": str(calibration.resolve())}
     read = Settings.read(settings)
     path = path_of(model)
@@ -95,7 +105,7 @@ def arguments(
     settings["for"] = wanted = [spec for spec in wanted if any(spec.startswith(m.name) for m in started)]
     if any(settings.values()):
         command += ["--additional-config", json.dumps({KEY: {key: value for key, value in settings.items() if value}})]
-        names = ", ".join(wanted) or "a default"
+        names = ", ".join(wanted) or ("a default" if default else "a bound on second streams")
         reasons.append(
             f"--additional-config: {names}; part of the key of vLLM's compile cache, so a graph fits its server"
         )
@@ -106,7 +116,7 @@ def arguments(
         command += ["--block-size", "32"]
         reasons.append("--block-size 32: short prompts share cached blocks; whole blocks are read for edited rows")
     if any(Needs.SECOND_STREAM in need for need in needs):
-        command, reasons = _streams(command, reasons, _shape(config, longest), max_num_seqs, device)
+        command, reasons = _streams(command, reasons, _shape(config, longest), max_num_seqs, device, streams)
     return command, reasons
 
 
@@ -119,11 +129,12 @@ def _graphs(command: list[str], reasons: list[str], watched: bool) -> tuple[list
 
 
 def _streams(
-    command: list[str], reasons: list[str], shape: Shape, requests: int, device: str
+    command: list[str], reasons: list[str], shape: Shape, requests: int, device: str, streams: int
 ) -> tuple[list[str], list[str]]:
     each = shape.per_token * shape.longest / MIB
-    told = f"{each:.0f} MiB each at {shape.longest} tokens, {each * requests:.0f} MiB for {requests} requests"
-    reasons = [*reasons, f"second streams keep a cache of their own beside vLLM's: {told}; --max-num-seqs bounds them"]
+    count, bound = (streams, "streams") if streams else (requests, "--max-num-seqs")
+    told = f"{each:.0f} MiB each at {shape.longest} tokens, {each * count:.0f} MiB for {count}"
+    reasons = [*reasons, f"second streams keep a cache of their own beside vLLM's: {told}; {bound} bounds them"]
     if device == "cuda":
         command = [*command, "--gpu-memory-utilization", "0.75"]
         reasons = [*reasons, "--gpu-memory-utilization 0.75: leaves them room; lower it if that is less than they need"]

@@ -76,7 +76,7 @@ def _as_option(value: Any) -> str:
 def bench(
     context: typer.Context,
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)],
+    out: Annotated[Path, typer.Option("--out", "-o", help=OUT_HELP)] = Path("out/run"),
     methods: Annotated[str, typer.Option("--methods", help=METHODS_HELP)] = "greedy",
     benchmarks: Annotated[str, typer.Option("--benchmarks", help=BENCHMARKS_HELP)] = "pope,chair",
     recipe: Annotated[

@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from grounddecode.method import Method
+    from grounddecode.trace import Recorder
 
     _Read = tuple[str, list[Image]]  # a request in the chat template, and its pictures
 
@@ -130,20 +132,49 @@ class HFEngine:
         self, requests: Sequence[Request], inputs: Any, seed: int, decoding: Decoding, methods: Sequence[Method]
     ) -> list[Response]:
         trace = Trace() if methods else None
-        torch.manual_seed(seed)
-        session = Session(self.model, methods, calibration=self.calibration, trace=trace) if methods else nullcontext()
         begin = time.perf_counter()
-        with torch.no_grad(), session:
-            ids = self.model.generate(**inputs, **_options(decoding))
+        new = self.tokens(inputs, replace(decoding, seed=seed), methods, trace)
         seconds = (time.perf_counter() - begin) / len(requests)
-        new = ids[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         summary = trace.summary() if trace is not None else {}
         counts = [self._count(row) for row in new]
         return [
-            Response(sample_id=r.sample_id, text=text.strip(), n_tokens=n, seconds=seconds, trace=summary)
-            for r, text, n in zip(requests, texts, counts, strict=True)
+            Response(
+                sample_id=r.sample_id,
+                text=text.strip(),
+                n_tokens=n,
+                seconds=seconds,
+                trace=summary,
+                tokens=tuple(row[:n].tolist()),
+            )
+            for r, text, n, row in zip(requests, texts, counts, new, strict=True)
         ]
+
+    def inputs(self, request: Request) -> tuple[Any, list[Image]]:
+        """What the processor makes of one request, on the model's device, and its pictures as they were read.
+
+        Raises:
+            ValueError: a picture that cannot be read, or a prompt that fills the model.
+        """
+        read = self._read(request)
+        if isinstance(read, ValueError):
+            raise read
+        made = self._inputs([(request, read)])
+        long = self._too_long([(request, read)], made)
+        if long:
+            raise long[request.sample_id]
+        return made, read[1]
+
+    def tokens(
+        self, inputs: Any, decoding: Decoding, methods: Sequence[Method] = (), trace: Recorder | None = None
+    ) -> torch.Tensor:
+        """(rows, N) long: the new tokens of one batch; sampling is seeded by `decoding.seed` itself."""
+        torch.manual_seed(decoding.seed)
+        traced = bool(methods) or trace is not None
+        session = Session(self.model, methods, calibration=self.calibration, trace=trace) if traced else nullcontext()
+        with torch.no_grad(), session:
+            ids: torch.Tensor = self.model.generate(**inputs, **_options(decoding))
+        return ids[:, inputs["input_ids"].shape[1] :]
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.vllm.cache import blocks_of
+from grounddecode.engines.vllm.attention.cache import blocks_of
 
 if TYPE_CHECKING:
+    from grounddecode.engines.vllm.attention.step import Rows
     from grounddecode.engines.vllm.requests import Current
-    from grounddecode.engines.vllm.step import Rows
-    from grounddecode.engines.vllm.stream import Streams
+    from grounddecode.engines.vllm.stream.second import Streams
     from grounddecode.method import Method
 
 OP = "grounddecode_observe"

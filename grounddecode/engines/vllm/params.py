@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ class Settings:
             layer, another keeps a hidden state. Specifications; their hyper-parameters are the server's.
         default: methods of requests that say nothing.
         calibration: file of `grounddecode calibrate`; without it the checkpoint's own, or the built-in one.
+        streams: most second streams at a time; requests above that wait for one. None: one for each request.
         on_error: an error inside a method leaves its request unmitigated (`plain`) or ends its answer (`stop`).
     """
 
@@ -38,15 +39,19 @@ class Settings:
     default: tuple[Method, ...] = ()
     calibration: str | None = None
     on_error: Literal["plain", "stop"] = "plain"
+    streams: int | None = None
 
     @classmethod
     def read(cls, given: Mapping[str, Any] | None) -> Settings:
         """Raises ValueError for what it does not know."""
         data = dict(given or {})
-        unknown = next((key for key in data if key not in ("for", "default", "calibration", "on_error")), None)
+        names = ("for", "default", "calibration", "on_error", "streams")
+        unknown = next((key for key in data if key not in names), None)
         if unknown is not None:
-            names = ("for", "default", "calibration", "on_error")
             raise ValueError(registry.nearest(str(unknown), names, f"setting of --additional-config's {KEY}"))
+        streams = data.get("streams")
+        if streams is not None and (isinstance(streams, bool) or not isinstance(streams, int) or streams < 1):
+            raise ValueError(f"streams is {streams!r}, give a whole number of at least 1")
         on_error = data.get("on_error", "plain")
         if on_error not in ("plain", "stop"):
             raise ValueError(f"on_error is {on_error!r}, give plain or stop")
@@ -54,7 +59,7 @@ class Settings:
         serves = [m for spec in ([wanted] if isinstance(wanted, str) else wanted) for m in read_request(spec) or ()]
         calibration = data.get("calibration")
         default = read_request(data.get("default"), serves) or ()
-        return cls(tuple(serves), default, calibration, on_error)
+        return cls(tuple(serves), default, calibration, on_error, streams)
 
     def knowledge(self, config: Any) -> Calibration | None:
         """What is known of the checkpoint with this Hugging Face configuration."""
@@ -159,7 +164,7 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
         if Needs.VISION_ATTENTION in needs:
             return (
                 f"{method.name}: vLLM's vision tower gives no attention weights, use another method here, or "
-                f"{method.name} with engine hf"
+                f"{method.name} with engine hf{_without_vision(method)}"
             )
         if Needs.ATTENTION_EDIT in needs and not any(method.acts_on(layer, n_layers) for layer in range(n_layers)):
             return f"{method.name} acts on no layer of this model, which has layers 0 to {n_layers - 1}"
@@ -176,6 +181,16 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
                     "leave those hyper-parameters out or start it with others"
                 )
     return None
+
+
+def _without_vision(method: Method) -> str:
+    """What of a method works without the vision tower's attention, as an end of a sentence; nothing where none does."""
+    off = {f.name: f.metadata["neutral"] for f in fields(method) if "neutral" in f.metadata}
+    rest = replace(method, **off)
+    if rest.is_neutral() or Needs.VISION_ATTENTION in rest.active_needs():
+        return ""
+    told = ",".join(f"{key}={';'.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in off.items())
+    return f"; without its edit, {told}, it works here"
 
 
 # -- servers ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from grounddecode.engines.vllm.params import (
     settings_of,
     written,
 )
+from grounddecode.engines.vllm.stream.limit import holding_back
 from grounddecode.engines.vllm.worker import worker_of
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
@@ -31,8 +32,10 @@ _DONE = "_grounddecode_wraps"
 def register() -> None:
     """Wrap what is needed, once a process; called by vLLM in every process, and by the module that the flag names."""
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+    from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.input_processor import InputProcessor
 
+    wrap(Scheduler, "schedule", holding_back, ("self",))
     wrap(InputProcessor, "process_inputs", _admitting, ("self", "request_id", "prompt", "params"))
     wrap(BaseModelLoader, "load_model", _loading, ("self", "vllm_config", "model_config"))
 
@@ -173,7 +176,7 @@ def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
         worker = worker_of(vllm_config) if model_config is vllm_config.model_config else None
         if worker is None:
             return original(self, vllm_config, model_config, *args, **kwargs)
-        from grounddecode.engines.vllm import backend
+        from grounddecode.engines.vllm.attention import backend
 
         backend.register()
         _follow_runners()

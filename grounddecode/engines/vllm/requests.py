@@ -13,6 +13,7 @@ from torch import Tensor
 
 from grounddecode.engines.choose import adjusting
 from grounddecode.engines.plan import LayerPlan, first_query, plan_layers
+from grounddecode.images.layout import image_ends, image_mask
 from grounddecode.method import Method, Needs
 from grounddecode.view import Phase, StepView
 
@@ -100,14 +101,14 @@ class Requests:
             return known
         slot = self._free.pop()
         group = self._group(methods)
-        image = np.asarray(prompt, dtype=np.int64) == self.image_token_id
-        end = int(image.nonzero()[0][-1]) if image.any() else -1
+        image = image_mask(torch.from_numpy(np.asarray(prompt, dtype=np.int64)), self.image_token_id)
+        end = int(image_ends(image[None]))
         asked = Asked(key, slot, group, len(image), end)
         self.by_key[key] = self.by_slot[slot] = asked
         self._lay_out(asked, image)
         return asked
 
-    def _lay_out(self, asked: Asked, image: np.ndarray) -> None:
+    def _lay_out(self, asked: Asked, image: Tensor) -> None:
         slot, group = asked.slot, asked.group
         self.order[slot] = group.order
         edited = bool(group.editing) and asked.image_end >= 0 and not group.broken
@@ -118,7 +119,7 @@ class Requests:
         self.judging[slot] = group.judge is not None and not group.broken
         self.deciding[slot] = group.broken or bool(group.adjusting or group.judge)
         self.image[slot] = False
-        self.image[slot, : len(image)] = torch.from_numpy(image).to(self.image.device, non_blocking=True)
+        self.image[slot, : len(image)] = image.to(self.image.device, non_blocking=True)
         self.image_end[slot] = asked.image_end
         self.prompt_length[slot] = asked.prompt_length
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from grounddecode.coherence import NOT_THERE
 from grounddecode.engines.log_odds import log_odds_gradients
-from grounddecode.engines.vllm.step import Rows, rows_at
+from grounddecode.engines.vllm.attention.step import Rows, rows_at
 
 if TYPE_CHECKING:
-    from grounddecode.engines.vllm.cache import Reader
+    from grounddecode.engines.vllm.attention.cache import Reader
     from grounddecode.engines.vllm.requests import Asked, Current
 
 _BLOCK = re.compile(r"^((.*)\.layers)\.(\d+)\.")

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from grounddecode.engines.plan import LayerPlan
 from grounddecode.engines.rows import edited_rows, image_row
-from grounddecode.engines.vllm.cache import READERS, Reader
+from grounddecode.engines.vllm.attention.cache import READERS, Reader
+from grounddecode.engines.vllm.attention.step import Part, Rows, groups_of, last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.observer import Observer
 from grounddecode.engines.vllm.params import KEY, is_asked_for, refused, restored, settings_of
 from grounddecode.engines.vllm.requests import Asked, Current, Layout, Requests
 from grounddecode.engines.vllm.saliency import Saliency
-from grounddecode.engines.vllm.step import Part, Rows, groups_of, last_prompt_rows, plan_rows
-from grounddecode.engines.vllm.stream import Streams
+from grounddecode.engines.vllm.stream.second import Streams
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 from grounddecode.view import StepView
@@ -62,7 +62,7 @@ class Worker(Current):
         self.runner: Any = None  # set by the first step
         self.reader: Reader = READERS["CPU_ATTN"]
         self.rank = 0
-        self.streams = Streams(self)
+        self.streams = Streams(self, self.settings.streams or 2 * self.max_requests)
         self.observer: Observer | None = None
         self.saliency: Saliency | None = None
         self._methods: dict[str, tuple[Method, ...]] = {}
@@ -249,7 +249,7 @@ class Worker(Current):
         if index is None:
             raise RuntimeError(f"{flagger.name}: the server keeps no flags for these hyper-parameters")
         if rows.blocks is None:
-            return self.streams.flags(index, observer.names[layer], rows)
+            return self.streams.cache.flags(index, observer.names[layer], rows)
         return observer.flags(index, layer, rows)
 
     def break_off(self, plan: Sequence[Rows], error: Exception) -> None:

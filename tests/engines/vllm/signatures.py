@@ -41,6 +41,10 @@ USED = {
     "model_executor/custom_op.py": ["CustomOp.forward_native", "CustomOp.forward"],
     "forward_context.py": ["set_forward_context", "get_forward_context", "ForwardContext"],
     "utils/torch_utils.py": ["direct_register_custom_op"],
+    "v1/core/sched/scheduler.py": ["Scheduler.schedule"],
+    "v1/core/sched/request_queue.py": [
+        "RequestQueue.__iter__", "RequestQueue.add_request", "RequestQueue.remove_requests",
+    ],
     "v1/worker/gpu_model_runner.py": ["GPUModelRunner._update_states"],
     "v1/worker/gpu/model_runner.py": ["GPUModelRunner.finish_requests"],
     "distributed/communication_op.py": ["tensor_model_parallel_all_reduce", "tensor_model_parallel_all_gather"],

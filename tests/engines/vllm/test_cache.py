@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from grounddecode.engines.vllm.cache import Columns, Paged
+from grounddecode.engines.vllm.attention.cache import Columns, Paged
+from grounddecode.engines.vllm.attention.step import plan_rows
 from grounddecode.engines.vllm.requests import Layout, Requests
-from grounddecode.engines.vllm.step import plan_rows
 from grounddecode.methods.locore import LocoRE
 
 HEADS, WIDTH, BLOCK = 2, 32, 32

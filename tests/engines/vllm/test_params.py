@@ -75,6 +75,8 @@ def test_the_text_that_workers_read_gives_the_same_methods():
         ({"four": "var"}, "'four' is no setting of --additional-config's grounddecode, did you mean 'for'"),
         ({"on_error": "die"}, "on_error is 'die', give plain or stop"),
         ({"for": "vra"}, "'vra' is no method"),
+        ({"streams": 0}, "streams is 0, give a whole number of at least 1"),
+        ({"streams": "many"}, "streams is 'many', give a whole number of at least 1"),
     ],
 )
 def test_settings_are_checked(given, sentence):
@@ -87,6 +89,10 @@ def test_what_a_server_does_not_offer_is_told():
     assert not_offered(read_request("locore+avc") or (), nothing, 6) is None
     assert "was not started for it" in str(not_offered(read_request("var") or (), nothing, 6))
     assert "no attention weights" in str(not_offered(read_request("paint") or (), nothing, 6))
+    assert str(not_offered(read_request("paint:gamma=1.1") or (), nothing, 6)).endswith(
+        "; without its edit, layers=0;0, it works here"
+    )
+    assert not_offered(read_request("paint:gamma=1.1,layers=0;0") or (), nothing, 6) is None
     assert "layers 0 to 5" in str(not_offered(read_request("locore:layers=9") or (), nothing, 6))
     served = Settings.read({"for": "var:tau=2"})
     assert not_offered(read_request("var:p=0.1", served.serves) or (), served, 6) is None

@@ -122,7 +122,7 @@ def test_nothing_is_left_of_500_requests_of_which_a_third_is_aborted(llm: Any, l
     assert served.requests._groups == {}  # and with them what judges remember
     assert len(served.requests._free) == len(served.requests.by_slot)
     assert served.streams.by_key == {}
-    assert served.streams._keys == {}
+    assert served.streams.cache.numbers == 0
 
 
 class Counting(TorchDispatchMode):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from grounddecode.engines.vllm import backend, plugin
+from grounddecode.engines.vllm import plugin
+from grounddecode.engines.vllm.attention import backend
 from tests.engines.vllm import signatures
 
 
@@ -59,7 +60,7 @@ def test_the_backends_of_this_platform_are_subclasses_under_their_parents_names(
     made = backend.Grounded_CPU_ATTN
     assert issubclass(made, CPUAttentionBackend)
     assert made.get_name() == "CPU_ATTN"
-    assert made.full_cls_name() == ("grounddecode.engines.vllm.backend", "Grounded_CPU_ATTN")
+    assert made.full_cls_name() == ("grounddecode.engines.vllm.attention.backend", "Grounded_CPU_ATTN")
     assert issubclass(made.get_impl_cls(), CPUAttentionBackend.get_impl_cls())
     with pytest.raises(AttributeError, match="Grounded_NOTHING"):
         _ = backend.Grounded_NOTHING

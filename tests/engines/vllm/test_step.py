@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from grounddecode.engines.vllm.attention.step import last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.requests import Layout, Requests
-from grounddecode.engines.vllm.step import last_prompt_rows, plan_rows
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.heads import HeadModulation
 from grounddecode.methods.locore import LocoRE

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf.attention.gains import coming_gains
+from grounddecode.engines.hf.attention.grouped import can_group, grouped_rows
 from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS
 from grounddecode.engines.rows import concerned, edited_rows, image_row
 
@@ -51,6 +52,8 @@ def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step:
         return _masked(call, call.mask) if hides and kernel == "sdpa" else call.base(base, call.mask)
     if plan.gains_only and first == 0 and not record and kernel == "sdpa":
         return _biased(call, plan, step)
+    if first == 0 and not record and not hides and can_group(call, plan, step):
+        return grouped_rows(call, plan, step), None
     if first == 0 and step.past >= step.sequence.prompt_length - 1:  # before that, a row may be in its padding
         return _rows(call, plan, step, 0)
     output, weights = call.base(base, call.mask)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.grouped.replay import Replay
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.generation import FLAGS
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.transformers_names import layer_kind, shares_keys
 from grounddecode.method import Method
+
+_PAYS_FROM = 4  # tokens of an answer: to record a graph takes as long as some steps
 
 
 class TokenFlags(Part):
@@ -27,6 +30,8 @@ class TokenFlags(Part):
 
     def __init__(self, method: Method) -> None:
         self.method = method
+
+        self._graphs: dict[Hashable, Replay] = {}  # of one token a row on a card, see `engines.grouped.replay`
 
     def act(self) -> None:
         decoder = self.binding.decoder
@@ -43,13 +48,26 @@ class TokenFlags(Part):
         if source != layer and (FLAGS, source) in memory:
             memory[FLAGS, layer] = memory[FLAGS, source]
             return
-        flags = self.method.flag_tokens(args[0] if args else kwargs["hidden_states"], layer)
+        flags = self._flagged(args[0] if args else kwargs["hidden_states"], layer, step)
         if flags.shape != (step.sequence.rows, step.length):
             raise RuntimeError(
                 f"{self.method.name}: layer {layer} read {flags.shape[1]} tokens where {step.length} were expected, "
                 "this model drops tokens between its layers and is not supported"
             )
         memory[FLAGS, layer] = _append(memory.get((FLAGS, layer)), flags, step)
+
+    def _flagged(self, hidden: Tensor, layer: int, step: Step) -> Tensor:
+        """What the method says; on a card, where it says the same in every layer, by one launch a step and layer."""
+        graphed = hidden.is_cuda and step.generated >= _PAYS_FROM and not self.method.flags_by_layer
+        if not graphed or step.length > 1 or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
+            return self.method.flag_tokens(hidden, layer)
+        known = (hidden.shape, hidden.dtype, hidden.device)
+        if known not in self._graphs:
+            buffer = torch.ones_like(hidden)
+            self._graphs[known] = Replay(lambda given: self.method.flag_tokens(given, layer), [buffer])
+        graph = self._graphs[known]
+        graph.inputs[0].copy_(hidden)
+        return graph()  # `_append` makes another tensor of it
 
 
 def _append(known: Tensor | None, new: Tensor, step: Step) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.rows import log_gains
-from grounddecode.engines.vllm.stream import Pass
+from grounddecode.engines.vllm.stream.second import Pass
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
 if TYPE_CHECKING:
-    from grounddecode.engines.vllm.step import Rows
+    from grounddecode.engines.vllm.attention.step import Rows
 
 PARENTS = {
     "CPU_ATTN": "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackend",
@@ -122,7 +122,7 @@ class EditedRows:
 
     def weights(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> tuple[Tensor, Tensor]:
         """Edited weights (B, H, count, T) and values (B * Hkv, T, D)."""
-        reader = worker.reader if rows.blocks is not None else worker.streams
+        reader = worker.reader if rows.blocks is not None else worker.streams.cache
         keys, values = reader.read(cache, rows)
         return self.weights_of(
             self.scores_of(query.index_select(0, rows.tokens), keys, rows), rows, layer, worker

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.overwrite import overwritten
-from grounddecode.engines.vllm.step import MOST, Rows, parts_of
+from grounddecode.engines.vllm.attention.step import MOST, Rows, parts_of
+from grounddecode.engines.vllm.stream.dense import DenseCache, used
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.requests import Asked, Current
-
-_GROWTH = 256  # tokens by which the dense cache grows
 
 
 @dataclass(eq=False)
@@ -51,23 +50,26 @@ class Pass:
 
 
 class Streams:
-    """All second streams of a worker; their cache grows with them and is let go when there are none."""
+    """All second streams of a worker; their cache grows with them and is let go when there are none.
 
-    def __init__(self, worker: Current) -> None:
+    Args:
+        most: how many there may be at a time.
+    """
+
+    def __init__(self, worker: Current, most: int) -> None:
         self.worker = worker
         self.by_key: dict[str, Stream] = {}
         self.running: Pass | None = None
         self._model: Any = None
-        self._free: list[int] = []
-        self._rows = self._room = 0
-        self._keys: dict[str, Tensor] = {}  # by layer: (rows, Hkv, room, D)
-        self._values: dict[str, Tensor] = {}
-        self._flags: dict[tuple[int, str], Tensor] = {}  # (rows, room)
-        self._unseen: Tensor | None = None  # (rows, room) keys that are hidden from all
+        self.cache = DenseCache(most)
 
     def attach(self, model: nn.Module) -> None:
         self._model = model
         model.register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.worker.requests.image.device
 
     # -- what the main stream reads ----------------------------------------------------------------------------------
     def _keep_inputs(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -103,9 +105,7 @@ class Streams:
     def _stream(self, asked: Asked) -> Stream:
         stream = self.by_key.get(asked.key)
         if stream is None:
-            if not self._free:
-                self._grow_rows()
-            stream = self.by_key[asked.key] = Stream(self._free.pop())
+            stream = self.by_key[asked.key] = Stream(self.cache.take(self._device))
         return stream
 
     def drop(self, asked: Asked) -> None:
@@ -113,12 +113,9 @@ class Streams:
         stream = self.by_key.pop(asked.key, None)
         if stream is None:
             return
-        self._free.append(stream.place)
-        if self._unseen is not None:
-            self._unseen[stream.place] = False
+        self.cache.give_back(stream.place)
         if not self.by_key:
-            self._free, self._rows, self._room, self._unseen = [], 0, 0, None
-            self._keys, self._values, self._flags = {}, {}, {}
+            self.cache.clear()
 
     # -- the second forward ------------------------------------------------------------------------------------------
     def logits(self, asked: Sequence[Asked]) -> Tensor:
@@ -152,9 +149,9 @@ class Streams:
         here[:n] = replaced
         stream.embeds = [overwritten(embeds[None], here[None], edit.scheme)[0]]
         stream.recorded.clear()
-        self._make_room(stream.held)
-        if edit.scheme == "mask" and self._unseen is not None:
-            self._unseen[stream.place, :n] = replaced
+        self.cache.make_room(stream.held, self._device)
+        if edit.scheme == "mask" and self.cache.unseen is not None:
+            self.cache.unseen[stream.place, :n] = replaced
 
     def _run(self, asked: Sequence[Asked], streams: Sequence[Stream]) -> Tensor:
         """One forward pass over what these streams have not read: several tokens of one, or one of each."""
@@ -162,7 +159,7 @@ class Streams:
 
         if self._model is None:
             raise RuntimeError("second streams are not attached to the model")
-        self._make_room(max(stream.held for stream in streams))
+        self.cache.make_room(max(stream.held for stream in streams), self._device)
         embeds = torch.cat([x for stream in streams for x in stream.embeds])
         positions = torch.cat([x for stream in streams for x in stream.positions], dim=-1)
         config = self.worker.vllm_config
@@ -205,7 +202,7 @@ class Streams:
                     real=None,
                     slots=torch.from_numpy(slots[order]).to(device),
                     keys=keys,
-                    unseen=None if self._unseen is None else self._unseen[place, :keys],
+                    unseen=None if self.cache.unseen is None else self.cache.unseen[place, :keys],
                     memo={"place": place, "in_order": in_order},
                 )
             )
@@ -217,7 +214,7 @@ class Streams:
         running, name = self.running, str(layer.layer_name)
         if running is None:
             raise RuntimeError("no second stream is running")
-        keys, values = self._cache(name, key)
+        keys, values = self.cache.of_layer(name, key)
         keys[running.places, :, running.at] = key
         values[running.places, :, running.at] = value
         index = self.worker.layer_index(layer)
@@ -237,64 +234,12 @@ class Streams:
         asked = query.index_select(0, rows.tokens).view(batch, count, impl.num_heads, -1).transpose(1, 2)
         mask = impl.bias_of(rows, layer, self.worker).to(query.dtype)
         output = nn.functional.scaled_dot_product_attention(
-            asked, self._of(keys, rows), self._of(values, rows), attn_mask=mask, scale=impl.scale,
+            asked, used(keys, rows), used(values, rows), attn_mask=mask, scale=impl.scale,
             enable_gqa=impl.num_heads != impl.num_kv_heads,
         )  # fmt: skip
         return output.transpose(1, 2).reshape(batch * count, impl.num_heads, -1)
 
-    @staticmethod
-    def _of(cache: Tensor, rows: Rows) -> Tensor:
-        """(B, Hkv, T, D) of the rows' requests, a view where they lie in the cache's order."""
-        used = cache[:, :, : rows.keys]
-        return used[: len(rows.slots)] if rows.memo["in_order"] else used.index_select(0, rows.memo["place"])
-
-    # -- the dense cache ---------------------------------------------------------------------------------------------
-    def read(self, cache: tuple[Tensor, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-        """Keys (B * Hkv, D, T) and values (B * Hkv, T, D), float32: what `cache.Reader` says, of the dense cache."""
-        keys, values = (self._of(x, rows).flatten(0, 1).float() for x in cache)
-        return keys.mT, values
-
     def note(self, flags: Tensor, index: int, name: str) -> None:
         """Token flags of the pass that is running."""
-        if self.running is None:
-            return
-        kept = self._flags.get((index, name))
-        if kept is None:
-            kept = self._flags[index, name] = flags.new_zeros(self._rows, self._room)
-        kept[self.running.places, self.running.at] = flags
-
-    def flags(self, index: int, name: str, rows: Rows) -> Tensor | None:
-        """(B, T) bool of the keys of these rows."""
-        kept = self._flags.get((index, name))
-        return None if kept is None else kept[rows.memo["place"], : rows.keys]
-
-    def _cache(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
-        if name not in self._keys:
-            shape = (self._rows, like.shape[1], self._room, like.shape[2])
-            self._keys[name], self._values[name] = like.new_zeros(shape), like.new_zeros(shape)
-        return self._keys[name], self._values[name]
-
-    def _grow_rows(self) -> None:
-        more = max(1, self._rows)
-        self._free = list(range(self._rows + more - 1, self._rows - 1, -1))
-        self._rows += more
-        self._enlarge()
-
-    def _make_room(self, tokens: int) -> None:
-        if tokens > self._room:
-            self._room = -(-max(tokens, self._room + _GROWTH) // _GROWTH) * _GROWTH
-            self._enlarge()
-
-    def _enlarge(self) -> None:
-        """Every tensor of the cache at its new size."""
-        rows, room, device = self._rows, self._room, self.worker.requests.image.device
-        for cached in (self._keys, self._values):
-            for name, old in cached.items():
-                cached[name] = old.new_zeros(rows, old.shape[1], room, old.shape[3])
-                cached[name][: old.shape[0], :, : old.shape[2]] = old
-        for key, old in self._flags.items():
-            self._flags[key] = old.new_zeros(rows, room)
-            self._flags[key][: old.shape[0], : old.shape[1]] = old
-        before, self._unseen = self._unseen, torch.zeros(rows, room, dtype=torch.bool, device=device)
-        if before is not None:
-            self._unseen[: before.shape[0], : before.shape[1]] = before
+        if self.running is not None:
+            self.cache.note(flags, index, name, self.running.places, self.running.at)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from grounddecode.engines.vllm.step import Rows
+    from grounddecode.engines.vllm.attention.step import Rows
 
 
 class Reader(Protocol):

@@ -1,0 +1,99 @@
+"""The chance that a named object is invented, from how little it rests on the picture: fitted, and checked on others.
+
+    python -m benchmarks.studies.risk seed0 seed1 seed2 clean
+
+Greedy captions of lab scenes. The curve is fitted on 400 calibration scenes and written beside the checkpoint as
+risk.json; what it is worth is measured on 400 evaluation scenes (results/lab/risk.json): AUROC, Brier score beside that
+of always saying the mean rate, and how often objects were invented where the curve says how often. Grounding is that of
+the last layer, chosen on seed 0 before (see detector.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.studies.detector import PROMPT, auroc, collect
+from grounddecode import lab
+from grounddecode.calibration import fingerprint
+from grounddecode.evaluate.run.provenance import provenance
+from grounddecode.risk.calibration import FILE, RiskCalibration, fit
+
+OUT = Path(__file__).parents[1] / "results" / "lab" / "risk.json"
+EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def fitted(name: str, images: int, batch: int) -> RiskCalibration:
+    """The calibration of one checkpoint, from calibration scenes."""
+    config = lab.load(name)[0].config
+    layer = config.get_text_config().num_hidden_layers - 1
+    rows, _ = collect(name, images, batch, (layer,), "calibration")
+    wrong = [bool(row["hallucinated"]) for row in rows]
+    intercept, slope = fit([1 - row["grounding"] for row in rows], wrong)
+    about = {"source": "lab calibration scenes", "scenes": images, "prompt": PROMPT, "decoding": "greedy"}
+    about |= {"mentions": len(rows), "invented": sum(wrong), "written_by": "benchmarks/studies/risk.py"}
+    return RiskCalibration(
+        checkpoint=f"lab:{name}",
+        fingerprint=fingerprint(config),
+        layers=(layer,),
+        intercept=round(intercept, 4),
+        slope=round(slope, 4),
+        provenance=about,
+    )
+
+
+def checked(name: str, calibration: RiskCalibration, images: int, batch: int) -> dict:
+    """What it says of evaluation scenes, against what is there."""
+    rows, _ = collect(name, images, batch, calibration.layers, "evaluation")
+    wrong = np.array([row["hallucinated"] for row in rows])
+    said = np.array([calibration.probability(1 - row["grounding"]) for row in rows])
+    every = np.ones((wrong.sum(), (~wrong).sum()), dtype=bool)
+    rate = float(wrong.mean())
+    bins = []
+    for low, high in itertools.pairwise(EDGES):
+        here = (said >= low) & (said < high)
+        if here.any():
+            bins.append(
+                {
+                    "from": low,
+                    "to": high,
+                    "mentions": int(here.sum()),
+                    "said": round(float(said[here].mean()), 4),
+                    "invented": round(float(wrong[here].mean()), 4),
+                }
+            )
+    return {
+        "mentions": len(rows),
+        "invented": int(wrong.sum()),
+        "auroc": auroc(-said, wrong, np.array([row["image"] for row in rows]), every),
+        "brier": round(float(((said - wrong) ** 2).mean()), 4),
+        "brier_of_the_rate": round(rate * (1 - rate), 4),
+        "calibration_error": round(sum(b["mentions"] * abs(b["said"] - b["invented"]) for b in bins) / len(rows), 4),
+        "bins": bins,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=lab.CHECKPOINTS)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=25)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
+    for name in options.names:
+        calibration = fitted(name, options.images, options.batch)
+        calibration.save(lab.checkpoint(name) / FILE)
+        found[name] = checked(name, calibration, options.images, options.batch)
+        print(name, json.dumps(found[name]))
+    found["provenance"] = provenance()
+    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

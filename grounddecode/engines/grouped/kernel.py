@@ -1,0 +1,136 @@
+"""A Triton kernel: one query of each row against all keys, as partial sums over groups of keys (see `merge`).
+
+Keys and values are read once, in the layout of a contiguous cache; nothing of the size of the keys is written.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from grounddecode.engines.grouped.merge import HIDDEN
+
+_PROGRAMS = 128  # about as many as a card has processors: fewer rows and heads share out their keys
+_MOST_SPLITS = 8
+
+
+def splits_of(rows: int, heads: int) -> int:
+    """In how many parts the keys of a row are read."""
+    return max(1, min(_MOST_SPLITS, _PROGRAMS // (rows * heads)))
+
+
+def _partial_attention(
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    label: tl.tensor,
+    flag: tl.tensor,
+    sums: tl.tensor,
+    tops: tl.tensor,
+    masses: tl.tensor,
+    scaling: tl.tensor,
+    n_keys: tl.tensor,
+    n_split: tl.tensor,
+    label_stride: tl.tensor,
+    flag_stride: tl.tensor,
+    HEADS: tl.constexpr,
+    REPEAT: tl.constexpr,
+    SPLITS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROOM: tl.constexpr,
+    GROUPS: tl.constexpr,
+    FLAGGED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    NONE: tl.constexpr,
+) -> None:
+    """One program: one head of one row over its part of the keys. Flagged keys are `FLAGGED` groups further on."""
+    row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    column, group = tl.arange(0, ROOM), tl.arange(0, GROUPS)
+    real = column < WIDTH
+    asked = tl.load(query + (row * HEADS + head) * WIDTH + column, mask=real, other=0.0).to(tl.float32) * scaling
+    first = (row * (HEADS // REPEAT) + head // REPEAT) * n_keys
+    top = -float("inf")
+    mass = tl.zeros([GROUPS], tl.float32)
+    total = tl.zeros([GROUPS, ROOM], tl.float32)
+    end = tl.minimum((split + 1) * n_split, n_keys)
+    for start in range(split * n_split, end, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < end
+        place = (first + at)[:, None] * WIDTH + column[None, :]
+        wanted = inside[:, None] & real[None, :]
+        mark = tl.load(label + row * label_stride + at, mask=inside, other=NONE).to(tl.int32)
+        if FLAGGED:
+            marked = tl.load(flag + row * flag_stride + at, mask=inside, other=0).to(tl.int32)
+            mark = tl.where(mark < NONE, mark + FLAGGED * marked, mark)
+        score = tl.sum(tl.load(key + place, mask=wanted, other=0.0).to(tl.float32) * asked[None, :], axis=1)
+        score = tl.where(mark < NONE, score, -float("inf"))
+        higher = tl.maximum(top, tl.max(score, axis=0))
+        shift = tl.where(higher == -float("inf"), 0.0, higher)
+        power = tl.exp(score - shift)
+        power = tl.where(mark[None, :] == group[:, None], power[None, :], 0.0)
+        keep = tl.exp(top - shift)
+        mass = mass * keep + tl.sum(power, axis=1)
+        read = tl.load(value + place, mask=wanted, other=0.0).to(tl.float32)
+        total = total * keep + tl.sum(power[:, :, None] * read[None, :, :], axis=1)
+        top = higher
+    here = (row * HEADS + head) * SPLITS + split
+    tl.store(tops + here, top)
+    tl.store(masses + here * GROUPS + group, mass)
+    spot = (here * GROUPS + group)[:, None] * WIDTH + column[None, :]
+    tl.store(sums + spot, total, mask=real[None, :] & (group[:, None] >= 0))
+
+
+_kernel = triton.jit(_partial_attention, do_not_specialize=("n_keys", "n_split", "label_stride", "flag_stride"))
+
+
+def partial_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    labels: Tensor,
+    flags: Tensor | None,
+    scaling: float,
+    into: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Fill `into`, the `sums`, `tops` and `masses` of `merge.merged`.
+
+    Args:
+        query: (rows, heads, 1, width), contiguous.  key, value: (rows, key heads, T, width), contiguous.
+        labels: (rows, T) uint8, the group of each key, `HIDDEN` for a key that may not be looked at.
+        flags: (rows, T) bool: such a key's group is that of its label and half the number of groups more.
+        scaling: of the scores.  into: what to fill, (rows, heads, splits, groups, ...); groups is 2, 4 or 8.
+    """
+    sums, tops, masses = into
+    rows, heads, _, width = query.shape
+    n_keys, splits, groups = key.shape[2], sums.shape[2], sums.shape[3]
+    block = 64 // groups
+    share = -(-n_keys // splits)
+    with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
+        _kernel[(rows, heads, splits)](
+            query,
+            key,
+            value,
+            labels,
+            labels if flags is None else flags,
+            sums,
+            tops,
+            masses,
+            scaling,
+            n_keys,
+            -(-share // block) * block,
+            labels.stride(0),
+            0 if flags is None else flags.stride(0),
+            HEADS=heads,
+            REPEAT=heads // key.shape[1],
+            SPLITS=splits,
+            WIDTH=width,
+            ROOM=triton.next_power_of_2(width),
+            GROUPS=groups,
+            FLAGGED=0 if flags is None else groups // 2,
+            BLOCK=block,
+            NONE=HIDDEN,
+        )

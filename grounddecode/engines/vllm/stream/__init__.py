@@ -1,0 +1,1 @@
+"""Second streams on a server: their forward pass, their cache, and how many there may be."""

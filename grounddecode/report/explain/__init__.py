@@ -1,0 +1,1 @@
+"""One answer explained word by word: what it looked at, what it rests on, and what a method changed."""
