@@ -8,6 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from grounddecode.lab import name_of
+
 CONFIG = "config.json"
 PROCESSORS = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -31,7 +33,7 @@ def check_folder(model: str) -> None:
         ValueError: a file that is missing, damaged or says what no model can be; the sentence names file and field.
     """
     folder = Path(model)
-    if model == "lab" or model.startswith("lab:"):
+    if name_of(model) is not None:
         return
     if folder.is_file():
         raise ValueError(f"the model {model!r} is a file, give the folder that holds {CONFIG}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from grounddecode import lab
 from grounddecode.engines.base import BatchError, Decoding, Request, Response
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.options import number, switch, whole
@@ -198,11 +199,8 @@ def _dtype() -> str:
 
 def path_of(model: str) -> str:
     """What vLLM loads for "lab", "lab:NAME", a folder or a hub id."""
-    if model == "lab" or model.startswith("lab:"):
-        from grounddecode import lab
-
-        return str(lab.checkpoint(model.partition(":")[2] or "seed0"))
-    return model
+    name = lab.name_of(model)
+    return model if name is None else str(lab.checkpoint(name))
 
 
 def _spec(method: Method) -> Any:

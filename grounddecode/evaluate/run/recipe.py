@@ -16,6 +16,7 @@ from grounddecode.evaluate.folder.schema import Between, Misfit, check
 from grounddecode.evaluate.run.batches import parse_shard
 from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.evaluate.scoring.chair import PATTERN, default_flavour
+from grounddecode.lab import drawn_split
 from grounddecode.registry import listed, nearest
 from grounddecode.secrets import masked
 
@@ -33,7 +34,7 @@ class Recipe:
     """What a bench does: the command line's options, a YAML file, and the settings in run.json.
 
     Attributes:
-        model: "lab", "lab:NAME", a folder, a hub id, or whatever the engine takes.
+        model: "lab", "lab:NAME", "lab2", a folder, a hub id, or whatever the engine takes.
         engine: an engine by name, see `grounddecode.engines.base`.
         methods: plans, see `grounddecode.registry.plan`; methods decode greedily unless they say otherwise.
         benchmarks: of `grounddecode.evaluate.benchmarks.table.names()`.
@@ -104,7 +105,8 @@ class Recipe:
 
     def wanted(self, flavour: str | None = None) -> Wanted:
         """What of each benchmark is asked; `flavour`: of CHAIR's ground truth, instead of the recipe's own."""
-        return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, self.split)
+        split = drawn_split(self.model, self.split)
+        return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, split)
 
     def settings(self) -> dict[str, Any]:
         """The part that answers depend on, as run.json holds it: without secrets, so that another key resumes a run."""

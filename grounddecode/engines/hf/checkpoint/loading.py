@@ -11,6 +11,7 @@ import torch
 import transformers
 from PIL import Image
 
+from grounddecode import lab
 from grounddecode.engines.hf.checkpoint.chat import chat_prompt
 from grounddecode.engines.hf.transformers_names import asking_nothing, attention_registry
 from grounddecode.engines.model_folder import CONFIG, PICKLE, PROCESSORS, check_folder, foreign_code, holders, lacking
@@ -46,10 +47,9 @@ def load(
         ValueError: a model that is missing, damaged, of another kind, or that asks to run code of its own.
     """
     _known_kernel(attn_implementation)
-    if model == "lab" or model.startswith("lab:"):
-        from grounddecode import lab
-
-        return lab.load(model.partition(":")[2] or "seed0", dtype, attn_implementation)
+    name = lab.name_of(model)
+    if name is not None:
+        return lab.load(name, dtype, attn_implementation)
     check_folder(model)
     with asking_nothing():
         config, own = _configuration(model, trust_remote_code)
