@@ -109,6 +109,7 @@ canary: | check-python ## the newest of everything, the next minor of what is ca
 docs: $(VENV)/.docs ## the documentation as a site that needs no network: out/docs/site/index.html
 	$(BIN)/python -m benchmarks.pages.site --out out/docs
 	$(BIN)/zensical build --strict --clean -f out/docs/mkdocs.yml
+	$(BIN)/python -m benchmarks.pages.site.offline out/docs/site
 	@echo "Open out/docs/site/index.html in a browser."
 
 dist: $(VENV)/.release ## wheel, sdist and SBOM in dist/: checked, the wheel installed into an empty environment and run there

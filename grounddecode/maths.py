@@ -150,6 +150,24 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return kept / mask.sum(dim=-1).to(values.dtype)
 
 
+def turned(values: Tensor, towards: Tensor, share: float, *, extra: bool) -> Tensor:
+    """`|x| unit(unit(x) + share s u)`: vectors x turned towards directions u, their length kept.
+
+    Args:
+        values: (..., width) float32.  towards: unit vectors, or zeros: there x keeps its bits, as a zero x does.
+        share: how far, as a ratio to |x|.  extra: s is `1 + max(0, -cos(x, u))`, more where x points away; else 1.
+    """
+    size = values.norm(dim=-1, keepdim=True)
+    unit = values / size.clamp(min=torch.finfo(values.dtype).tiny)
+    far: float | Tensor = share
+    if extra:
+        far = share * (1.0 + (-(unit * towards).sum(dim=-1, keepdim=True)).clamp(min=0))
+    mixed = unit + far * towards
+    scale = size / mixed.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    kept = (size == 0) | ~towards.any(dim=-1, keepdim=True)
+    return torch.where(kept, values, scale * mixed)
+
+
 def move_mass(
     weights: Tensor, givers: Tensor, of_image: Callable[..., Tensor], *, share: float, least: float, floor: float
 ) -> Tensor:

@@ -35,6 +35,7 @@ class Needs(Flag):
     HIDDEN_EDIT = auto()
     HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
     MEMORY = auto()  # what it remembers of earlier steps moves with the rows, also where no candidates are judged
+    PROBE = auto()  # `start` reads what the last prompt token is with and without the pictures
     IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
@@ -51,6 +52,7 @@ class Method:
     summary: ClassVar[str]
     extra_needs: ClassVar[Needs] = Needs.NOTHING
     site: ClassVar[Literal["mlp_output", "block_output"]] = "mlp_output"  # what `edit_hidden` is given
+    all_switches: ClassVar[bool] = False  # neutral only where every field that has a neutral value has it
     flags_by_layer: ClassVar[bool] = True  # `flag_tokens` looks at the layer's number
     across_heads: ClassVar[bool] = False  # its attention edit compares the heads of a layer, or tells them apart
 
@@ -121,8 +123,8 @@ class Method:
 
     def is_neutral(self) -> bool:
         """True when the hyper-parameters make the method do nothing; engines then leave the model alone."""
-        switches = [f for f in fields(self) if "neutral" in f.metadata]
-        return bool(switches) and any(getattr(self, f.name) == f.metadata["neutral"] for f in switches)
+        off = [getattr(self, f.name) == f.metadata["neutral"] for f in fields(self) if "neutral" in f.metadata]
+        return bool(off) and all(off) if self.all_switches else any(off)
 
     def calibrated(self, calibration: Calibration | None) -> Self:
         """A copy whose automatic values are filled in from what is known about the checkpoint.

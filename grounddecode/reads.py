@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,9 @@ class Reads:
             leave it out where this is False.
         hidden: decoder layers (0-based) behind which the hidden states of the last row are given, `StepView.hidden`.
         random: whether a random number comes with each candidate.
+        probe: whether `start` finds what the last prompt token is with and without the pictures (`StepView.probe`):
+            from plain passes of their own, before the prompt is read (`aside`); or with the pictures from the reading
+            of the prompt itself, behind which `start` comes then (`prompt`). It says so in `extra_needs`, too.
     """
 
     candidates: int = 0
@@ -24,6 +28,7 @@ class Reads:
     hidden: tuple[int, ...] = ()
     first_token: bool = True
     random: bool = False
+    probe: Literal["none", "aside", "prompt"] = "none"
 
 
 def early_exits(who: str, given: Iterable[int], n_layers: int) -> tuple[int, ...]:

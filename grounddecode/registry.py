@@ -31,6 +31,7 @@ METHODS: dict[str, str] = {
     "vaf": "grounddecode.methods.vaf:VAF",
     "deco": "grounddecode.methods.deco:DeCo",
     "dola": "grounddecode.methods.dola:DoLa",
+    "vista": "grounddecode.methods.vista:VISTA",
     "sid": "grounddecode.methods.sid:SID",
     "memvr": "grounddecode.methods.memvr:MemVR",
 }

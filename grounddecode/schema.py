@@ -73,6 +73,7 @@ def option(
     open_high: bool = False,
     filled: bool = False,
     span: bool = False,
+    compare: bool = True,
 ) -> Any:
     """A dataclass field of a method: the one place that says what its values may be.
 
@@ -80,8 +81,8 @@ def option(
         default: the default value.  help: one line for `--help` and the docs; the range is put before its first "; ".
         source: where the default comes from: "paper", "released" (code) or "ours".
         neutral: the value at which the method does nothing, for the one field that switches it off.
-        low, high, open_low, open_high, filled, span: see `grounddecode.schema.Range`. `Method` checks them, and the
-            choices of a `Literal`.
+        low, high, open_low, open_high, filled, span: see `Range`. `Method` checks them, and the choices of a `Literal`.
+        compare: False for large tables, which would make a method slow to compare; methods of other tables are equal.
     """
     within = Range(low=low, high=high, open_low=open_low, open_high=open_high, filled=filled, span=span)
     what, mark, rest = help.partition("; ")
@@ -89,7 +90,7 @@ def option(
     metadata["help"] = (f"{what}, {within.interval}" if within.interval else what) + mark + rest
     if neutral is not MISSING:
         metadata["neutral"] = neutral
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, compare=compare, repr=compare)
 
 
 def range_of(field: Field[Any]) -> Range:

@@ -39,7 +39,9 @@ class Recorder(Protocol):
     want: AbstractSet[str]
     top: int
 
-    def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None: ...
+    def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None:
+        """Take one tensor of one step; `what` is one of those in `want`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,11 @@ class Trace:
             raise ValueError(f"a trace was asked for {', '.join(sorted(self.want - WANTED))}, it has {sorted(WANTED)}")
 
     def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None:
+        """Keep one tensor of one step, as float32 on the CPU."""
         self.events.append(Event(step, method, what, value.detach().float().cpu(), layer))
 
     def clear(self) -> None:
+        """Forget everything."""
         self.events.clear()
 
     def select(self, what: str, method: str | None = None) -> Iterator[Event]:

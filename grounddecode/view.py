@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = Literal["last", "after_image"]
-Lens = Callable[["Tensor"], "Tensor"]  # final norm, unembedding, and what the model does to its output
+Lens = Callable[..., "Tensor"]  # final norm (unless told False), unembedding, what the model does to its output
 LaidOut = Callable[..., "Tensor"]  # (function, *args) of `StepView.of_image`
 
 
@@ -33,6 +33,17 @@ class Pictures:
 
     of_entry: Tensor
     seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The last prompt token behind every decoder layer, (R, layers, width), in passes that no method edits.
+
+    `given`: of the prompts as they are. `text`: of their text alone, closed up. The residual stream, before any norm.
+    """
+
+    given: Tensor
+    text: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +118,7 @@ class StepView:
     hidden: dict[int, Tensor] | None = None  # (R, width) by layer asked for: last rows behind it, as far as it is run
     lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
     image_features: Tensor | None = None  # (R, N, width): a row's image tokens as they enter layer 0, then zeros
+    probe: Probe | None = None  # for `start` alone, where `reads` asks for it
     pictures: Pictures | None = None  # what `edit_pixels` is given
     vision: VisionView | None = None
     state: Any = None  # of the rows: what `start` of the method returned, or what it has remembered since
@@ -131,11 +143,12 @@ class StepView:
         """
         return self.once(_last_rows if which == "last" else _rows_after_image)
 
-    def early(self, exits: Sequence[int]) -> Tensor:
+    def early(self, exits: Sequence[int], normed: bool = True) -> Tensor:
         """Logits (exits, R, vocabulary) float32 that the last rows would give behind so many decoder layers, from 1 on.
 
         Through the model's final norm and head, and what it does to the output of that (a scale, a soft cap), all exits
-        in one product. The layers have to be named in `reads`: exit e is behind layer e - 1.
+        in one product. The layers have to be named in `reads`: exit e is behind layer e - 1. Without the norm if not
+        `normed`.
         """
         if self.hidden is None or self.lens is None:
             raise RuntimeError("the engine gave no hidden states, name their layers in `reads`")
@@ -143,7 +156,7 @@ class StepView:
 
         last = self.hidden[exits[-1] - 1]
         behind = [self.hidden[exit - 1].to(last.device) for exit in exits]
-        logits = self.lens(torch.cat(behind)).float()
+        logits = self.lens(torch.cat(behind), normed).float()
         return logits.view(len(exits), -1, logits.shape[-1])
 
     def once(self, function: Callable[..., Tensor], *args: Hashable) -> Tensor:

@@ -130,9 +130,13 @@ class Engine(Protocol):
 
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
-    ) -> list[Response]: ...
+    ) -> list[Response]:
+        """Answer one batch, in its order. Raises what the engine's own class says, `BatchError` for single requests."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what the engine holds; it answers nothing afterwards."""
+        ...
 
 
 def refusal_of(engine: Engine, methods: Sequence[Method]) -> str | None:

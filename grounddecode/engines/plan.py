@@ -26,7 +26,7 @@ class LayerPlan:
         return self.edits[0] if len(self.edits) == 1 and self.edits[0].groups else None
 
 
-_STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PIXELS
+_STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PROBE | Needs.PIXELS
 _INSIDE = {
     _STATES: "works on hidden states or pixels inside of the model",
     Needs.KEY_SETS: "chooses the keys of a second stream within each forward pass",

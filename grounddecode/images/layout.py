@@ -25,6 +25,7 @@ class ImageSpan:
 
     @property
     def start(self) -> int:
+        """Position of its first token."""
         return self.positions[0]
 
     @property

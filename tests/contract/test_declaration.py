@@ -49,11 +49,13 @@ def test_strings_of_the_command_line_give_the_same_method(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_method_has_a_switch_and_its_default_is_on(name: str) -> None:
-    switches = [f for f in fields(registry.method_class(name)) if "neutral" in f.metadata]
-    assert switches
+    cls = registry.method_class(name)
+    neutral = {f.name: f.metadata["neutral"] for f in fields(cls) if "neutral" in f.metadata}
+    assert neutral
     assert not registry.create(name).is_neutral()
-    for field in switches:
-        assert registry.create(name, **{field.name: field.metadata["neutral"]}).is_neutral()
+    assert registry.create(name, **neutral).is_neutral()
+    for field, value in neutral.items():
+        assert registry.create(name, **{field: value}).is_neutral() != (cls.all_switches and len(neutral) > 1)
 
 
 def test_every_method_has_a_case_with_a_dense_oracle() -> None:

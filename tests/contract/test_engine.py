@@ -19,12 +19,17 @@ from tests.oracle.cases import EVERY_CASE, Case
 
 STEPS = 5
 TOLERANCE = 5e-6
-NEUTRAL = [
-    registry.create(name, **{field.name: field.metadata["neutral"]})
-    for name in registry.names()
-    for field in fields(registry.method_class(name))
-    if "neutral" in field.metadata
-]
+
+
+def neutral(name: str) -> list[Method]:
+    """A method switched off, in every way that it has."""
+    cls = registry.method_class(name)
+    off = {field.name: field.metadata["neutral"] for field in fields(cls) if "neutral" in field.metadata}
+    ways = [off] if cls.all_switches else [{name: value} for name, value in off.items()]
+    return [registry.create(name, **settings) for settings in ways]
+
+
+NEUTRAL = [method for name in registry.names() for method in neutral(name)]
 MAIN = [case for case in EVERY_CASE if case.everywhere or len(case.methods) > 1]
 every_case = pytest.mark.parametrize("case", MAIN, ids=lambda case: case.name)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grounddecode import registry
 from grounddecode.method import Method, Needs
-from grounddecode.view import Candidates, Phase, Pictures, StepView, VisionView
+from grounddecode.view import Candidates, Phase, Pictures, Probe, StepView, VisionView
 from tests.engines.hf.hidden_toys import Early, Turn
 from tests.engines.hf.test_pixels import Noised
 from tests.oracle.cases import EVERY_CASE
@@ -56,13 +56,17 @@ def view(seed: int) -> StepView:
         saliency=torch.rand(LAYERS, ROWS, K, KEYS, generator=generator),
         hidden={layer: torch.randn(ROWS, WIDTH, generator=generator) for layer in range(LAYERS)},
         lens=_lens,
+        probe=Probe(
+            given=torch.randn(ROWS, LAYERS, WIDTH, generator=generator),
+            text=torch.randn(ROWS, LAYERS, WIDTH, generator=generator),
+        ),
         image_features=torch.randn(ROWS, PATCHES, WIDTH, generator=generator),
         pictures=Pictures(of_entry=torch.arange(ROWS), seeds=tuple(range(ROWS))),
         vision=vision,
     )
 
 
-def _lens(hidden: Tensor) -> Tensor:
+def _lens(hidden: Tensor, normed: bool = True) -> Tensor:
     return hidden @ torch.linspace(-1.0, 1.0, WIDTH * WORDS).sin().view(WIDTH, WORDS)
 
 
@@ -199,6 +203,7 @@ def test_what_is_read_of_hidden_states_is_declared(method: Method) -> None:
     """Engines refuse by what is declared, before they know how many layers there are."""
     reads = method.reads(LAYERS)
     assert bool(reads.hidden) == (Needs.HIDDEN_READ in method.needs())
+    assert (reads.probe != "none") == (Needs.PROBE in method.needs())
     assert all(0 <= layer < LAYERS for layer in reads.hidden)
 
 

@@ -14,7 +14,7 @@ EARLY = {1: [0.5, 2.5, 0.0, 0.0, 0.0], 2: [1.0, 1.0, 3.0, 0.0, 0.0]}  # logits b
 
 def adjusted(method, image=range(2, 5), now=NOW, early=EARLY):
     hidden = {e - 1: torch.tensor([row]) for e, row in early.items()}
-    step = step_view([9], 10, image, 7, hidden=hidden, lens=lambda x: x)
+    step = step_view([9], 10, image, 7, hidden=hidden, lens=lambda x, normed: x)
     return method.adjust_logits(torch.tensor([now]), step)[0].tolist()
 
 

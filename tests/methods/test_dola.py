@@ -16,7 +16,7 @@ EARLY = {1: [2.0, 1.5, 0.5, -1.0, -2.0], 2: [0.0, 0.0, 3.0, 0.0, 0.0]}  # logits
 
 def adjusted(method, image=range(2, 5)):
     hidden = {e - 1: torch.tensor([row]) for e, row in EARLY.items()}
-    step = step_view([9], 10, image, 7, hidden=hidden, lens=lambda x: x)
+    step = step_view([9], 10, image, 7, hidden=hidden, lens=lambda x, normed: x)
     return method.adjust_logits(torch.tensor([NOW]), step)[0].tolist()
 
 

@@ -21,7 +21,7 @@ class Greedy(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """`methods` as given to `ground`; `edits`, `contrast` and `adjustments` as given to the oracle, or their own one.
+    """`methods` as given to `ground`; what the oracle is given in their place (`edits`, `contrast`, ...), or their own.
 
     `rejection`: one that chooses tokens, so that these are its effect. `oracle`: one that gives other logits.
 
@@ -37,10 +37,20 @@ class Case:
     rejection: Callable[[], Greedy] | None = None
     oracle: Callable[[], Greedy] | None = None
     adjustments: tuple[whole.Adjustment, ...] = ()
+    steering: whole.Steering | None = None
+
+    @property
+    def refuses_drafts(self) -> bool:
+        """Whether it mixes next-token logits, or looks at the prompt before it is read."""
+        return bool(self.contrast or self.adjustments or self.steering)
+
+    def around(self, model: Any, family: Any) -> whole.Oracle:
+        """The oracle of whole passes."""
+        return whole.Oracle(model, family, self.edits, self.contrast, self.adjustments, self.steering)
 
     def expected(self, model: Any, family: Any, inputs: Any, steps: int) -> Any:
         """Logits and tokens of the oracle, as `Oracle.greedy` gives them."""
         own = self.rejection or self.oracle
         if own is not None:
             return own().greedy(model, family, inputs, steps)
-        return whole.Oracle(model, family, self.edits, self.contrast, self.adjustments).greedy(inputs, steps)
+        return self.around(model, family).greedy(inputs, steps)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,12 @@ class Adjustment:
         return now
 
 
+class Steering(Protocol):
+    """A method on hidden states: hooks on the model's own layers while `around` lasts, for every pass of a step."""
+
+    def around(self, oracle: Oracle, inputs: dict[str, Tensor]) -> AbstractContextManager[None]: ...
+
+
 @dataclass
 class Oracle:
     """Full passes of one model. `logits` is one step, `greedy` several."""
@@ -75,6 +81,7 @@ class Oracle:
     edits: Sequence[Edit] = ()
     contrast: Contrast | None = None
     adjustments: Sequence[Adjustment] = ()
+    steering: Steering | None = None
 
     @property
     def stack(self) -> Any:
@@ -108,9 +115,10 @@ class Oracle:
         self, inputs: dict[str, Tensor], tokens: Tensor, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Next-token logits (rows, vocabulary), and the blind set (rows, prompt), found if not given."""
-        now, keep = self._contrasted(inputs, tokens, keep)
-        for adjustment in self.adjustments:
-            now = adjustment.logits(now, self, inputs, tokens)
+        with nullcontext() if self.steering is None else self.steering.around(self, inputs):
+            now, keep = self._contrasted(inputs, tokens, keep)
+            for adjustment in self.adjustments:
+                now = adjustment.logits(now, self, inputs, tokens)
         return now, keep
 
     def _contrasted(

@@ -73,6 +73,12 @@ def _memory(methods: Sequence[Method]) -> Part:
     return Memory(methods)
 
 
+def _probe(methods: Sequence[Method]) -> Part:
+    from grounddecode.engines.hf.watch.probe import Probing
+
+    return Probing(methods)
+
+
 _PARTS = {
     Needs.MEMORY: _memory,  # outermost: it sees the logits of the rows of `generate`, once they are all there
     Needs.SECOND_STREAM: _second_stream,
@@ -81,6 +87,7 @@ _PARTS = {
     Needs.IMAGE_FEATURES: _image_features,
     Needs.CANDIDATES: _rejection,
     Needs.HIDDEN_EDIT | Needs.HIDDEN_READ: _hidden_states,  # innermost: what the others do needs what it reads
+    Needs.PROBE: _probe,  # more so: what it runs aside is the bare model
 }
 
 

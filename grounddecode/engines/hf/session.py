@@ -89,7 +89,8 @@ class Session:
         return bool(self.methods or self.parts or (self.trace is not None and self.trace.want))
 
     @property
-    def watch(self) -> TowerWatch | None:  # of the vision tower, if a method asks for it
+    def watch(self) -> TowerWatch | None:
+        """Of the vision tower, if a method asks for it."""
         return next((part.watch for part in self.parts if hasattr(part, "watch")), None)
 
     # -- attach and restore --------------------------------------------------------------------------------------
@@ -157,6 +158,7 @@ class Session:
             raise self._unseen()
 
     def refuse_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        """What stands in the place of the functions that batch continuously. Raises ValueError."""
         names = ", ".join(m.name for m in self.methods)
         raise ValueError(f"{names}: continuous batching with a paged cache is not supported, use model.generate")
 
@@ -271,10 +273,8 @@ class Session:
         run.steps += 1
         self._passes += 1
         step = begin(self.decoder, self.methods, run, kwargs, self.binding.here.ids, bool(self.parts))
-        if (
-            step.sequence.is_plain and not self._sees_plain
-        ):  # a prompt without an image is answered as rows without one in a batch are
-            return original(kwargs)
+        if step.sequence.is_plain and not self._sees_plain:
+            return original(kwargs)  # a prompt without an image is answered as rows without one in a batch are
         step.wanted = LOOKS & getattr(self.binding.trace, "want", frozenset())
         self.binding.step = step
         try:

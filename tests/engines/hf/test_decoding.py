@@ -160,9 +160,7 @@ def _repeating() -> dict[str, Tensor]:
     return zoo.family("llava").batch([(1, 5, -1, *range(3, 60), *range(3, 60))])
 
 
-one_stream = pytest.mark.parametrize(
-    "case", [c for c in CASES if c.contrast is None and not c.adjustments], ids=lambda c: c.name
-)
+one_stream = pytest.mark.parametrize("case", [c for c in CASES if not c.refuses_drafts], ids=lambda c: c.name)
 
 
 @one_stream
@@ -193,7 +191,7 @@ def test_assisted_decoding_equals_greedy(case: Case) -> None:
     assert torch.equal(assisted, expected)
 
 
-@pytest.mark.parametrize("case", [c for c in MAIN if c.contrast or c.adjustments], ids=lambda c: c.name)
-def test_who_adjusts_logits_refuses_drafts(case: Case) -> None:
+@pytest.mark.parametrize("case", [c for c in MAIN if c.refuses_drafts], ids=lambda c: c.name)
+def test_who_cannot_verify_drafts_refuses_them(case: Case) -> None:
     with ground(zoo.model("llava"), case.methods), pytest.raises(ValueError, match="switch assisted decoding off"):
         zoo.model("llava").generate(**_repeating(), do_sample=False, max_new_tokens=16, **LOOKUP)

@@ -14,8 +14,20 @@ from tests.engines.vllm.conftest import open_llm
 
 pytestmark = pytest.mark.vllm
 SINKS = "sink_dims=3;11,tau=1.5,rho=0.1,p=0.9"
+FLB = "flb:gamma=2,beta=0.05"  # of its default cut, 0.1, a token of Qwen's answers stands within 3e-6
 SGRS = "sgrs:layers=1;2,alpha=0.9"
-SPECS = ("", "locore:beta=3", "heads:alpha=4", f"var:{SINKS}", "avc:alpha=1", "avc:alpha=1,scheme=mask", SGRS)
+SPECS = (
+    "",
+    "locore:beta=3",
+    "heads:alpha=4",
+    f"var:{SINKS}",
+    "avc:alpha=1",
+    "avc:alpha=1,scheme=mask",
+    FLB,
+    "spin:rho=0.5,damp=0.1",
+    "vaf:layers=1;4,enhance=3",
+    SGRS,
+)
 
 
 @pytest.mark.parametrize("build", [checkpoints.llava, checkpoints.qwen])
@@ -30,7 +42,8 @@ def test_every_method_as_engine_hf(build: Callable[[Path], Path], tmp_path: Path
     answers = by_vllm(llm, local.processor, asked, 24, ignore_eos=True)
     KEPT.append(llm)
     found = [a.differs(b) for a, b in zip(answers, expected, strict=True)]
-    assert max(found) <= 2e-4, [(q.spec, f) for q, f in zip(asked, found, strict=True)]
+    off = [(q.spec, f) for q, f in zip(asked, found, strict=True) if f > 2e-4]
+    assert not off, off
     plain = [a for q, a in zip(asked, expected, strict=True) if not q.spec]
     for spec in SPECS[1:]:
         mine = [a for q, a in zip(asked, expected, strict=True) if q.spec == spec]

@@ -24,6 +24,13 @@ SPECS = (
     "avc:alpha=1,scheme=mask",
     "avc:alpha=1,scheme=noise",
     f"locore:beta=3+var:{SINKS}+avc:alpha=1",
+    "paint:layers=0;0,gamma=1.5",
+    "flb:gamma=2",
+    "flb:gamma=2+locore:beta=3",
+    "spin:rho=0.5,damp=0.1",
+    "spin:rho=0.5,score=raw,rows=after_image",
+    "vaf:layers=1;5,enhance=3",
+    "vaf:layers=1;5,enhance=3,form=weights",
     "sgrs:layers=1;2,alpha=0.9",
     "locore:beta=3+sgrs:layers=1;2,alpha=0.9",
 )

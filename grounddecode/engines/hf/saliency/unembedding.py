@@ -93,7 +93,7 @@ class Unembedding:
 class Lens:
     """Logits (R, vocabulary) that hidden states (R, width) behind any layer would give, in their dtype.
 
-    By the model's own final norm and unembedding, and what it does to the output of that.
+    By the model's own final norm (unless not `normed`) and unembedding, and what it does to the output of that.
 
     Raises:
         ValueError: a decoder whose final norm is not to be found.
@@ -111,8 +111,9 @@ class Lens:
         self._factor, self._softcap = (scale or 1.0) / (divisor or 1.0), setting(transformers_names.LOGIT_CAP)
         self._checked = False
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self._head(self._norm(hidden[:, None]))[:, 0]
+    def __call__(self, hidden: Tensor, normed: bool = True) -> Tensor:
+        rows = hidden[:, None]
+        logits: Tensor = self._head(self._norm(rows) if normed else rows)[:, 0]
         if self._factor != 1.0:
             logits = logits * self._factor
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap

@@ -14,11 +14,13 @@ from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import FEATURES
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.unembedding import Lens
+from grounddecode.engines.state import rows_of
 from grounddecode.method import Method, Needs
 from grounddecode.view import StepView
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
+    from grounddecode.engines.hf.generation import Sequence as Sequences
     from grounddecode.engines.hf.part import Forward
     from grounddecode.engines.hf.step import Step
 
@@ -44,6 +46,7 @@ class HiddenStates(Part):
         self._given: dict[nn.Module, Tensor] = {}  # what networks and layers that run have read
         self._lens: Lens | None = None
         self._read: tuple[int, ...] = ()
+        self._main: Sequences | None = None  # whose rows the prompts of `generate` are, whatever stream runs
 
     def attach(self, binding: Binding) -> None:
         super().attach(binding)
@@ -67,7 +70,7 @@ class HiddenStates(Part):
             hook(self._blocks[layer].register_forward_hook, functools.partial(self._keep, layer))
 
     def begin(self, step: Step) -> None:
-        step.lens = self._lens
+        step.lens, self._main = self._lens, step.sequence
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         try:
@@ -132,7 +135,8 @@ class HiddenStates(Part):
         view = self._view(step, plain.device)
         edited = plain.float()
         for method in site.methods:
-            edited = method.edit_hidden(edited, read, view, site.layer)
+            state = self._state(method, view, step)
+            edited = method.edit_hidden(edited, read, view.with_(state=state, memo=view.memo), site.layer)
         edited = edited.to(plain.dtype)
         if not step.sequence.all_see:
             edited = edited.where((view.image_end >= 0)[:, None, None], plain)
@@ -143,16 +147,16 @@ class HiddenStates(Part):
         read, features = step.hidden or None, None if features is None else features.to(device)
         return view.with_(hidden=read, lens=self._lens, image_features=features, memo=view.memo)
 
+    def _state(self, method: Method, view: StepView, step: Step) -> Any:
+        """What a method knows of the rows of a step; those of further streams are their main row's."""
+        main = self._main
+        if main is None or main is step.sequence:
+            return step.sequence.state_of(method, view)
+        known = main.states.get(method)
+        return rows_of(known, torch.arange(step.sequence.rows) % main.rows)
+
     def _by_row(self, hidden: Tensor, layer: int, step: Step) -> Tensor:
-        """(rows, tokens, width), also of tokens that were laid behind each other (OPT, Llama 4)."""
-        rows = step.sequence.rows
-        flat = hidden.dim() == 2 and hidden.shape[0] % rows == 0
-        if not flat and (hidden.dim() != 3 or hidden.shape[0] != rows):
-            raise ValueError(
-                f"{self.methods[0].name}: layer {layer} of {type(self.binding.model).__name__} gives hidden states of "
-                f"shape {tuple(hidden.shape)} for {rows} rows, which are not theirs, use another model"
-            )
-        return hidden.reshape(rows, -1, hidden.shape[-1])
+        return by_row(hidden, step.sequence.rows, f"{self.methods[0].name}: layer {layer}")
 
     # -- reads ---------------------------------------------------------------------------------------------------
     def _keep(self, layer: int, _: nn.Module, __: Any, output: Any) -> None:
@@ -160,6 +164,21 @@ class HiddenStates(Part):
         if step is not None:
             hidden = output[0] if isinstance(output, tuple) else output
             step.hidden[layer] = self._by_row(hidden, layer, step)[:, -1].clone()  # alone: the whole prompt may go
+
+
+def by_row(hidden: Tensor, rows: int, whose: str) -> Tensor:
+    """(rows, tokens, width), also of tokens that were laid behind each other (OPT, Llama 4).
+
+    Raises:
+        ValueError: what cannot be so, said of `whose` it is.
+    """
+    flat = hidden.dim() == 2 and hidden.shape[0] % rows == 0
+    if not flat and (hidden.dim() != 3 or hidden.shape[0] != rows):
+        raise ValueError(
+            f"{whose} of this model gives hidden states of shape {tuple(hidden.shape)} for {rows} rows, which are not "
+            "theirs, use another model"
+        )
+    return hidden.reshape(rows, -1, hidden.shape[-1])
 
 
 def _layers_read(method: Method, n_layers: int) -> tuple[int, ...]:
