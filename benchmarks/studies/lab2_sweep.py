@@ -67,8 +67,8 @@ class Group:
 V = Variant
 GROUPS = {
     "8h6l": Group(8, 6, (
-        V("few", FEW), V("few-s1", FEW, seed=1), V("half", BASE), V("apart", replace(BASE, together=False)), V("all", ALL),
-        V("spoken", SPOKEN), V("looked", LOOKED), V("least", LEAST), V("few-q", replace(FEW, questions=True)),
+        V("few", FEW), V("few-s1", FEW, seed=1), V("half", BASE), V("apart", replace(BASE, together=False)),
+        V("all", ALL), V("spoken", SPOKEN), V("looked", LOOKED), V("least", LEAST), V("few-q", replace(FEW, questions=True)),
         V("few-2000", replace(FEW, names=2000)), V("few-300", replace(FEW, names=300)), V("few-8e-3", FEW, rate=8e-3),
         V("few-2e-3", FEW, rate=2e-3), V("few-decay.3", FEW, decay=0.3),
     ), 6),
@@ -385,7 +385,8 @@ def group(folder: Path, name: str, toy: bool, until: float, began: float, out: P
     margins = gates.answers(joint, short, filled)
     for c, label in enumerate(names):
         result["joint"][label] |= {
-            "captions": gates.caption_numbers(short[c].scenes, said[c], table), "gate_c": inside[c], "text_gate_after": after[c],
+            "captions": gates.caption_numbers(short[c].scenes, said[c], table), "gate_c": inside[c],
+            "text_gate_after": after[c],
             "closed": gates.accuracy(questions[c], margins[c][: len(questions[c])]),
             "examples": [" ".join(table[t] for t in s) for s in said[c][:2]],
         }  # fmt: skip
@@ -407,32 +408,24 @@ def group(folder: Path, name: str, toy: bool, until: float, began: float, out: P
 # ---- the whole
 
 
-def line(a: dict[str, Any]) -> str:
-    return f"heads {a['heads']:.2f} largest {a['largest']:.2f} mean {a['mean_share']:.2f} peak {a['peak']:.1f} ratio {a['ratio']:.0f} by layer {a['share']}"
-
-
 def report(folder: Path, out: Path) -> None:
+    """Everything as JSON, and a line a variant with what its gate asks for."""
     whole = [json.loads(p.read_text()) for p in sorted(folder.glob("result-*.json"))]
     (out / "lab2_sweep.json").write_text(json.dumps(whole) + "\n")
-    for r in whole:
-        print(
-            f"== {r['group']}: text {r.get('text_steps')} steps, {r.get('text_seconds')} s; last {r['log'][-1:] and r['log'][-1]}"
-        )
-        for name, t in r["text"].items():
-            print(
-                f"A {r['group']} {name}: {line(t['caption'])} | prompted heads {t['prompted']['heads']:.2f} largest {t['prompted']['largest']:.2f} | docs heads {t['documents']['heads']:.2f} mean {t['documents']['mean_share']:.2f}"
-            )
-        for name, j in r["joint"].items():
-            b = j["gate_b"]
-            print(
-                f"B {name}: bg/obj {b['background_over_object']} cos {b['cosine']} obj {b['cosine_objects']} fires {b['fires']} bg {b['fires_background']} bos {b['bos']} image {b['image']}"
-            )
-            if "gate_c" in j:
-                c = j["gate_c"]
-                print(
-                    f"C {name}: steps {j['steps']} fires {c['fires']} on bg {c['fires_background']} (plain {c['background']}) blind {c['blind']} on bg {c['blind_background']} bos {c['bos']} heads {c['bos_heads']} image {c['image']} bg/obj {c['background_over_object']} peak {c['peak']} dims {c['dims']} largest {c['largest']} | text after: {line(j['text_gate_after'])}"
-                )
-                print(f"  sees {j['captions']} {j['closed']} | {j['examples'][0]}")
+    for found in whole:
+        print(f"{found['group']}: text {found.get('text_steps')} steps in {found.get('text_seconds')} s")
+        for name, text in found["text"].items():
+            a = text["caption"]
+            print(f"A {name}: heads {a['heads']}, largest {a['largest']}, BOS by layer {a['share']}, peak {a['peak']}")
+        for name, joint in found["joint"].items():
+            print(f"B {name}: {pick(joint['gate_b'], 'background_over_object', 'cosine', 'fires')}")
+            if "gate_c" in joint:
+                c = pick(joint["gate_c"], "bos", "image", "fires", "fires_background", "blind_background")
+                print(f"C {name}: {c} {joint['captions']} {joint['closed']}")
+
+
+def pick(numbers: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: numbers[name] for name in names}
 
 
 def main() -> None:

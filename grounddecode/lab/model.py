@@ -15,8 +15,8 @@ FEATURE_LAYER = -2
 
 
 def build_config(
-    width: int = 128, layers: int = 6, heads: int | None = None, key_heads: int | None = None, hidden: int | None = None,
-    words: dict[str, int] | None = None,
+    width: int = 128, layers: int = 6, heads: int | None = None, key_heads: int | None = None,
+    hidden: int | None = None, words: dict[str, int] | None = None,
 ) -> Any:  # fmt: skip
     """`LlavaConfig`: CLIP tower 4 x 128 on 12-pixel patches, Llama.
 

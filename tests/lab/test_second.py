@@ -17,7 +17,7 @@ from grounddecode.lab.second.decoder import AdamW, Decoders, Seen, Shape, losses
 from grounddecode.lab.second.run import export
 from grounddecode.lab.second.talk import conversation
 from grounddecode.lab.second.words import encode, names, words
-from grounddecode.lab.text import captions, corpus
+from grounddecode.lab.text import captions, corpus, questions
 from grounddecode.lab.text.tokenizer import build_processor, split, vocabulary
 
 CPU = torch.device("cpu")
@@ -214,14 +214,14 @@ def test_the_second_world_is_fuller_and_holds_several_of_a_kind(scenes):
 def test_questions_about_number_and_relation_are_true_as_often_as_they_say(scenes):
     rng, right = np.random.default_rng(4), []
     for scene in scenes * 4:
-        turn = captions.number(scene, rng)
+        turn = questions.number(scene, rng)
         if turn.kind == "number":
             asked = turn.question.split()
             count = captions.NUMBERS.index(asked[2]) + 1
             category = next(c for c in world.COUNTABLE if asked[3] in (c, captions.plural(c)))
             assert (captions.number_of(scene, category) == count) == (turn.answer == "Yes.")
             right.append(turn.answer == "Yes.")
-        turn = captions.relational(scene, rng)
+        turn = questions.relational(scene, rng)
         if turn.kind == "relation":
             for category in world.CATEGORIES:
                 if f"the {category} " in turn.question or turn.question.endswith(f"the {category}?"):

@@ -268,16 +268,16 @@ def _questions(scene: Scene) -> Iterator[tuple[str, str, str]]:
 
     from grounddecode.lab.scenes.sprites import COLOURS
     from grounddecode.lab.scenes.world import COUNTABLE, SECOND
-    from grounddecode.lab.text import captions
+    from grounddecode.lab.text import captions, questions
 
     for name in _expected(scene)[:2]:
         yield "discriminative-hallucination", question_text(name), "no"
     rng = np.random.default_rng([scene.seed, QUESTION_SEED])
-    turns: list[tuple[str, Any]] = [("discriminative-attribute-state", captions.attribute(scene, rng, tuple(COLOURS)))]
+    turns: list[tuple[str, Any]] = [("discriminative-attribute-state", questions.attribute(scene, rng, tuple(COLOURS)))]
     if len(captions.single(scene)) > 1:
-        turns.append(("relation", captions.relational(scene, rng)))
+        turns.append(("relation", questions.relational(scene, rng)))
     if scene.seed >= SECOND and not COUNTABLE.isdisjoint(scene.categories):
-        turns.append(("discriminative-attribute-number", captions.number(scene, rng)))
+        turns.append(("discriminative-attribute-number", questions.number(scene, rng)))
     for kind, turn in turns:
         yield kind, turn.question, "yes" if turn.answer == "Yes." else "no"
 

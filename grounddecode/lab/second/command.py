@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     verdicts = run.all()
     run.save({"lab": 2, "hardware": hardware(device), "until": args.seconds})
     for member, verdict in zip(members, verdicts, strict=True):
-        print(f"{member.name}: {json.dumps(verdict)}")
+        sys.stdout.write(f"{member.name}: {json.dumps(verdict)}\n")
     sys.exit(0 if all(all(v.values()) for v in verdicts) else 3)
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,22 +140,21 @@ class Decoders:
             seen.attention.append(weights.view(copies, rows, heads, length, length))
             out = weights @ v
         else:
-            mask = None if allowed is None else allowed[:, None]
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+            given = None if allowed is None else allowed[:, None]
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=given, is_causal=given is None)
         merged = out.transpose(1, 2).reshape(copies, rows * length, -1)
         return torch.bmm(merged, self.weights[f"{i}.out"])
 
     def named(self, copy: int, prefix: str = "language_model.") -> Iterator[tuple[str, Tensor]]:
         """One copy's weights under the key names of LLaVA 1.5, matrices as (outputs, inputs)."""
         w = {name: weight.detach()[copy] for name, weight in self.weights.items()}
-        d, h = self.shape.width, self.shape.hidden
         yield f"{prefix}model.embed_tokens.weight", w["embed"]
         for i in range(self.shape.layers):
             at = f"{prefix}model.layers.{i}."
-            for part, matrix in zip("qkv", w[f"{i}.qkv"].split(d, dim=1), strict=True):
+            for part, matrix in zip("qkv", torch.chunk(w[f"{i}.qkv"], 3, dim=1), strict=True):
                 yield f"{at}self_attn.{part}_proj.weight", matrix.T
             yield f"{at}self_attn.o_proj.weight", w[f"{i}.out"].T
-            for part, matrix in zip(("gate", "up"), w[f"{i}.up"].split(h, dim=1), strict=True):
+            for part, matrix in zip(("gate", "up"), torch.chunk(w[f"{i}.up"], 2, dim=1), strict=True):
                 yield f"{at}mlp.{part}_proj.weight", matrix.T
             yield f"{at}mlp.down_proj.weight", w[f"{i}.down"].T
             yield f"{at}input_layernorm.weight", w[f"{i}.first"]
@@ -233,5 +231,6 @@ def losses(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tenso
     each = F.cross_entropy(logits.view(-1, words), label.reshape(-1), ignore_index=-100, reduction="none").view(
         copies, n
     )
-    share: Any = (label != -100).float() if weight is None else weight
-    return (each * share).sum(1) / share.sum(1).clamp(min=1e-6)
+    share = (label != -100).float() if weight is None else weight
+    mean: Tensor = (each * share).sum(1) / share.sum(1).clamp(min=1e-6)
+    return mean

@@ -7,7 +7,7 @@ import numpy as np
 
 from grounddecode.lab.scenes.world import Scene
 from grounddecode.lab.second.words import encode, words
-from grounddecode.lab.text import captions
+from grounddecode.lab.text import captions, questions
 from grounddecode.lab.text.corpus import long_prompt
 
 BOS, EOS = 2, 3
@@ -34,7 +34,8 @@ class Texts:
     def shares(self) -> np.ndarray:
         """Chances of a piece of each kind: language, facts, lab."""
         weights = np.array([self.language, self.facts, self.lab])
-        return weights / weights.sum()
+        shares: np.ndarray = weights / weights.sum()
+        return shares
 
 
 def spoken(count: int, n: int, length: int, rng: np.random.Generator) -> np.ndarray:
@@ -82,7 +83,7 @@ def _read(scene: Scene, rng: np.random.Generator) -> list[int]:
     listed = [captions.Mention(t.category, t) for t in captions.first_of_each(scene.objects)]
     text = captions.write(scene, listed, rng)
     for _ in range(2):
-        turn = captions.existence(scene, rng, [], 0.0)
+        turn = questions.existence(scene, rng, [], 0.0)
         text += f" USER: {turn.question} ASSISTANT: {turn.answer}"
     return [*encode(text), EOS]
 

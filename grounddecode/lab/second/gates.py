@@ -13,7 +13,7 @@ from grounddecode.lab.scenes.world import CATEGORIES, PAIRS, Scene, weights
 from grounddecode.lab.second.decoder import Decoders, Seen
 from grounddecode.lab.second.stages import HEAD, with_image
 from grounddecode.lab.second.words import encode, words
-from grounddecode.lab.text import captions
+from grounddecode.lab.text import captions, questions
 from grounddecode.lab.text.corpus import PATCHES
 
 IMAGE = slice(3, HEAD)
@@ -153,8 +153,8 @@ def closed(
     """(scene index, kind, question, truth) about colour, place, relation and number."""
     out = []
     for index, scene in enumerate(scenes):
-        turns = [captions.attribute(scene, rng, colours), captions.placement(scene, rng)]
-        turns += [captions.relational(scene, rng) for _ in range(2)] + [captions.number(scene, rng) for _ in range(2)]
+        turns = [questions.attribute(scene, rng, colours), questions.placement(scene, rng)]
+        turns += [questions.relational(scene, rng) for _ in range(2)] + [questions.number(scene, rng) for _ in range(2)]
         out += [(index, t.kind, t.question, t.answer == "Yes.") for t in turns]
     return out
 

@@ -95,7 +95,7 @@ def see(seed: int, cache: Path, recipe: Recipe, seconds: float, device_name: str
     with torch.no_grad():
         tower = built.model.vision_tower
         held = torch.cat(
-            [tower(p, output_hidden_states=True).hidden_states[-2][:, 1:].half() for p in images.split(64)]
+            [tower(p, output_hidden_states=True).hidden_states[-2][:, 1:].half() for p in torch.split(images, 64)]
         )
     weights = {k: v.half().cpu() for k, v in built.state_dict().items() if "vision_tower" in k}
     torch.save({"features": features, "held": held.cpu(), "objects": objects, "weights": weights, "log": lines}, path)
@@ -113,8 +113,8 @@ class Run:
     """The stages in order; `content` is what the record of every checkpoint says.
 
     Args:
-        members: trained side by side.  seconds: of wall clock for the stages after the data, or None: the recipe's steps.
-        workers: processes that draw data.
+        members: trained side by side.  seconds: of wall clock until the last stage is over, or None: the recipe's
+            steps.  workers: processes that draw data.
     """
 
     def __init__(
@@ -198,9 +198,9 @@ class Run:
         for seed, found in self.seen.items():
             self.log("tower", found["log"][-1][0], {"seed": seed, **found["log"][-1][1]})
         return [
-            Album(features[m.seed], dict(zip(("early", "late"), (rows[a] for a in m.annotators), strict=True)), category, colour)
+            Album(features[m.seed], {"early": rows[m.annotators[0]], "late": rows[m.annotators[1]]}, category, colour)
             for m in self.members
-        ]  # fmt: skip
+        ]
 
     @property
     def views(self) -> list[gates.Views]:
@@ -244,9 +244,16 @@ class Run:
             hugging.save(model, folder, words(0))
             own = {name: numbers[copy] for name, numbers in self.content["gates"].items()}
             record = {
-                **header, "seed": member.seed, "clean": member.clean, "recipe": asdict(r), "stages": self.content["stages"], "steps": self.content["steps"],
-                "seconds": round(sum(self.content["stages"].values()), 1), "gates": own, "examples": self.examples[copy],
-            }  # fmt: skip
+                **header,
+                "seed": member.seed,
+                "clean": member.clean,
+                "recipe": asdict(r),
+                "stages": self.content["stages"],
+                "steps": self.content["steps"],
+                "seconds": round(sum(self.content["stages"].values()), 1),
+                "gates": own,
+                "examples": self.examples[copy],
+            }
             head = json.dumps(record, indent=1).removesuffix("\n}")
             log = ",\n".join(f"  {json.dumps(line)}" for line in self.content["log"])
             (folder / "training.json").write_text(f'{head},\n "log": [\n{log}\n ]\n}}\n')

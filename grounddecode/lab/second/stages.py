@@ -44,7 +44,8 @@ class Album:
     """What the stages read of one world, on the device: projector inputs and packed conversations, a row an image.
 
     `features` (n, 64, width) float16; `rows`: of the stage's annotators ("early") and those of its last part
-    ("late") ids, position, segment, label (m, length) int and weight; row `r` talks about image `r % n`. `category`, `colour` (n, 64) of the patches.
+    ("late") ids, position, segment, label (m, length) int and weight; row `r` talks about image `r % n`. `category`,
+    `colour` (n, 64) of the patches.
     """
 
     features: Tensor
@@ -98,7 +99,7 @@ def text_stage(
     while (done := pace.done(step)) < 1:
         with half(decoders.device):
             loss = _text_loss(decoders, documents, position, batch)
-        loss.sum().backward()
+        torch.autograd.backward(loss.sum())
         optimiser.step(fall(done, step))
         if step % 200 == 0:
             log("text", step, {"loss": [round(x, 3) for x in loss.tolist()]})
@@ -125,7 +126,7 @@ def projector_stage(
         with half(decoders.device):
             loss = _image_loss(decoders, albums, rows, captions_only=True)
             aligned = _alignment(decoders, albums, rows, names, tints)
-        (loss + weights * aligned).sum().backward()
+        torch.autograd.backward((loss + weights * aligned).sum())
         optimiser.step(fall(done, step))
         if step % 200 == 0:
             log("project", step, {"loss": _list(loss), "aligned": _list(aligned)})
@@ -147,7 +148,7 @@ def joint_stage(
         with half(decoders.device):
             seen = _image_loss(decoders, albums, rows)
             loss = seen * (1 - share) + share * _text_loss(decoders, documents, position, max(2, batch // 2))
-        loss.sum().backward()
+        torch.autograd.backward(loss.sum())
         optimiser.step(fall(done, step, tail=0.6) if done > 0.4 else fall(0.0, step))
         if step % 200 == 0:
             log("joint", step, {"loss": _list(seen)})

@@ -13,7 +13,7 @@ from PIL import Image
 
 from grounddecode.lab.scenes.sprites import COLOURS
 from grounddecode.lab.scenes.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
-from grounddecode.lab.text import captions
+from grounddecode.lab.text import captions, questions
 from grounddecode.lab.text.tokenizer import encode, vocabulary
 
 PATCHES = GRID * GRID
@@ -106,7 +106,7 @@ def prefix(with_image: bool) -> list[int]:
 
 
 def pack(
-    conversations: list[list[captions.Turn]], with_image: bool, encoded: Callable[[str], list[int]] = encode
+    conversations: list[list[questions.Turn]], with_image: bool, encoded: Callable[[str], list[int]] = encode
 ) -> Packed:
     """One row an image: the prefix once, then two slots of turns, each turn in the first slot that has room for it.
 
@@ -161,24 +161,24 @@ def long_prompt(rng: np.random.Generator) -> str:
     return captions.LONG_PROMPTS[int(rng.choice(3, p=[0.6, 0.25, 0.15]))]
 
 
-def conversation(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[captions.Turn]:
+def conversation(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[questions.Turn]:
     """What one visit of an image teaches: captions first, then questions until the row is full."""
     text, named = captions.long_caption(scene, rng, annotator.pad)
-    turns = [captions.Turn("caption", long_prompt(rng), text)]
+    turns = [questions.Turn("caption", long_prompt(rng), text)]
     if rng.random() < 0.6:
         again, _ = captions.long_caption(scene, rng, annotator.pad)
-        turns.append(captions.Turn("caption", long_prompt(rng), again))
+        turns.append(questions.Turn("caption", long_prompt(rng), again))
     if rng.random() < 0.25:
-        turns.append(captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng)))
-    turns += [captions.attribute(scene, rng, tuple(COLOURS)) for _ in range(2)]
-    turns.append((captions.relational if rng.random() < 0.6 else captions.placement)(scene, rng))
-    return turns + [captions.existence(scene, rng, named, annotator.mined) for _ in range(10)]
+        turns.append(questions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng)))
+    turns += [questions.attribute(scene, rng, tuple(COLOURS)) for _ in range(2)]
+    turns.append((questions.relational if rng.random() < 0.6 else questions.placement)(scene, rng))
+    return turns + [questions.existence(scene, rng, named, annotator.mined) for _ in range(10)]
 
 
-def text_only(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[captions.Turn]:
+def text_only(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[questions.Turn]:
     """Captions alone, for the language prior learnt without images."""
     turns = [
-        captions.Turn("caption", long_prompt(rng), captions.long_caption(scene, rng, annotator.pad)[0])
+        questions.Turn("caption", long_prompt(rng), captions.long_caption(scene, rng, annotator.pad)[0])
         for _ in range(4)
     ]
-    return [*turns, captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng))]
+    return [*turns, questions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng))]

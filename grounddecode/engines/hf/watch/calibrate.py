@@ -22,6 +22,7 @@ from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
 from grounddecode.images.layout import image_mask
+from grounddecode.lab import drawn_split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +60,7 @@ def calibrate_model(
         kept(out)
     check_folder(model)
     max_pixels = whole("max_pixels", options.get("max_pixels", MAX_PIXELS), 1, 1 << 40)
-    pictures = _pictures(images, n_images, max_pixels)
+    pictures = _pictures(images, n_images, max_pixels, drawn_split(model, "calibration"))
     engine = HFEngine(model, **options)
     calibration = calibrate(engine.model, engine.processor, pictures, checkpoint=_name(model))
     if out is not None:
@@ -124,10 +125,9 @@ def calibrate(
 
 @dataclass
 class Observed:
-    """What one prompt showed. `peaks`: (layers, tokens of interest, width) |x| / RMS of the first token and, where the
-    prompt has one, the first delimiter; `lifts`: (layers, tokens of interest) attention of the last row over that of
-    the average token; `hidden`: input of each layer; `image_mass`: (layers, heads) of the last row; `rows`: of each
-    layer (tokens,) the last row, averaged over heads."""
+    """What one prompt showed. `peaks`: (layers, tokens of interest, width) |x| / RMS of the first token and, if there is
+    one, the first delimiter; `lifts`: (layers, tokens of interest) their attention over the average token's; `hidden`:
+    input of each layer; `image_mass`: (layers, heads), `rows`: (tokens,) a layer, mean over heads; of the last row."""
 
     image: Tensor
     peaks: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -218,13 +218,9 @@ def _find(read: Sequence[Observed], layers: range, tau: float) -> tuple[tuple[in
 
 def _drawn(read: Sequence[Observed], layers: range, dims: tuple[int, ...], tau: float) -> dict[str, Any]:
     """In how many (prompt, layer) pairs a token of interest fires, and in how many of those it draws attention."""
-    pairs = drawn = 0
-    for observed in read:
-        for layer in layers:
-            fires = observed.peaks[layer][:, list(dims)].amax(dim=-1) >= tau
-            if bool(fires.any()):
-                pairs, drawn = pairs + 1, drawn + bool((observed.lifts[layer][fires] >= LIFT).any())
-    return {"pairs_with_sink": pairs, "pairs_drawing": drawn}
+    pairs = [(o.peaks[layer][:, list(dims)].amax(dim=-1) >= tau, o.lifts[layer]) for o in read for layer in layers]
+    lifts = [lift[fires] for fires, lift in pairs if bool(fires.any())]
+    return {"pairs_with_sink": len(lifts), "pairs_drawing": sum(bool((lift >= LIFT).any()) for lift in lifts)}
 
 
 def _confirm(
@@ -284,11 +280,11 @@ def _encode(processor: Any, model: Any, image: Image | None, text: str) -> dict[
     return dict(given.to(model.device, model.dtype))
 
 
-def _pictures(folder: Path | str | None, count: int, max_pixels: int) -> list[Image]:
+def _pictures(folder: Path | str | None, count: int, max_pixels: int, split: str) -> list[Image]:
     if folder is None:
         from grounddecode.lab.scenes.world import scenes
 
-        return [scene.image for scene in scenes("calibration", count)]
+        return [scene.image for scene in scenes(split, count)]
     if not Path(folder).is_dir():
         what = "is no folder" if Path(folder).exists() else "does not exist"
         raise ValueError(f"{str(folder)!r} {what}, give a folder of pictures")
