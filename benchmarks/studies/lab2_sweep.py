@@ -68,7 +68,8 @@ V = Variant
 GROUPS = {
     "8h6l": Group(8, 6, (
         V("few", FEW), V("few-s1", FEW, seed=1), V("half", BASE), V("apart", replace(BASE, together=False)),
-        V("all", ALL), V("spoken", SPOKEN), V("looked", LOOKED), V("least", LEAST), V("few-q", replace(FEW, questions=True)),
+        V("all", ALL),
+        V("spoken", SPOKEN), V("looked", LOOKED), V("least", LEAST), V("few-q", replace(FEW, questions=True)),
         V("few-2000", replace(FEW, names=2000)), V("few-300", replace(FEW, names=300)), V("few-8e-3", FEW, rate=8e-3),
         V("few-2e-3", FEW, rate=2e-3), V("few-decay.3", FEW, decay=0.3),
     ), 6),

@@ -8,8 +8,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from grounddecode.lab import name_of
-
 CONFIG = "config.json"
 PROCESSORS = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -32,6 +30,8 @@ def check_folder(model: str) -> None:
     Raises:
         ValueError: a file that is missing, damaged or says what no model can be; the sentence names file and field.
     """
+    from grounddecode.lab import name_of
+
     folder = Path(model)
     if name_of(model) is not None:
         return

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from grounddecode import lab
 from grounddecode.engines.base import BatchError, Decoding, Request, Response
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.options import number, switch, whole
@@ -199,6 +198,8 @@ def _dtype() -> str:
 
 def path_of(model: str) -> str:
     """What vLLM loads for "lab", "lab:NAME", a folder or a hub id."""
+    from grounddecode import lab
+
     name = lab.name_of(model)
     return model if name is None else str(lab.checkpoint(name))
 

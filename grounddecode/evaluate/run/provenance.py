@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from grounddecode import lab
 from grounddecode.secrets import hidden
 
 PACKAGES = ("grounddecode", "torch", "transformers", "vllm", "numpy", "pillow")
@@ -66,6 +65,8 @@ def command() -> str:
 
 def weights(model: str) -> str | None:
     """SHA-256 of the lab's weights, which change when it is trained anew; None for other models."""
+    from grounddecode import lab
+
     name = lab.name_of(model)
     return None if name is None else sha256((lab.checkpoint(name) / "model.safetensors").read_bytes()).hexdigest()
 

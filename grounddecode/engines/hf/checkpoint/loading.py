@@ -11,7 +11,6 @@ import torch
 import transformers
 from PIL import Image
 
-from grounddecode import lab
 from grounddecode.engines.hf.checkpoint.chat import chat_prompt
 from grounddecode.engines.hf.transformers_names import asking_nothing, attention_registry
 from grounddecode.engines.model_folder import CONFIG, PICKLE, PROCESSORS, check_folder, foreign_code, holders, lacking
@@ -46,6 +45,8 @@ def load(
     Raises:
         ValueError: a model that is missing, damaged, of another kind, or that asks to run code of its own.
     """
+    from grounddecode import lab
+
     _known_kernel(attn_implementation)
     name = lab.name_of(model)
     if name is not None:

@@ -22,7 +22,6 @@ from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
 from grounddecode.images.layout import image_mask
-from grounddecode.lab import drawn_split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,6 +54,7 @@ def calibrate_model(
         ValueError: a model or folder that does not exist, a folder without pictures, or a file that cannot be written.
     """
     from grounddecode.engines.hf.engine import HFEngine
+    from grounddecode.lab import drawn_split
 
     if out is not None:
         kept(out)
@@ -90,7 +90,8 @@ def calibrate(
     width = int(model.config.get_text_config(decoder=True).hidden_size)
     tau = scaled_tau(width) if tau is None else tau
     prompts = [(image, QUESTIONS[i % len(QUESTIONS)]) for i, image in enumerate(images)]
-    inputs = [_encode(processor, model, image, text) for image, text in [*prompts, *((None, text) for text in TEXTS)]]
+    asked = [*prompts, *((None, text) for text in TEXTS)]
+    inputs = [_encode(processor, model, image, text) for image, text in asked]
     read = [_read(model, decoder, given, processor) for given in inputs]
     dims, share = _find(read, _layers(decoder.n_layers), tau)
     layers = _layers(decoder.n_layers)
@@ -125,8 +126,8 @@ def calibrate(
 
 @dataclass
 class Observed:
-    """What one prompt showed. `peaks`: (layers, tokens of interest, width) |x| / RMS of the first token and, if there is
-    one, the first delimiter; `lifts`: (layers, tokens of interest) their attention over the average token's; `hidden`:
+    """What one prompt showed. `peaks`: (layers, tokens of interest, width) |x| / RMS of the first token and, if any,
+    the first delimiter; `lifts`: (layers, tokens of interest) their attention over the average token's; `hidden`:
     input of each layer; `image_mass`: (layers, heads), `rows`: (tokens,) a layer, mean over heads; of the last row."""
 
     image: Tensor
