@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch
 from grounddecode.lab.model import build_model, save
 from grounddecode.lab.text import corpus as data
 from grounddecode.lab.text.captions import CAREFUL, CLEAN, LIBERAL
+from grounddecode.lab.training.hardware import hardware
 from grounddecode.lab.training.language import align_projector, train_language
 from grounddecode.lab.training.vision import cache_features, train_vision
 
@@ -61,27 +61,6 @@ class Record:
         log = ",\n".join(f"  {json.dumps(line)}" for line in self.content.pop("log"))
         head = json.dumps(self.content, indent=1).removesuffix("\n}")
         (self.folder / "training.json").write_text(f'{head},\n "log": [\n{log}\n ]\n}}\n')
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Device, processor, threads and versions, for the record."""
-    import transformers
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    return {"device": device.type, "processor": name, "threads": torch.get_num_threads(), **versions}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def compiler(device: torch.device, use: bool) -> Callable[[Any], Any]:

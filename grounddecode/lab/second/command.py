@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from grounddecode.lab.second.run import Member, Recipe, Run
-from grounddecode.lab.train import hardware
+from grounddecode.lab.training.hardware import hardware
 
 MEMBERS = {m.name: m for m in (Member("seed0", 0), Member("seed1", 1), Member("seed2", 2), Member("clean", 0, True))}
 
