@@ -38,6 +38,9 @@ SETTINGS = {  # what a plan's settings are; the tuned ones are known from the tu
     "var+avc": "pair",
     "var+locore+sgrs": "pair",
     "var": "paper",
+    "vcd:share=0.9": "ours, by calibration scenes",
+    "cicd:references=4": "ours",
+    "heads+vcd:share=0.9": "pair",
 }
 
 
