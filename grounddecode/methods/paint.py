@@ -31,12 +31,14 @@ class PAINT(Method):
 
     This is what the code does. The title's "head-specific" modulation by measured sensitivity is in no released file;
     `HeadModulation` is our reading of it. Mended: the spatial stream (`spatial_share`) ranks patches by attention
-    *received* (the code's row sums are all 1); every image has its own sets; towers without a class token use the mean
+    *received* (the code's row sums are all 1); every image has its own sets, and so has every tile that the tower saw
+    by itself; a token that stands for a window of patches has their mean; towers without a class token use the mean
     attention received; masked keys stay masked; the shares do act. Ours: `alpha` 0.5 (paper 0.7: from there on half of
     the published captions repeat themselves); no contrast by default (paper 1.1). The second stream reads the same
     prompt with all image tokens hidden, their positions kept, where the code leaves them out. Needs patches that map
-    to image tokens; families where they do not are refused. `layers=(0, 0)` switches the edit off. `local_tokens` and
-    `summary_tokens` put constants in the place of the two sets: numbers of an image's tokens in reading order, from 0.
+    to image tokens: families in which learnt queries read them are refused. `layers=(0, 0)` switches the edit off.
+    `local_tokens` and `summary_tokens` put constants in the place of the two sets: numbers of an image's tokens in
+    reading order, from 0.
 
     Formula: `z_j' = z_j + a_j |z_j|`, `a_j` = `alpha` on local, `beta` on summary tokens, else 0; with a contrast
     `s' = gamma (s - u) + u` where `s >= ln(cut) + max s`, else -inf, `s` and `u` log-probabilities.

@@ -54,10 +54,14 @@ PAGED = "cache"  # the paged cache, which continuous batching hands on to the ke
 # Kernels whose masks are no tensors: rows cannot be computed beside them.
 BLOCK_MASKS = ("flex_attention",)
 
+PACKED = "cu_seq_lens_q"  # where pictures that lie behind each other in one row begin, for flash kernels
+
 # -- modules ---------------------------------------------------------------------------------------------------------
 # The feed-forward network of a decoder layer, by its first and last module, and the norm that may stand behind it.
 _FEED_FORWARDS = (*((x, x) for x in ("mlp", "feed_forward", "block_sparse_moe")), ("fc1", "fc2"))
 _BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# What turns pixels into hidden states, an attribute of the model behind the head.
+VISION_TOWERS = ("vision_tower", "visual", "vision_model")
 # The norm between the last decoder layer and the unembedding.
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
 # What is done to the output of the unembedding: times (Cohere), divided by (Granite), softly capped (Gemma 2).

@@ -59,7 +59,8 @@ def _other(pixels: Tensor, given: dict[str, Any], method: Method, step: Step) ->
 def _pictures(pixels: Tensor, grids: Tensor | None) -> Pictures:
     """Patches lie behind each other where there are grids that say how many; elsewhere an entry is a picture."""
     counts = [1] * len(pixels) if grids is None else grids.prod(dim=-1).tolist()
-    parts = torch.split(pixels.detach().float().cpu(), counts)
+    values = pixels.detach().to(torch.bfloat16).float().cpu()  # a picture is the same in every dtype
+    parts = torch.split(values, counts)
     seeds = tuple(zlib.crc32(part.contiguous().numpy().tobytes()) for part in parts)
     of_entry = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return Pictures(of_entry=of_entry.to(pixels.device), seeds=seeds)
