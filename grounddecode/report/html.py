@@ -207,12 +207,12 @@ def _said(said: Said) -> str:
     tail = f"; not named:{missed}" if missed else ""
     counts = f"{said.n_words} words, {said.n_invented} of {len(said.marks)} mentions hallucinated"
     return (
-        f'<div class="said"><h3>{escape(said.method)}</h3><p>{_marked(said.text, said.marks)}</p>'
+        f'<div class="said"><h3>{escape(said.method)}</h3><p>{marked(said.text, said.marks)}</p>'
         f'<p class="soft">{counts}{tail}</p></div>'
     )
 
 
-def _marked(text: str, marks: Iterable[Mark]) -> str:
+def marked(text: str, marks: Iterable[Mark]) -> str:
     pieces, at = [], 0
     for one in marks:
         kind = "real" if one.real else "invented"
