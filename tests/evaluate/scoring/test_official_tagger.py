@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parents[4] / "shared/golden"
 pytestmark = pytest.mark.skipif(
     not (GOLDEN / "nltk_data").is_dir(), reason="NLTK's weights are not beside the repository"
 )
-#: CHAIR_s, CHAIR_i and recall in percent, as OPERA's program prints them: with its own ground truth, with `chair.pkl`'s.
+#: CHAIR_s, CHAIR_i and recall in percent as OPERA's program prints them: with its own ground truth, with chair.pkl's.
 PUBLISHED = {
     "llava-1.5_greedy": ((44.8, 12.7, 80.0), (45.0, 12.7, 80.4)),
     "llava-1.5_beam5": ((48.8, 13.8, 79.9), (48.8, 13.9, 80.3)),
