@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Flag, auto
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -126,12 +126,18 @@ class Method:
         off = [getattr(self, f.name) == f.metadata["neutral"] for f in fields(self) if "neutral" in f.metadata]
         return bool(off) and all(off) if self.all_switches else any(off)
 
+    def by_depth(self, n_layers: int) -> dict[str, tuple[int, ...]]:
+        """Fields that may be "auto" and then follow from the depth alone, with what they are there."""
+        return {}
+
     def calibrated(self, calibration: Calibration | None) -> Self:
-        """A copy whose automatic values are filled in from what is known about the checkpoint.
+        """A copy whose automatic values are filled in from what is known about the checkpoint, if that says more.
 
         Raises ValueError when the method cannot work without what is missing; engines call it before they attach.
         """
-        return self
+        known = {} if calibration is None else calibration.ranges.get(self.name, {})
+        given = {name: value for name, value in known.items() if getattr(self, name, None) == "auto"}
+        return replace(self, **given) if given else self
 
     # -- attention edits -----------------------------------------------------------------------------------------
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:

@@ -13,11 +13,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from grounddecode import registry
 from grounddecode.calibration import Calibration, fingerprint, kept, scaled_tau
 from grounddecode.engines.hf.attention.attend import row_scores
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.session import Session
+from grounddecode.engines.hf.watch.directions import CaptionPair, caption_pairs, directions
 from grounddecode.engines.images import MAX_PIXELS, open_image
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
@@ -36,17 +38,21 @@ TEXTS = ("Write one sentence about the sea.", "Name three animals, then explain 
 DELIMITERS = frozenset((".", ",", ":", ";", "\n", "?", "!"))
 FIRST_LAYER = 3  # sinks form in the first layers; the last layer takes them back
 SHARE, MOST_DIMS, TOO_MANY = 0.8, 4, 0.5
+PUBLISHED_DEPTH = 32  # decoder layers of the models that published layer numbers are of
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def calibrate_model(
-    model: str, images: Path | str | None = None, out: Path | str | None = None, *, n_images: int = 8, **options: Any
-) -> Calibration:
+    model: str, images: Path | str | None = None, out: Path | str | None = None, *, n_images: int = 8,
+    pairs: Path | str | None = None, n_pairs: int = 60, **options: Any,
+) -> Calibration:  # fmt: skip
     """Load a model, calibrate it, and save the result.
 
     Args:
         model: "lab", "lab:NAME", a folder or a hub id.  images: folder of pictures (the first `n_images` by name are
             read); without it, drawn scenes of the lab's calibration split.  out: JSON file, which may hold others.
+        pairs: folder of caption pairs, or "lab", see `directions.caption_pairs`, of which the first `n_pairs` give the
+            directions of steering; without it, none are measured.
         options: of `HFEngine`: device, dtype, attn_implementation, trust_remote_code, max_pixels.
 
     Raises:
@@ -59,16 +65,18 @@ def calibrate_model(
     check_folder(model)
     max_pixels = whole("max_pixels", options.get("max_pixels", MAX_PIXELS), 1, 1 << 40)
     pictures = _pictures(images, n_images, max_pixels)
+    told = [] if pairs is None else caption_pairs(pairs, n_pairs, max_pixels)
     engine = HFEngine(model, **options)
-    calibration = calibrate(engine.model, engine.processor, pictures, checkpoint=_name(model))
+    calibration = calibrate(engine.model, engine.processor, pictures, checkpoint=_name(model), pairs=told)
     if out is not None:
         calibration.save(out)
     return calibration
 
 
 def calibrate(
-    model: Any, processor: Any, images: Sequence[Image], *, checkpoint: str | None = None, tau: float | None = None
-) -> Calibration:
+    model: Any, processor: Any, images: Sequence[Image], *, checkpoint: str | None = None, tau: float | None = None,
+    pairs: Sequence[CaptionPair] = (),
+) -> Calibration:  # fmt: skip
     """Measure one model (ours, after section 4 of arXiv 2503.03321).
 
     Sink dimensions: those in which the first token, or the first delimiter, of at least 80 % of (prompt, layer) pairs
@@ -78,7 +86,7 @@ def calibrate(
 
     Args:
         images: 8 to 16 pictures are enough.  checkpoint: how the model is called; its own name by default.
-        tau: threshold; by default 20 * sqrt(width / 4096).
+        tau: threshold; by default 20 * sqrt(width / 4096).  pairs: of captions, for the directions of steering.
 
     Warns when the model has no sinks: methods that move sinks' attention then refuse it.
     """
@@ -105,10 +113,14 @@ def calibrate(
         has_sinks=not reason,
         head_sensitivity=tuple(tuple(round(x, 6) for x in row) for row in heads.tolist()),
         layers=_sink_layers(read, dims, tau),
+        directions=directions(model, processor, pairs) if pairs else (),
+        ranges=_ranges(decoder.n_layers),
         provenance={
             "source": "measured",
             "images": len(images),
             "prompts": len(inputs),
+            "pairs": len(pairs),
+            "ranges": "paper" if decoder.n_layers == PUBLISHED_DEPTH else f"ours: scaled from {PUBLISHED_DEPTH} layers",
             "share_of_pairs": share,
             **seen,
             "without_sinks": reason,
@@ -246,6 +258,12 @@ def _sink_layers(read: Sequence[Observed], dims: tuple[int, ...], tau: float) ->
     fires = torch.stack([(o.peaks[:, :, list(dims)].amax(dim=(1, 2)) >= tau).float() for o in read]).mean(dim=0) > 0.5
     layers = fires.nonzero().flatten().tolist()
     return (layers[0], layers[-1] + 1) if layers else (0, 0)
+
+
+def _ranges(n_layers: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """What follows from the depth, of every method that has such."""
+    found = {name: registry.create(name).by_depth(n_layers) for name in registry.names()}
+    return {name: ranges for name, ranges in found.items() if ranges}
 
 
 def _delimiter(processor: Any, ids: Tensor) -> list[int]:
