@@ -34,6 +34,12 @@ METHODS: dict[str, str] = {
     "vista": "grounddecode.methods.vista:VISTA",
     "vti": "grounddecode.methods.vti:VTI",
     "sid": "grounddecode.methods.sid:SID",
+    "vcd": "grounddecode.methods.vcd:VCD",
+    "m3id": "grounddecode.methods.m3id:M3ID",
+    "pai": "grounddecode.methods.pai:PAI",
+    "icd": "grounddecode.methods.icd:ICD",
+    "cicd": "grounddecode.methods.cicd:CICD",
+    "nolan": "grounddecode.methods.nolan:NoLan",
     "memvr": "grounddecode.methods.memvr:MemVR",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"
