@@ -102,7 +102,8 @@ def principal(differences: Tensor) -> Tensor:
     scores, _, axes = torch.linalg.svd(flat - mean, full_matrices=False)
     first = scores[:, 0]
     sign = torch.sign(first[first.abs().argmax()])
-    return (mean + sign * axes[0]).view(differences.shape[1:])
+    found: Tensor = (mean + sign * axes[0]).view(differences.shape[1:])
+    return found
 
 
 @torch.no_grad()
