@@ -34,8 +34,8 @@ class CaptionPair:
     invented: str
 
 
-def caption_pairs(source: Path | str, count: int, max_pixels: int) -> list[CaptionPair]:
-    """The first `count` pairs of a folder, or of the lab.
+def caption_pairs(source: Path | str, count: int, max_pixels: int, split: str) -> list[CaptionPair]:
+    """The first `count` pairs of a folder, or of a split of the lab's drawn scenes.
 
     A folder holds `pairs.jsonl`, a JSON object a line: `image` (a file there), `true` and `invented` (captions), and
     `question`, "Describe this image in detail." where it is missing.
@@ -44,7 +44,7 @@ def caption_pairs(source: Path | str, count: int, max_pixels: int) -> list[Capti
         ValueError: no such folder, no pairs in it, a line that is none, or a picture that cannot be read.
     """
     if str(source) == LAB:
-        return _drawn(count)
+        return _drawn(count, split)
     listed = Path(source) / LIST
     if not listed.is_file():
         raise ValueError(f"{str(source)!r} holds no {LIST}, give a folder with one, or {LAB}")
@@ -64,14 +64,14 @@ def _pair(listed: Path, number: int, line: str, max_pixels: int) -> CaptionPair:
     return CaptionPair(picture, str(entry.get("question", QUESTION)), true, invented)
 
 
-def _drawn(count: int) -> list[CaptionPair]:
+def _drawn(count: int, split: str) -> list[CaptionPair]:
     import numpy as np
 
     from grounddecode.lab.scenes.world import scenes
     from grounddecode.lab.text.captions import caption_pair
 
     rng = np.random.default_rng(0)
-    return [CaptionPair(scene.image, QUESTION, *caption_pair(scene, rng)) for scene in scenes("calibration", count)]
+    return [CaptionPair(scene.image, QUESTION, *caption_pair(scene, rng)) for scene in scenes(split, count)]
 
 
 def directions(model: Any, processor: Any, pairs: Sequence[CaptionPair]) -> tuple[tuple[float, ...], ...]:
