@@ -157,7 +157,7 @@ class VisionAttention(Part):
         image_of, patch_of = (x.to(scores["first"].device) for x in self._places(step.sequence, tokens))
         first, last, top = (scores[name] for name in ("first", "last", "received"))
         vision = VisionView(first=first, last=last, received=top, image_of_key=image_of, patch_of_key=patch_of)
-        step.sequence.look(vision)
+        step.look(vision)
 
     def _places(self, sequence: Sequence, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, prompt) long, twice: image (-1: none) and patch of every prompt token.
