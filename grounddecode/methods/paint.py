@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from grounddecode.maths import outliers, plausible_floor, rank_among
+from grounddecode.maths import guided, outliers, raised, rank_among
 from grounddecode.method import Method, Needs, option
 from grounddecode.view import StreamEdit
 
@@ -129,9 +129,7 @@ class PAINT(Method):
         return of_key.masked_fill(image < 0, 0.0)[:, None, :]
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
-        gain = step.once(self._gain)
-        size = scores.abs().clamp(max=torch.finfo(scores.dtype).max)  # a masked score is -inf and stays so
-        return torch.addcmul(scores, gain, size)
+        return raised(scores, step.once(self._gain))
 
     def second_stream(self, step: StepView) -> StreamEdit:
         return StreamEdit(keep=torch.zeros_like(step.image), scheme="mask")
@@ -139,10 +137,7 @@ class PAINT(Method):
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         if step.second_logits is None:
             raise RuntimeError("paint: the engine gave no logits of the second stream")
-        main, text = logits.float().log_softmax(dim=-1), step.second_logits.float().log_softmax(dim=-1)
-        mixed = torch.lerp(text, main, self.gamma)
-        kept = torch.where(main >= plausible_floor(main, self.cut), mixed, -torch.inf).to(logits.dtype)
-        return torch.where((step.image_end >= 0)[:, None], kept, logits)
+        return guided(logits, step.second_logits, self.gamma, self.cut, step.image_end >= 0)
 
 
 def _named(name: str, sets: tuple[tuple[int, ...], ...], there: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from grounddecode.report.embed import data_uri, document
 from grounddecode.report.overlay import PALETTE, place_tags
-from grounddecode.report.plots import forest, scatter
-from grounddecode.report.samples import script
 
 if TYPE_CHECKING:
     from grounddecode.evaluate.benchmarks.base import Column
@@ -44,18 +42,11 @@ class Gallery:
     cases: Sequence[Case]
 
 
-def page(
-    title: str,
-    lede: str,
-    tables: Sequence[Table],
-    galleries: Sequence[Gallery],
-    facts: Sequence[Facts],
-    samples: str = "",
-) -> str:
+def page(title: str, lede: str, tables: Sequence[Table], galleries: Sequence[Gallery], facts: Sequence[Facts]) -> str:
     """The whole page as text.
 
     Args:
-        lede: one or two sentences under the title.  samples: the section of `grounddecode.report.samples`.
+        lede: one or two sentences under the title.
         facts: the provenance, what matters most first; the rest is folded away.
     """
     style = files("grounddecode.report").joinpath("page.css").read_text(encoding="utf-8")
@@ -65,12 +56,11 @@ def page(
             "<main>",
             _results(tables),
             _pictures([gallery for gallery in galleries if gallery.cases]),
-            samples,
             "</main>",
             _footer(facts),
         )
     )
-    return document(title, style, body, SCRIPT + script())
+    return document(title, style, body, SCRIPT)
 
 
 def _results(tables: Sequence[Table]) -> str:
@@ -86,7 +76,7 @@ def _table(table: Table) -> str:
     names = ["method", *(column.heading for column in table.columns), "verdict"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     return (
-        f'<p class="caption">{escape(table.caption)}</p>{forest(table)}{scatter(table)}'
+        f'<p class="caption">{escape(table.caption)}</p><p class="hint">More columns to the right: swipe.</p>'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.caption)}"><table>'
         f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(_row(row, table.columns) for row in table.rows)}</tbody></table></div>"
@@ -102,18 +92,15 @@ def _row(row: Row, columns: Sequence[Column]) -> str:
         )
     kind = ' class="control"' if row.of else ""
     cells = "".join(_cell(row.cells.get(column.key), column) for column in columns)
-    said = f'<td data-heading="verdict">{escape(row.sign)}</td>'
-    return f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}{said}</tr>'
+    return f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}<td>{escape(row.sign)}</td></tr>'
 
 
 def _cell(cell: Cell | None, column: Column) -> str:
-    heading = f' data-heading="{escape(column.heading)}"'
     if cell is None or cell.value is None:
-        return f"<td{heading}>-</td>"
+        return "<td>-</td>"
     number = _shown(cell.value, column)
     small = "".join(f"<small>{line}</small>" for line in _small_print(cell, column))
-    kind = f' class="{escape(cell.verdict)}"' if cell.verdict else ""
-    return f"<td{heading}{kind}>{number}{small}</td>"
+    return f'<td class="{escape(cell.verdict)}">{number}{small}</td>' if cell.verdict else f"<td>{number}{small}</td>"
 
 
 def _small_print(cell: Cell, column: Column) -> Iterator[str]:

@@ -68,7 +68,7 @@ class Session:
         require_layers(self.decoder, self.methods)
         self._adjusting = adjusting(self.methods)
         self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
-        self.edits_pixels = any(Needs.PIXELS in m.active_needs() for m in self.methods)
+        self.encodes_anew = any((Needs.PIXELS | Needs.OTHER_INPUTS) & m.active_needs() for m in self.methods)
         self._sees_plain = any(part.sees_plain for part in self.parts)
         attending = [layer for layer in self.decoder.layers if not layer.cross]
         self._expected = frozenset(layer.index for layer in attending)  # every forward pass must come through these

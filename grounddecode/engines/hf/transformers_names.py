@@ -20,7 +20,8 @@ CACHE = ("cache", "past_key_values")  # the first since 5.24, the second before,
 # The same argument of one decoder layer: a layer that is run once more must leave the cache alone.
 LAYER_CACHE = (*CACHE, "past_key_value")
 # Arguments whose first dimension is no batch row, which a doubled batch must not double.
-NOT_ROWS = frozenset({"cache_position", "logits_to_keep", *CACHE})
+COLUMNS = "cache_position"  # of the cache, that new tokens are written to, where a release passes them
+NOT_ROWS = frozenset({COLUMNS, "logits_to_keep", *CACHE})
 # Images and videos that `generate` encoded before the first forward, which gets them in place of pixels (5.19 on).
 ENCODED = "mm_encoder_outputs"
 _PIXELS = ("pixel_values", "image_pixel_values", "pixel_values_images")
@@ -72,6 +73,9 @@ IMAGE_FEATURES = "get_image_features"
 CHECKPOINTING = "gradient_checkpointing"
 # Room for rows that a static cache layer was made with.
 CACHE_ROWS = "max_batch_size"
+# What layers of a cache have that do not just grow: room for tokens, keys and values in fewer bits.
+NOT_GROWING = ("max_cache_len", "nbits", "_quantized_keys")
+TOKENS_SEEN = "cumulative_length"  # by a cache layer that keeps only the newest ones
 _OFFSETS = "rope_deltas"
 _WAIT = "TIME_OUT_REMOTE_CODE"  # seconds that an answer is waited for
 _VIDEO_TOKEN = ("video_token_id", "video_token_index")

@@ -105,6 +105,8 @@ def refusal(name: str, case: Case) -> str | None:
             "cannot be told from its image tokens|reads its images through cross-attention|are read by learnt queries|"
             "scheme 'mask' hides keys"
         )
+    if name in case.refused:
+        return case.refused[name]
     if name == "qwen3_5" and any(getattr(method, "scheme", None) == "mask" for method in case.methods):
         return "scheme 'mask' hides keys and some layers of this model have none"
     if name == "qwen3_5" and any(Needs.KEY_SETS in method.active_needs() for method in case.methods):

@@ -43,7 +43,7 @@ class Standing(Protocol):
         ...
 
     @property
-    def edits_pixels(self) -> bool:
+    def encodes_anew(self) -> bool:
         """Whether the images may have to be encoded once more."""
         ...
 
@@ -209,7 +209,7 @@ def catch_encoder(model: nn.Module, encode: Callable[..., Any], args: tuple[Any,
     with _lock:
         alive = list(_alive)
     possible += [p.session for p in alive if not p.closed and p.session.decoder.runner is model]
-    if any(session.edits_pixels or session.watch is not None for session in possible):
+    if any(session.encodes_anew or session.watch is not None for session in possible):
         given = args[0] if args else next(iter(kwargs.values()))
         _here.encodings[model] = Encoding(functools.partial(encode, model), dict(given))
     watch = next((session.watch for session in possible if session.watch is not None), None)
