@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -83,10 +84,10 @@ def pairs() -> tuple[list[str], dict[str, int]]:
 
 
 def _general(reason: str, first: str, second: str) -> str:
-    """The sentence for whichever two methods."""
-    place = {reason.find(f"{name} "): name for name in (first, second)}
-    for letter, at in zip("AB", sorted(place), strict=False):
-        reason = reason.replace(f"{place[at]} ", f"{letter} ")
+    """The sentence for whichever two methods, the one that is named first being A."""
+    named = re.findall(rf"\b(?:{first}|{second})\b", reason)
+    for letter, name in zip("AB", dict.fromkeys(named), strict=False):
+        reason = re.sub(rf"\b{name}\b", letter, reason)
     return reason
 
 

@@ -34,6 +34,8 @@ class Keys(Protocol):
 
     def at(self, call: Call, plan: LayerPlan, step: Step) -> Call: ...
 
+    def seen_by_any(self, call: Call) -> Call: ...
+
 
 @dataclass
 class Step:
