@@ -194,7 +194,7 @@ class Worker(Current):
         """Tell second streams how their last prompt row attends to the image."""
         for rows in plan.recorded:
             try:
-                weights, _ = impl.weights(query, cache, rows, layer, self)
+                weights = impl.weights(query, cache, rows, layer, self)
                 image = torch.cat([rows.view(part).image for part in rows.parts])
                 means = self.mean_of_ranks(image_row(weights[:, :, 0], image))
                 asked = [self.requests.by_slot[slot] for slot in rows.slots.tolist()]
