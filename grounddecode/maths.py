@@ -52,18 +52,40 @@ def jensen_shannon(logits: Tensor, other: Tensor) -> Tensor:
     return (parts[0] + parts[1]) / 2
 
 
-def contrast(main: Tensor, other: Tensor, alpha: float, beta: float, rows: Tensor) -> Tensor:
+def contrast(main: Tensor, other: Tensor, alpha: float | Tensor, beta: float, rows: Tensor) -> Tensor:
     """`(1 + alpha) * main - alpha * other` on the plausible tokens of `main`, -inf on the others.
 
     Args:
         main, other: (rows, vocabulary) raw logits of the two streams; float32 inside, the dtype of `main` outside.
-        alpha: contrast weight, >= 0.  beta: plausibility cut, in [0, 1].
+        alpha: contrast weight, >= 0, one or (rows, 1).  beta: plausibility cut, in [0, 1].
         rows: Bool (rows,), the rows concerned; the others come back as they are.
     """
     first, second, concerned = main.float(), other.float(), rows[:, None]
     mixed = torch.lerp(second, first, 1.0 + alpha * concerned)
     floor = plausible_floor(first, beta).masked_fill(~concerned, -torch.inf)
     return torch.where(first >= floor, mixed, -torch.inf).to(main.dtype)
+
+
+def guided(main: Tensor, text: Tensor, weight: float, beta: float, rows: Tensor) -> Tensor:
+    """`weight * (s - u) + u` on the plausible tokens of `main`, -inf on the others: a mixture of log-probabilities.
+
+    Args:
+        main, text: (rows, vocabulary) raw logits, whose log-probabilities are s and u; float32 inside.
+        weight: of the guidance, >= 0; 1 gives s.  beta: plausibility cut, in [0, 1].
+        rows: Bool (rows,), the rows concerned; the others come back as they are.
+
+    Source: classifier-free guidance by a text-only stream, as in PAI (arXiv 2407.21771).
+    """
+    first, second = main.float().log_softmax(dim=-1), text.float().log_softmax(dim=-1)
+    mixed = torch.lerp(second, first, weight)
+    kept = torch.where(first >= plausible_floor(first, beta), mixed, -torch.inf).to(main.dtype)
+    return torch.where(rows[:, None], kept, main)
+
+
+def raised(scores: Tensor, gain: Tensor | float) -> Tensor:
+    """`z + gain |z|` of scores (..., T); a masked score is -inf and stays so."""
+    size = scores.abs().clamp(max=torch.finfo(scores.dtype).max)
+    return torch.addcmul(scores, torch.as_tensor(gain, device=scores.device), size)
 
 
 def renormalise(weights: Tensor) -> Tensor:
@@ -228,11 +250,16 @@ def picture_noise(pixels: Tensor, pictures: Pictures, seed: int = 0) -> Tensor:
     """Standard normal numbers of the shape of `pixels` (N, ...), one draw a picture, on any device the same.
 
     A picture has the same noise whatever stands beside it in a batch: it is drawn by `seed` and what the picture is.
+    Frames of a still that lie in one patch have the same noise.
     """
-    noise = torch.empty(pixels.shape)
+    frames = pictures.frames if pixels.dim() == 2 else 1
+    shape = pixels.shape if frames == 1 else (len(pixels), 3, 1, pixels.shape[1] // (3 * frames))
+    noise = torch.empty(shape)
     of_entry = pictures.of_entry.cpu()
     for number, own in enumerate(pictures.seeds):
         here = of_entry == number
         generator = torch.Generator().manual_seed(seed + own)
-        noise[here] = torch.randn((int(here.sum()), *pixels.shape[1:]), generator=generator)
+        noise[here] = torch.randn((int(here.sum()), *shape[1:]), generator=generator)
+    if frames > 1:
+        noise = noise.expand(-1, -1, frames, -1).reshape(pixels.shape)
     return noise.to(device=pixels.device, dtype=pixels.dtype)

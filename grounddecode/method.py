@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from grounddecode.calibration import Calibration
-    from grounddecode.view import Candidates, Judgement, Rows, StepView, StreamEdit
+    from grounddecode.view import Candidates, Judgement, Rows, StepView, StreamEdit, StreamInputs
 
 
 class Needs(Flag):
@@ -30,7 +30,8 @@ class Needs(Flag):
     GRADIENT = auto()
     VISION_ATTENTION = auto()
     IMAGE_FEATURES = auto()  # `StepView.image_features`
-    PIXELS = auto()  # the second stream reads other pictures
+    PIXELS = auto()  # the second stream reads edited pictures
+    OTHER_INPUTS = auto()  # the second stream reads another prompt: no picture, other ones, more text
     KEY_SETS = auto()  # the second stream sees image keys that are chosen within each forward pass
     HIDDEN_EDIT = auto()
     HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
@@ -84,6 +85,7 @@ class Method:
             "edit_hidden": Needs.HIDDEN_EDIT,
             "second_stream": Needs.SECOND_STREAM | Needs.IMAGE_KEYS,
             "edit_pixels": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.PIXELS,
+            "stream_inputs": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.OTHER_INPUTS,
             "keep_keys": Needs.SECOND_STREAM | Needs.IMAGE_KEYS | Needs.KEY_SETS,
             "adjust_logits": Needs.LOGITS,
             "remember": Needs.MEMORY,
@@ -127,9 +129,9 @@ class Method:
         return bool(off) and all(off) if self.all_switches else any(off)
 
     def calibrated(self, calibration: Calibration | None) -> Self:
-        """A copy whose automatic values are filled in from what is known about the checkpoint.
+        """A copy with automatic values filled in from what is known about the checkpoint; before engines attach it.
 
-        Raises ValueError when the method cannot work without what is missing; engines call it before they attach.
+        Raises ValueError when the method cannot work without what is missing.
         """
         return self
 
@@ -213,13 +215,17 @@ class Method:
     def second_stream(self, step: StepView) -> StreamEdit:
         """What the second stream sees, decided once from the last prompt row (`step.image_attention`).
 
-        Without one of its own, a method that edits pixels or keeps keys begins with all image tokens.
+        Without one of its own, one that edits pixels, gives other inputs or keeps keys begins with all image tokens.
         """
-        if not (Needs.PIXELS | Needs.KEY_SETS) & self.needs():
+        if not (Needs.PIXELS | Needs.OTHER_INPUTS | Needs.KEY_SETS) & self.needs():
             raise TypeError(f"{type(self).__name__} has no second stream")
         from grounddecode.view import StreamEdit
 
         return StreamEdit(keep=step.image, scheme="zeros")
+
+    def stream_inputs(self) -> StreamInputs:
+        """The prompt that the second stream reads where it is not the main one; not beside `second_stream`."""
+        raise TypeError(f"{type(self).__name__} gives the second stream no inputs of its own")
 
     def edit_pixels(self, pixels: Tensor, step: StepView) -> Tensor:
         """Pixel values of the same shape (N, ...) for the second stream, which the vision tower then reads anew.
@@ -262,7 +268,7 @@ class Method:
     def reads(self, n_layers: int) -> Reads:
         """What it wants to see of each step in a decoder of `n_layers`, for `judge`, and hidden states for others too.
 
-        A method that names layers in `hidden` says so in `extra_needs`: `Needs.HIDDEN_READ`.
+        One that names layers in `hidden` says so in `extra_needs`: `Needs.HIDDEN_READ`.
         """
         return Reads()
 

@@ -33,6 +33,12 @@ METHODS: dict[str, str] = {
     "dola": "grounddecode.methods.dola:DoLa",
     "vista": "grounddecode.methods.vista:VISTA",
     "sid": "grounddecode.methods.sid:SID",
+    "vcd": "grounddecode.methods.vcd:VCD",
+    "m3id": "grounddecode.methods.m3id:M3ID",
+    "pai": "grounddecode.methods.pai:PAI",
+    "icd": "grounddecode.methods.icd:ICD",
+    "cicd": "grounddecode.methods.cicd:CICD",
+    "nolan": "grounddecode.methods.nolan:NoLan",
     "memvr": "grounddecode.methods.memvr:MemVR",
 }
 GROUP = "grounddecode.methods"  # of entry points by which other packages add methods: NAME = "package.module:Class"

@@ -168,7 +168,7 @@ def _as(kind: Any, value: Any) -> Any:
         return tuple(_as(item, entry) for entry in items if entry != "")
     if kind is bool:
         return _as_bool(value)
-    if kind is type(None):
+    if kind is type(None) or (kind is str and not isinstance(value, str)):
         raise ValueError
     if kind is int and isinstance(value, float) and not value.is_integer():
         raise ValueError

@@ -28,11 +28,16 @@ class Pictures:
     """Which picture each of the N entries of pixel values belongs to, and a seed for each picture.
 
     `of_entry`: (N,) long. Qwen's entries are patches of a picture, those of others a picture, each tile a picture of
-    its own. `seeds`: one for each, made of its own values: the same whatever stands beside it in a batch.
+    its own. `seeds`: one for each, made of its own values: the same whatever stands beside it in a batch. `rows`: the
+    row of prompts that each belongs to, -1: it is none; None: not known. `grids`: (pictures, 3) patches in time, height
+    and width, where entries are patches; `frames` of the same still lie in each of those, behind its 3 channels.
     """
 
     of_entry: Tensor
     seeds: tuple[int, ...]
+    rows: tuple[int, ...] | None = None
+    grids: Tensor | None = None
+    frames: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +118,7 @@ class StepView:
     padding: Tensor | None = None  # (R, T) bool: the key stands before the prompt of its row; None: none does
     flags: Tensor | None = None  # (R, T) bool: what `flag_tokens` said of each key in this layer
     image_attention: Tensor | None = None  # (layers, R, T): head mean of the last prompt row's weights, 0 off the image
-    second_logits: Tensor | None = None  # (R, vocabulary): logits of the second stream at this step
+    second_logits: Tensor | None = None  # (R, vocabulary) of the second stream; (R, streams, vocabulary) of several
     saliency: Tensor | None = None  # (layers, R, candidates, T): see `Method.judge`
     hidden: dict[int, Tensor] | None = None  # (R, width) by layer asked for: last rows behind it, as far as it is run
     lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
@@ -217,6 +222,44 @@ class StreamEdit:
 
     keep: Tensor
     scheme: Literal["zeros", "ones", "noise", "mask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """Other pictures for the second stream: `count` of them for each request, a stream each.
+
+    `bank`: where they come from: "lab" (drawn calibration scenes of the lab), a folder of pictures, or a `.pt` file
+    with a tensor (pictures, channels, height, width) as the image processor normalises them. A reference stands in
+    the place of every picture of its request, resized to it. Which ones is drawn by `seed` and the request's own
+    pictures: the same whatever stands beside it in a batch. Pictures of other requests are never taken.
+    """
+
+    bank: str
+    count: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamInputs:
+    """What the second stream reads in place of the prompt, until the answer begins; decided once a generation.
+
+    Args:
+        pictures: "same"; "none": image tokens, ends of rows, begin and end markers of images are gone and the text
+            closes up; or references, in as many streams as there are of them.
+        behind: ids, or a text for the tokenizer of the checkpoint (no special tokens), put directly behind the end
+            marker of the last picture, or its last image token; the answer moves on by their number. Not with "none".
+    """
+
+    pictures: Literal["same", "none"] | References = "same"
+    behind: str | tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pictures == "none" and self.behind:
+            raise ValueError("without its pictures a prompt has no place behind them, leave `behind` empty")
+
+    @property
+    def streams(self) -> int:
+        return self.pictures.count if isinstance(self.pictures, References) else 1
 
 
 @dataclass(frozen=True, kw_only=True)

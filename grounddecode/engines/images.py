@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 50_000_000
 LONGEST = 160  # characters of a decoder's complaint
 _DRAWINGS = ("EPS", "WMF")  # pillow hands them to other programs of the machine
+_VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 _WITH_ALPHA = ("LA", "PA", "RGBA")
 _WIDE = ("I", "F")
@@ -56,6 +57,10 @@ def open_image(image: Path | Image.Image, *, max_pixels: int | None = None, side
     except FileNotFoundError:
         raise ValueError(f"{image} does not exist, give the path of a picture") from None
     except Exception as error:  # decoders raise anything: AttributeError, RuntimeError, MemoryError, ...
+        if isinstance(image, Path) and image.suffix.lower() in _VIDEOS:
+            raise ValueError(
+                f"{image} is a video, and videos are not supported: give frames of it as pictures"
+            ) from None
         raise ValueError(f"{image} is no readable image ({_reason(error)}), give a PNG, JPEG or WebP file") from error
 
 

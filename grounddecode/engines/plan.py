@@ -29,6 +29,7 @@ class LayerPlan:
 _STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PROBE | Needs.PIXELS
 _INSIDE = {
     _STATES: "works on hidden states or pixels inside of the model",
+    Needs.OTHER_INPUTS: "reads a second prompt inside of the model",
     Needs.KEY_SETS: "chooses the keys of a second stream within each forward pass",
 }
 HF_ONLY = functools.reduce(operator.or_, _INSIDE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from json import dumps
@@ -60,6 +60,10 @@ class Sample:
             "max_new_tokens": self.max_new_tokens,
             **self.facts,
         }
+
+    def with_facts(self, **facts: Any) -> Sample:
+        """The same question with further facts."""
+        return replace(self, facts={**self.facts, **facts})
 
     def _stored_image(self) -> str:
         path = Path(self.image)

@@ -124,8 +124,8 @@ def _any_resolution(positions: list[int], shapes: Sequence[Size], config: Any) -
     for height, width in shapes:
         if at == len(positions):
             break
-        best = _best_resolution(height, width, config.image_grid_pinpoints)
-        rows, columns = _unpadded(height, width, *(side * (length // vision.image_size) for length in best))
+        best = best_resolution(height, width, config.image_grid_pinpoints)
+        rows, columns = unpadded(height, width, *(side * (length // vision.image_size) for length in best))
         base, end = at + side * side, at + side * side + rows * (columns + 1)
         fine = [positions[i] for i in range(base, min(end, len(positions))) if (i - base) % (columns + 1) < columns]
         images.append((Tile(tuple(positions[at:base]), (side, side)), Tile(tuple(fine), (rows, columns))))
@@ -133,7 +133,7 @@ def _any_resolution(positions: list[int], shapes: Sequence[Size], config: Any) -
     return images if at == len(positions) else None
 
 
-def _best_resolution(height: int, width: int, resolutions: Sequence[Sequence[int]]) -> tuple[int, int]:
+def best_resolution(height: int, width: int, resolutions: Sequence[Sequence[int]]) -> tuple[int, int]:
     """The (height, width) that keeps most of the picture's pixels, the smallest of several."""
 
     def worth(resolution: Sequence[int]) -> tuple[int, int]:
@@ -145,7 +145,7 @@ def _best_resolution(height: int, width: int, resolutions: Sequence[Sequence[int
     return int(high), int(wide)
 
 
-def _unpadded(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
+def unpadded(height: int, width: int, rows: int, columns: int) -> tuple[int, int]:
     """The grid without the rows or columns that only padding fills."""
     if width / height > columns / rows:
         return rows - 2 * ((rows - int(round(height * columns / width, 7))) // 2), columns

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from grounddecode.maths import outliers, plausible_floor, rank_among
+from grounddecode.maths import guided, outliers, raised, rank_among
 from grounddecode.method import Method, Needs, option
 from grounddecode.view import StreamEdit
 
@@ -31,12 +31,14 @@ class PAINT(Method):
 
     This is what the code does. The title's "head-specific" modulation by measured sensitivity is in no released file;
     `HeadModulation` is our reading of it. Mended: the spatial stream (`spatial_share`) ranks patches by attention
-    *received* (the code's row sums are all 1); every image has its own sets; towers without a class token use the mean
+    *received* (the code's row sums are all 1); every image has its own sets, and so has every tile that the tower saw
+    by itself; a token that stands for a window of patches has their mean; towers without a class token use the mean
     attention received; masked keys stay masked; the shares do act. Ours: `alpha` 0.5 (paper 0.7: from there on half of
     the published captions repeat themselves); no contrast by default (paper 1.1). The second stream reads the same
     prompt with all image tokens hidden, their positions kept, where the code leaves them out. Needs patches that map
-    to image tokens; families where they do not are refused. `layers=(0, 0)` switches the edit off. `local_tokens` and
-    `summary_tokens` put constants in the place of the two sets: numbers of an image's tokens in reading order, from 0.
+    to image tokens: families in which learnt queries read them are refused. `layers=(0, 0)` switches the edit off.
+    `local_tokens` and `summary_tokens` put constants in the place of the two sets: numbers of an image's tokens in
+    reading order, from 0.
 
     Formula: `z_j' = z_j + a_j |z_j|`, `a_j` = `alpha` on local, `beta` on summary tokens, else 0; with a contrast
     `s' = gamma (s - u) + u` where `s >= ln(cut) + max s`, else -inf, `s` and `u` log-probabilities.
@@ -127,9 +129,7 @@ class PAINT(Method):
         return of_key.masked_fill(image < 0, 0.0)[:, None, :]
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
-        gain = step.once(self._gain)
-        size = scores.abs().clamp(max=torch.finfo(scores.dtype).max)  # a masked score is -inf and stays so
-        return torch.addcmul(scores, gain, size)
+        return raised(scores, step.once(self._gain))
 
     def second_stream(self, step: StepView) -> StreamEdit:
         return StreamEdit(keep=torch.zeros_like(step.image), scheme="mask")
@@ -137,10 +137,7 @@ class PAINT(Method):
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         if step.second_logits is None:
             raise RuntimeError("paint: the engine gave no logits of the second stream")
-        main, text = logits.float().log_softmax(dim=-1), step.second_logits.float().log_softmax(dim=-1)
-        mixed = torch.lerp(text, main, self.gamma)
-        kept = torch.where(main >= plausible_floor(main, self.cut), mixed, -torch.inf).to(logits.dtype)
-        return torch.where((step.image_end >= 0)[:, None], kept, logits)
+        return guided(logits, step.second_logits, self.gamma, self.cut, step.image_end >= 0)
 
 
 def _named(name: str, sets: tuple[tuple[int, ...], ...], there: Tensor) -> Tensor:

@@ -276,3 +276,9 @@ def test_no_mutated_file_raises_anything_else(tmp_path: Path) -> None:
         assert said == "" or str(path) in said, form
         refused += said != ""
     assert 300 < refused < 1_400
+
+
+def test_a_video_is_refused_as_one(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(64))
+    with pytest.raises(ValueError, match=r"clip\.mp4 is a video, and videos are not supported: give frames of it"):
+        open_image(tmp_path / "clip.mp4")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tests.oracle import whole
@@ -34,6 +34,7 @@ class Case:
     contrast: Contrast | None = None
     everywhere: bool = True
     only: tuple[str, ...] | None = None  # families it works on; the others refuse it
+    refused: Mapping[str, str] = field(default_factory=dict, hash=False)  # families that do, and words that say so
     rejection: Callable[[], Greedy] | None = None
     oracle: Callable[[], Greedy] | None = None
     adjustments: tuple[whole.Adjustment, ...] = ()

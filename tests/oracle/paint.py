@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +12,7 @@ from torch import Tensor
 from grounddecode.methods.paint import PAINT
 from tests.oracle.avc import Contrast
 from tests.oracle.case import Case
+from tests.oracle.tower import Picture, pictures
 from tests.oracle.whole import Context, Edit
 
 
@@ -64,53 +62,17 @@ class TextContrast(Contrast):
         return torch.where(kept, self.weight * (s - u) + u, -torch.inf).float()
 
 
-def _keep(found: dict[Any, Tensor], place: Any, _: Any, __: Any, output: Tensor) -> None:
-    found[place] = output
+def patch_sets(picture: Picture, local_share: float, spatial_share: float) -> tuple[list[int], list[int]]:
+    """Local and summary tokens of one picture, numbers of the batch's image tokens."""
+    count = len(picture.tokens)
+    low, high = np.percentile(picture.last, [25, 75])
+    summary = {j for j in range(count) if picture.last[j] > high + 1.5 * (high - low)}
 
+    def top(values: list[float], share: float) -> set[int]:
+        return set(sorted(range(count), key=lambda j: -values[j])[: int(count * share)])
 
-def tower_attention(model: Any, pixels: Tensor) -> list[Tensor]:
-    """(images, heads, tokens, tokens) of every layer of the vision tower, from its projections of queries and keys."""
-    found: dict[tuple[str, str], Tensor] = {}
-    handles = []
-    for path, module in model.model.vision_tower.named_modules():
-        if path.endswith(("q_proj", "k_proj")):
-            place = (path.rpartition(".")[0], path[-6:])
-            handles.append(module.register_forward_hook(partial(_keep, found, place)))
-    with torch.no_grad():
-        model.model.vision_tower(pixels)
-    for handle in handles:
-        handle.remove()
-    layers = []
-    for path in dict.fromkeys(path for path, _ in found):
-        heads = model.get_submodule(f"model.vision_tower.{path}").num_heads
-        q, k = (found[path, name].unflatten(-1, (heads, -1)).transpose(1, 2).double() for name in ("q_proj", "k_proj"))
-        layers.append((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1))
-    return layers
-
-
-def patch_sets(
-    first: Tensor, last: Tensor, local_share: float, spatial_share: float, tokens: int
-) -> tuple[set[int], set[int]]:
-    """Local and summary tokens of one image from two attention maps (heads, queries, keys) of its tower."""
-    patches = math.isqrt(first.shape[-1]) ** 2
-    cls = first.shape[-1] - patches  # 1 with a class token, which stands first
-    received = first[:, cls:, cls:].mean((0, 1))
-    top = first[:, 0, cls:].mean(0) if cls else received
-    bottom = last[:, 0, cls:].mean(0) if cls else last.mean((0, 1))
-    top, bottom, received = (pooled(x.numpy(), tokens) for x in (top, bottom, received))
-    low, high = np.percentile(bottom, [25, 75])
-    summary = {j for j in range(tokens) if bottom[j] > high + 1.5 * (high - low)}
-    local = set(np.argsort(-top)[: int(tokens * local_share)].tolist())
-    spatial = set(np.argsort(-received)[: int(tokens * spatial_share)].tolist())
-    return (local | spatial) - summary, summary
-
-
-def pooled(values: np.ndarray, tokens: int) -> np.ndarray:
-    """Mean over square windows of a square picture, in reading order."""
-    side, new = math.isqrt(len(values)), math.isqrt(tokens)
-    picture, step = values.reshape(side, side), side // new
-    windows = [picture[i * step : (i + 1) * step, j * step : (j + 1) * step] for i in range(new) for j in range(new)]
-    return np.array([window.mean() for window in windows])
+    local = (top(picture.first, local_share) | top(picture.received, spatial_share)) - summary
+    return [picture.tokens[j] for j in sorted(local)], [picture.tokens[j] for j in sorted(summary)]
 
 
 @dataclass
@@ -137,53 +99,52 @@ class GivenSets:
 
 @dataclass
 class TowerSets:
-    """Positions of local and summary tokens of every row, one image after another."""
+    """Positions of local and summary tokens of every row, one picture or tile after another."""
 
     local_share: float = 0.25
     spatial_share: float = 0.0
-    tokens: int = 16
 
     def __call__(self, context: Context) -> list[tuple[list[int], list[int]]]:
         model, inputs = context.pictures
-        maps = tower_attention(model, inputs["pixel_values"])
-        reads = -2 if model.config.model_type == "llava" else -1
-        image, sets = 0, []
-        for flags in context.image.tolist():
-            at = [j for j, hit in enumerate(flags) if hit]
-            local, summary = [], []
-            for begin in range(0, len(at), self.tokens):
-                found = patch_sets(
-                    maps[0][image], maps[reads][image], self.local_share, self.spatial_share, self.tokens
-                )
-                local += [at[begin + j] for j in found[0]]
-                summary += [at[begin + j] for j in found[1]]
-                image += 1
-            sets.append((local, summary))
+        found, count = pictures(model, inputs)
+        places = context.image.nonzero().tolist()
+        assert len(places) == count
+        sets: list[tuple[list[int], list[int]]] = [([], []) for _ in context.image]
+        for picture in found:
+            for which, tokens in enumerate(patch_sets(picture, self.local_share, self.spatial_share)):
+                for row, at in (places[token] for token in tokens):
+                    sets[row][which].append(at)
         return sets
 
 
+_TOWERS = (
+    *("llava", "internvl", "gemma3", "paligemma", "paligemma2", "deepseek_vl"),
+    *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_5", "glm4v", "mistral3", "pixtral", "gemma4"),
+    *("llava_next", "llava_onevision", "idefics3", "smolvlm"),
+)
+
+
 def _cases() -> Iterator[Case]:
-    towers = ("llava", "internvl", "gemma3", "paligemma", "paligemma2")
     layers = (0, 32)
     yield Case(
         "paint",
         (PAINT(alpha=0.9, beta=0.8, layers=layers),),
         (PaintEdit(0.9, 0.8, layers, TowerSets()),),
-        only=towers,
+        only=_TOWERS,
     )
     yield Case(
         "paint-spatial-contrast",
         (PAINT(alpha=0.9, beta=0.2, local_share=0.4, spatial_share=0.3, layers=(1, 3), gamma=1.5),),
         (PaintEdit(0.9, 0.2, (1, 3), TowerSets(0.4, 0.3)),),
         TextContrast(weight=1.5),
-        only=towers,
+        only=tuple(name for name in _TOWERS if name != "qwen3_5"),  # its contrast hides keys
     )
     local, summary = ((0, 3, 5, 8),), ((3, 4),)
     yield Case(
         "paint-given-sets",
         (PAINT(alpha=0.9, beta=0.3, layers=(0, 32), local_tokens=local, summary_tokens=summary),),
         (PaintEdit(0.9, 0.3, (0, 32), GivenSets([list(x) for x in local], [list(x) for x in summary])),),
-        only=("llava", "internvl", "gemma3", "paligemma", "paligemma2"),
+        only=tuple(name for name in _TOWERS if not name.startswith("llava_")),
         everywhere=False,
     )
 

@@ -62,6 +62,11 @@ class Edit:
 class Adjustment:
     """A method on next-token logits (rows, vocabulary), `now` those of `tokens` so far. Return new ones."""
 
+    @property
+    def strength(self) -> float:
+        """An error of the streams' logits may grow by up to 1 + 2 times this."""
+        return 0.0
+
     def logits(self, now: Tensor, oracle: Oracle, inputs: dict[str, Tensor], tokens: Tensor) -> Tensor:
         return now
 

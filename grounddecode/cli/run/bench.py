@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 OUT_HELP = "Run folder. The same command continues a stopped run; more methods or a larger --limit extend one."
 METHODS_HELP = "Comma-separated: greedy, sample, sample+cut, beam, any method, several joined by +."
-BENCHMARKS_HELP = "Comma-separated: pope, chair, amber, mme."
+BENCHMARKS_HELP = "Comma-separated: pope, chair, amber, mme, repope, pope-aokvqa, pope-gqa, dash-b, r-bench, mme-full."
 DATA_HELP = "Folder of the benchmarks' data; default: the lab's drawn scenes."
 ERRORS_HELP = "Leave with 0 though samples failed, or the model refused a method."
 SHARD_HELP = "i/n: every n-th picture only. Put the parts together with `merge`."
 SPLIT_HELP = "Of the lab's scenes: evaluation, or calibration to choose settings on."
+IDS_HELP = "CHAIR's COCO pictures by a published list: opera-500, opera-500-instructblip."
 FLAVOUR_HELP = "Whose rule reads captions; default: that of published tables where its data are, else pattern."
 SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
 UNFINISHED_HELP = "Score CHAIR captions that were cut without the sentence that the cut left unfinished."
@@ -85,6 +86,7 @@ def bench(
     engine: Engine = "hf",
     data: Annotated[Path | None, typer.Option("--data", help=DATA_HELP)] = None,
     split: Annotated[str, typer.Option("--split", help=SPLIT_HELP)] = "evaluation",
+    ids: Annotated[str | None, typer.Option("--ids", metavar="LIST", help=IDS_HELP)] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples of each split at most.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples answered together.")] = 8,

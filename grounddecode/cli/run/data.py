@@ -13,7 +13,7 @@ from grounddecode.cli.progress import Meter
 
 app = App(help="What the benchmarks need on disk, and getting it.")
 
-NAME_HELP = "coco, pope, chair, amber or mme."
+NAME_HELP = "coco, or a benchmark as `bench --benchmarks` takes it."
 
 
 @app.callback()

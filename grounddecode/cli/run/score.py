@@ -18,8 +18,11 @@ app = App(help="Score answer files by the rules of the official programs.")
 UNFINISHED_HELP = "Leave out the last sentence of a caption where it has no end: captions cut at a number of tokens."
 LABELS_HELP = "Folder of coco_pope_CATEGORY.json, for LLaVA's questions, which have a category and no label."
 POSITION_HELP = "Match by position though the ids disagree, as the public programs do."
+RULE_HELP = "official, llava, opera, vcd, lmms-eval; of its kin: repope, dash-b, r-bench."
+ID_HELP = "Take each question's answer by its question_id: POPE's answers on RePOPE's questions."
 AnswerKey = Annotated[str | None, typer.Option("--answer-key", help="Where a record has the model's text.")]
 
+RATING_TOKENS = 256  # a judge says why before it rates
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TRUTH_HELP = "JSON file {image_id: [objects]}."
 FLAVOUR_HELP = (
@@ -39,18 +42,26 @@ def score() -> None:
 def score_pope(
     questions: Annotated[Path, typer.Option("--questions", help="Question file, JSON Lines or one array.")],
     answers: Annotated[Path, typer.Option("--answers", help="Answer file, in the order of the questions.")],
-    rule: Annotated[str, typer.Option("--rule", help="official, llava, opera, vcd or lmms-eval.")] = "official",
+    rule: Annotated[str, typer.Option("--rule", help=RULE_HELP)] = "official",
     allow_truncation: Annotated[bool, typer.Option("--allow-truncation", help="Score the shorter length.")] = False,
     labels: Annotated[Path | None, typer.Option("--labels", help=LABELS_HELP)] = None,
     answer_key: AnswerKey = None,
     by_position: Annotated[bool, typer.Option("--by-position", help=POSITION_HELP)] = False,
+    by_id: Annotated[bool, typer.Option("--by-id", help=ID_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """POPE: yes/no questions about objects."""
     from grounddecode.evaluate.answers import scored as files
 
     numbers = files.score_pope(
-        questions, answers, rule, allow_truncation, labels=labels, answer_key=answer_key, by_position=by_position
+        questions,
+        answers,
+        rule,
+        allow_truncation,
+        labels=labels,
+        answer_key=answer_key,
+        by_position=by_position,
+        by_id=by_id,
     )
     show(numbers, as_json)
 
@@ -128,7 +139,7 @@ def score_hallusionbench(
 ) -> None:
     """HallusionBench: a model judges every answer, so the numbers depend on it and equal nobody's."""
     from grounddecode.engines.base import open_engine
-    from grounddecode.evaluate.scoring import hallusionbench as judging
+    from grounddecode.evaluate.scoring.judged import hallusionbench as judging
 
     asked, said = judging.read_hallusionbench(questions), judging.read_answers(answers, answer_key)
     with results_only():
@@ -138,6 +149,31 @@ def score_hallusionbench(
         finally:
             opened.close()
     show(judging.score_hallusionbench(asked, verdicts, judge), as_json)
+
+
+@app.command("mmhal")
+def score_mmhal(
+    responses: Annotated[Path, typer.Option("--responses", help="MMHal-Bench's response file.")],
+    judge: Annotated[str, typer.Option("--judge", help=JUDGE_HELP)],
+    answers: Annotated[Path | None, typer.Option("--answers", help="Answers in its order; default: its own.")] = None,
+    answer_key: AnswerKey = None,
+    engine: Annotated[str, typer.Option("--engine", help="What runs the judge: openai, hf.")] = "openai",
+    others: Others = None,
+    as_json: AsJson = False,
+) -> None:
+    """MMHal-Bench: a model rates every answer, so the numbers depend on it and equal nobody's."""
+    from grounddecode.engines.base import open_engine
+    from grounddecode.evaluate.scoring.judged import hallusionbench, mmhal
+
+    records = mmhal.read(responses)
+    said = mmhal.answers_in(records) if answers is None else hallusionbench.read_answers(answers, answer_key)
+    with results_only():
+        opened = open_engine(engine, judge, **engine_options(None, None, None, others))
+        try:
+            ratings = mmhal.judge(records, said, hallusionbench.engine_judge(opened, RATING_TOKENS))
+        finally:
+            opened.close()
+    show(mmhal.score(records, ratings, judge), as_json)
 
 
 @app.command("run")

@@ -42,6 +42,8 @@ def begin(
     cache = transformers_names.given_cache(kwargs)
     past = 0 if cache is None else transformers_names.cached_tokens(cache)
     sequence = run.sequence_of(cache)
+    if sequence is not None and past:
+        past -= sequence.further  # columns of the cache that are no tokens of these rows
     if past == 0 or sequence is None:
         first = sequence is None
         _refuse_unread(past, run.by_hand or remembers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Sequence as Sequence_
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,33 @@ if TYPE_CHECKING:
 FLAGS, FEATURES = "flags", "features"  # keys in `Sequence.memory`: of token flags, and of image features at layer 0
 
 _ROOM = 256  # columns are laid out for this many tokens to come, then for twice as many as there are
+
+
+def _stacked(parts: Sequence_[Tensor]) -> Tensor:
+    """Rows below each other; zeros before columns where there are fewer, and behind vectors that are not columns."""
+    width, device = max(part.shape[1] for part in parts), parts[0].device
+    short = [(part.to(device), width - part.shape[1]) for part in parts]
+    return torch.cat([nn.functional.pad(x, (n, 0) if x.dim() == 2 else (0, 0, 0, n)) for x, n in short])
+
+
+def _known(stream: Sequence, key: tuple[str, int], like: Tensor) -> Tensor:
+    """What is remembered of a stream's rows; where its prompt gave nothing, nothing."""
+    return stream.memory.get(key, like[:, :0])
+
+
+def _seen(views: Sequence_[VisionView]) -> VisionView:
+    """What the vision tower said of the images of several streams, below each other."""
+    one = views[0]
+    images, places = [], []
+    for number, view in enumerate(views):
+        own = number if view.first is not one.first else 0
+        images.append(torch.where(view.image_of_key < 0, 0, view.image_of_key + 1 + own * len(one.first)))
+        places.append(view.patch_of_key)
+    image, patch = _stacked(images) - 1, _stacked(places)
+    if all(view.first is one.first for view in views):
+        return replace(one, image_of_key=image, patch_of_key=patch)
+    first, last, received = (torch.cat([getattr(x, name) for x in views]) for name in ("first", "last", "received"))
+    return VisionView(first=first, last=last, received=received, image_of_key=image, patch_of_key=patch)
 
 
 @dataclass(frozen=True)
@@ -81,6 +109,7 @@ class Sequence:
     memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     states: dict[Method, Any] = field(default_factory=dict)
     joined: Sequence | None = None
+    further: int = 0  # columns that the longest prompt of a further stream has before this one, in the joined cache
     vision: VisionView | None = None  # its keys are the columns of the prompt
     fixed: str | None = None  # why its rows may not be reordered, if so
     read: int = 0  # tokens of every row, prompt and answer, that forward passes were given so far
@@ -126,17 +155,20 @@ class Sequence:
             self.states[method] = method.start(view)
         return self.states[method]
 
-    def join(self, twin: Sequence) -> None:
-        """Put the rows of the second stream behind these: what decode steps run over, and where memory lives on."""
-        memory = {key: _stacked(value, twin.memory[key]) for key, value in self.memory.items()}
-        image, ids, there = (
-            torch.cat([x, y]) for x, y in ((self.image, twin.image), (self.ids, twin.ids), (self.there, twin.there))
-        )
-        self.joined = Sequence(self.prompt_length, image, ids, there, memory)
-        self.joined.all_see = self.all_see
+    def join(self, twins: Sequence_[Sequence]) -> None:
+        """Put the rows of further streams behind these: what decode steps run over, and where memory lives on.
+
+        Prompts are padded on the left to the longest of them.
+        """
+        all_rows = (self, *twins)
+        length = max(stream.prompt_length for stream in all_rows)
+        self.further = length - self.prompt_length
+        memory = {key: _stacked([_known(x, key, value) for x in all_rows]) for key, value in self.memory.items()}
+        image, ids, there = (_stacked([getattr(x, name) for x in all_rows]) for name in ("image", "ids", "there"))
+        self.joined = Sequence(length, image, ids, there, memory)
+        self.joined.all_see = self.all_see and not any(twin.is_plain for twin in twins)
         if self.vision is not None:
-            rows = torch.arange(self.rows, device=self.vision.image_of_key.device).repeat(2)
-            self.joined.vision = self.vision.of_rows(rows)
+            self.joined.vision = _seen([x.vision or self.vision for x in all_rows])
         self.memory = {}
 
     def reorder(self, beams: Tensor) -> Tensor:
@@ -146,22 +178,16 @@ class Sequence:
         self._select(beams)
         if self.joined is None:
             return beams
-        both = torch.cat([beams, beams + self.rows])
-        self.joined._select(both)
-        return both
+        streams = self.joined.rows // self.rows
+        every = torch.cat([beams + stream * self.rows for stream in range(streams)])
+        self.joined._select(every)
+        return every
 
     def _select(self, rows: Tensor) -> None:
-        self.image, self.there = (x[rows.to(x.device)] for x in (self.image, self.there))
+        kept = rows.to(self.image.device)
+        self.image, self.ids, self.there = self.image[kept], self.ids[kept], self.there[kept]
         self.memory = {key: value[rows.to(value.device)] for key, value in self.memory.items()}
         self.states = {method: rows_of(state, rows) for method, state in self.states.items()}
         if self.vision is not None:
             self.vision = self.vision.of_rows(rows.to(self.vision.image_of_key.device))
         self._columns.clear()
-
-
-def _stacked(first: Tensor, second: Tensor) -> Tensor:
-    """Rows behind rows; where one has fewer entries each, zeros are put behind its own."""
-    if first.dim() == 2 or first.shape[1] == second.shape[1]:
-        return torch.cat([first, second])
-    most = max(first.shape[1], second.shape[1])
-    return torch.cat([nn.functional.pad(x, (0, 0, 0, most - x.shape[1])) for x in (first, second)])

@@ -16,7 +16,7 @@ from grounddecode.engines.hf.attach import acting, layers, loops
 from grounddecode.engines.hf.attach.aside import set_aside
 from grounddecode.engines.hf.attach.binding import Binding
 from grounddecode.engines.hf.attach.compilation import disable_compile, uncompiled
-from grounddecode.engines.hf.attach.running import Encoding, Run, lock_of
+from grounddecode.engines.hf.attach.running import Encoding, Run, Tower, lock_of
 from grounddecode.engines.hf.attention import kernels
 from grounddecode.engines.hf.attention.attend import attend
 from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
@@ -68,7 +68,7 @@ class Session:
         require_layers(self.decoder, self.methods)
         self._adjusting = adjusting(self.methods)
         self.parts: tuple[Part, ...] = (*parts_for(self.methods), *parts)
-        self.edits_pixels = any(Needs.PIXELS in m.active_needs() for m in self.methods)
+        self.encodes_anew = any((Needs.PIXELS | Needs.OTHER_INPUTS) & m.active_needs() for m in self.methods)
         self._sees_plain = any(part.sees_plain for part in self.parts)
         attending = [layer for layer in self.decoder.layers if not layer.cross]
         self._expected = frozenset(layer.index for layer in attending)  # every forward pass must come through these
@@ -199,7 +199,7 @@ class Session:
 
     # -- generate ------------------------------------------------------------------------------------------------
     def generate(
-        self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call], encoding: Encoding | None
+        self, loop: Callable[..., Any], arguments: dict[str, Any], tower: Tower, encoding: Encoding | None
     ) -> Any:
         """A decoding loop under the methods. `tower`: its attention, `encoding`: how it ran, if before the loop."""
         if not self.acts:

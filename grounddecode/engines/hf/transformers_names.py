@@ -20,7 +20,8 @@ CACHE = ("cache", "past_key_values")  # the first since 5.24, the second before,
 # The same argument of one decoder layer: a layer that is run once more must leave the cache alone.
 LAYER_CACHE = (*CACHE, "past_key_value")
 # Arguments whose first dimension is no batch row, which a doubled batch must not double.
-NOT_ROWS = frozenset({"cache_position", "logits_to_keep", *CACHE})
+COLUMNS = "cache_position"  # of the cache, that new tokens are written to, where a release passes them
+NOT_ROWS = frozenset({COLUMNS, "logits_to_keep", *CACHE})
 # Images and videos that `generate` encoded before the first forward, which gets them in place of pixels (5.19 on).
 ENCODED = "mm_encoder_outputs"
 _PIXELS = ("pixel_values", "image_pixel_values", "pixel_values_images")
@@ -54,10 +55,14 @@ PAGED = "cache"  # the paged cache, which continuous batching hands on to the ke
 # Kernels whose masks are no tensors: rows cannot be computed beside them.
 BLOCK_MASKS = ("flex_attention",)
 
+PACKED = "cu_seq_lens_q"  # where pictures that lie behind each other in one row begin, for flash kernels
+
 # -- modules ---------------------------------------------------------------------------------------------------------
 # The feed-forward network of a decoder layer, by its first and last module, and the norm that may stand behind it.
 _FEED_FORWARDS = (*((x, x) for x in ("mlp", "feed_forward", "block_sparse_moe")), ("fc1", "fc2"))
 _BEHIND_FEED_FORWARD = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# What turns pixels into hidden states, an attribute of the model behind the head.
+VISION_TOWERS = ("vision_tower", "visual", "vision_model")
 # The norm between the last decoder layer and the unembedding.
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm")
 # What is done to the output of the unembedding: times (Cohere), divided by (Granite), softly capped (Gemma 2).
@@ -68,6 +73,9 @@ IMAGE_FEATURES = "get_image_features"
 CHECKPOINTING = "gradient_checkpointing"
 # Room for rows that a static cache layer was made with.
 CACHE_ROWS = "max_batch_size"
+# What layers of a cache have that do not just grow: room for tokens, keys and values in fewer bits.
+NOT_GROWING = ("max_cache_len", "nbits", "_quantized_keys")
+TOKENS_SEEN = "cumulative_length"  # by a cache layer that keeps only the newest ones
 _OFFSETS = "rope_deltas"
 _WAIT = "TIME_OUT_REMOTE_CODE"  # seconds that an answer is waited for
 _VIDEO_TOKEN = ("video_token_id", "video_token_index")

@@ -51,6 +51,21 @@ def in_order(
     return [by_id[key] for key in asked], [f"{told}: the answers were put in the order of the questions by {ID}."]
 
 
+def of_questions(questions: Sequence[Question], answers: Sequence[Answer]) -> list[Answer]:
+    """The answers of the questions by id, in their order; answers to other questions are left out.
+
+    Raises:
+        ValueError: an id that is missing or stands twice, or a question without an answer.
+    """
+    asked, answered = [_id(question) for question in questions], [_id(answer) for answer in answers]
+    why = _no_order(asked, answered)
+    others = set(answered) - set(asked)
+    if why and not (others and why == _lengths(asked, answered)):
+        raise ValueError(f"answers cannot be told by {ID}{why}: give answers with the ids of these questions.")
+    by_id = dict(zip(answered, answers, strict=True))
+    return [by_id[key] for key in asked]
+
+
 def _id(record: Answer) -> int | str | None:
     found = record.get(ID) if isinstance(record, Mapping) else None
     return None if found is None else ids.normal(found)
@@ -67,7 +82,11 @@ def _no_order(asked: Sequence[int | str | None], answered: Sequence[int | str | 
     lost = next((one for one in asked if one not in there), None)
     if lost is not None:
         return f", and {lost!r} has no answer"
-    return "" if len(asked) == len(answered) else f", and there are {len(asked)} questions and {len(answered)} answers"
+    return "" if len(asked) == len(answered) else _lengths(asked, answered)
+
+
+def _lengths(asked: Sequence[object], answered: Sequence[object]) -> str:
+    return f", and there are {len(asked)} questions and {len(answered)} answers"
 
 
 def other_objects(questions: Sequence[Question], answers: Sequence[Answer]) -> list[str]:

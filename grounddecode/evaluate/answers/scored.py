@@ -25,6 +25,7 @@ def score_pope(
     labels: File | None = None,
     answer_key: str | None = None,
     by_position: bool = False,
+    by_id: bool = False,
 ) -> Any:
     """Score a POPE answer file, see `pope.score`. Both files are JSON Lines or one JSON array.
 
@@ -43,7 +44,7 @@ def score_pope(
         answers = json_lines.renamed(answers, {pope.FIELDS[rule][0]: answer_key})
         if labels is not None:
             questions, answers, notes = labelled(questions, answers, labels)
-        result = pope.score(questions, answers, rule, allow_truncation, by_position)
+        result = pope.score(questions, answers, rule, allow_truncation, by_position, by_id)
     result["warnings"] = notes + result["warnings"]
     return result
 

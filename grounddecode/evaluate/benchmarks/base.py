@@ -30,6 +30,7 @@ class Wanted:
         max_new_tokens: of captions; None: 60 on the lab, 512 elsewhere. Answers to yes/no questions have their own.
         flavour: of CHAIR's ground truth.
         split: of the lab's scenes; settings are tuned on "calibration", results are those of "evaluation".
+        ids: a published list of CHAIR's pictures by name, see `chair.id_lists`; None: the folder's own choice.
     """
 
     root: Path | None = None
@@ -37,6 +38,7 @@ class Wanted:
     max_new_tokens: int | None = None
     flavour: str = "pattern"
     split: str = EVALUATION
+    ids: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,10 @@ from grounddecode.evaluate.benchmarks.base import (
 from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.data.items import COCO, COCO_CAPTIONS, COCO_IMAGES, COCO_INSTANCES
 from grounddecode.evaluate.intervals import Floats, divide, harmonic
+from grounddecode.evaluate.language.word_lists import data
 from grounddecode.evaluate.sample import Sample
 from grounddecode.evaluate.scoring import chair
+from grounddecode.registry import nearest
 
 IMAGES = 500
 
@@ -100,14 +102,15 @@ class Chair:
 
 
 def samples(wanted: Wanted) -> Iterator[Sample]:
-    """Captions of 500 COCO images: those whose ids `chair/images.txt` lists, else drawn with a fixed seed."""
+    """Captions of 500 COCO images: a published list by name, those whose ids `chair/images.txt` lists, else drawn with
+    a fixed seed."""
     root = sources.root_of(wanted)
     folder = sources.place_of(COCO_IMAGES, root, "chair")
     instances = json_lines.read_json(sources.place_of(COCO_INSTANCES, root, "chair"))
     captions = json_lines.read_json(sources.place_of(COCO_CAPTIONS, root, "chair"))
     files = {image["id"]: image["file_name"] for image in instances["images"]}
     truth = chair.ground_truth(instances, captions, wanted.flavour)
-    chosen = _chosen(root / "chair" / "images.txt", sorted(files))[: wanted.limit]
+    chosen = _chosen(root / "chair" / "images.txt", sorted(files), wanted.ids)[: wanted.limit]
     sources.require_pictures(folder, [files[image] for image in chosen], "chair")
     tokens = wanted.max_new_tokens or sources.CAPTION_TOKENS
     for name, image in zip(ids.unique(f"chair/{image}" for image in chosen), chosen, strict=True):
@@ -129,16 +132,34 @@ def samples_drawn(wanted: Wanted) -> Iterator[Sample]:
         yield Sample(name, "chair", "", scene.seed, image, sources.CAPTION_PROMPT, tokens, facts)
 
 
-def _chosen(listed: Path, images: Sequence[int]) -> list[int]:
-    """Ids from a file, one a line; else 500 drawn with a fixed seed, or all where there are fewer."""
+def _chosen(listed: Path, images: Sequence[int], published: str | None) -> list[int]:
+    """Ids of a published list, or of a file, one a line; else 500 drawn with a fixed seed, or all where there are
+    fewer."""
+    if published is not None:
+        return _known(images_of(published), images, f"the list {published}")
     if not listed.is_file():
         return random.Random(QUESTION_SEED).sample(images, min(IMAGES, len(images)))
+    return _known([ids.normal(image) for image in json_lines.read_text(listed).split()], images, str(listed))
+
+
+def _known(wanted: Sequence[int | str], images: Sequence[int], source: str) -> list[int]:
     known = {ids.normal(image): image for image in images}
-    wanted = [ids.normal(image) for image in json_lines.read_text(listed).split()]
     unknown = next((image for image in wanted if image not in known), None)
     if unknown is not None:
-        raise ValueError(f"{listed} names the image {unknown}, which the annotations do not have: give val2014's ids")
+        raise ValueError(f"{source} names the image {unknown}, which the annotations do not have: give val2014's ids")
     return [known[image] for image in wanted]
+
+
+def id_lists() -> list[str]:
+    """Names of the published lists of image ids."""
+    return [name for name in data("image_ids.json") if name != "about"]
+
+
+def images_of(published: str) -> list[int]:
+    """The COCO ids of a published list, in its order. Raises ValueError for a name that there is not."""
+    if published not in id_lists():
+        raise ValueError(nearest(published, id_lists(), "published list of image ids"))
+    return list(map(int, " ".join(data("image_ids.json")[published]).split()))
 
 
 CHAIR = Benchmark(

@@ -1,9 +1,10 @@
-"""MME's hallucination subset: accuracy of questions, and of pictures with both questions right."""
+"""MME: accuracy of questions, and of pictures with both questions right; its hallucination subset, and all of it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ FOLDERS = {
         where="ask for MME_Benchmark_release_version at https://github.com/BradyFU/Awesome-Multimodal-Large-Language-"
         "Models (branch Evaluation) and unpack this folder of pictures and question files there",
     )
-    for task in mme.TASKS
+    for task in mme.ALL_TASKS
 }
 _PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -73,16 +74,16 @@ class Mme:
         }
 
 
-def samples(wanted: Wanted) -> Iterator[Sample]:
+def _samples(name: str, tasks: Sequence[str], wanted: Wanted) -> Iterator[Sample]:
     """Two questions a picture; the limit counts pictures twice, so that none loses a question."""
     root = sources.root_of(wanted)
-    for task, item in FOLDERS.items():
-        folder = sources.place_of(item, root, "mme")
+    for task in tasks:
+        folder = sources.place_of(FOLDERS[task], root, name)
         asked = list(_mme_questions(folder))
         for number, (picture, question, label) in enumerate(asked[: wanted.limit and 2 * ((wanted.limit + 1) // 2)]):
             facts = {"label": label.lower()}
-            name = f"mme-{task}/{number + 1}"
-            yield Sample(name, "mme", task, picture.name, str(picture), question, sources.ANSWER_TOKENS, facts)
+            sample = f"{name}-{task}/{number + 1}"
+            yield Sample(sample, name, task, picture.name, str(picture), question, sources.ANSWER_TOKENS, facts)
 
 
 def _mme_questions(folder: Path) -> Iterator[tuple[Path, str, str]]:
@@ -118,16 +119,31 @@ def _rows(records: Sequence[Record], whole: Sequence[Record]) -> list[Row]:
     return rows
 
 
-def total(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _total(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The sum of the tasks' scores."""
     return {"total": sum(block["score"] or 0.0 for block in splits.values())} if splits else {}
 
 
-MME = Benchmark(
-    name="mme",
-    title="MME",
-    parts=dict.fromkeys(mme.TASKS, Mme()),
-    items=tuple(FOLDERS.values()),
-    samples=samples,
-    total=total,
-)
+def _totals(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums of MME's two halves, of 2000 and 800 at most."""
+    return {
+        half: sum(splits[task]["score"] or 0.0 for task in tasks)
+        for half, tasks in (("perception", mme.PERCEPTION), ("cognition", mme.COGNITION))
+        if splits.keys() >= set(tasks)
+    }
+
+
+def _benchmark(name: str, title: str, tasks: Sequence[str], total: Callable[..., dict[str, Any]]) -> Benchmark:
+    return Benchmark(
+        name=name,
+        title=title,
+        parts=dict.fromkeys(tasks, Mme()),
+        items=tuple(FOLDERS[task] for task in tasks),
+        samples=partial(_samples, name, tasks),
+        total=total,
+    )
+
+
+MME = _benchmark("mme", "MME", mme.TASKS, _total)
+#: What a method costs in general: all fourteen tasks, of which the four above are a part.
+MME_FULL = _benchmark("mme-full", "MME full", mme.ALL_TASKS, _totals)

@@ -60,13 +60,15 @@ class Pope:
         Column("balanced_accuracy", "balanced accuracy", PERCENT),
     )
     headlines: tuple[str, ...] = ("accuracy",)
-    facts = Labelled
+    facts: Any = Labelled
+    rule: str | None = None
+    """Of a benchmark that has one of its own; None: the one that is asked for."""
 
     def score(self, records: Sequence[Record], scoring: Scoring) -> tuple[dict[str, Any], list[Row]]:
+        rule = self.rule or scoring.pope_rule
         answers = [str(record["response"]) for record in records]
-        block = pope.score(records, answers, scoring.pope_rule)
-        rows = [self._row(record, answer, scoring.pope_rule) for record, answer in zip(records, answers, strict=True)]
-        return block, rows
+        block = pope.score(records, answers, rule, by_position=True)
+        return block, [self._row(record, answer, rule) for record, answer in zip(records, answers, strict=True)]
 
     def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
         tp, fp, tn, fn, n = (sums[name] for name in ("tp", "fp", "tn", "fn", "n"))
@@ -93,21 +95,28 @@ def samples(wanted: Wanted) -> Iterator[Sample]:
     for split, item in FILES.items():
         path = item.find(root)
         questions = _built(root, split) if path is None else json_lines.read(path)
-        chosen = questions[: wanted.limit]
-        sources.require_pictures(folder, [question["image"] for question in chosen], "pope")
-        # POPE matches by position, its ids mean nothing: questions that share one are all asked, and all counted.
-        names = ids.unique(f"pope-{split}/{question.get('question_id', at)}" for at, question in enumerate(chosen, 1))
-        for name, question in zip(names, chosen, strict=True):
-            yield Sample(
-                name,
-                "pope",
-                split,
-                _image_id(question["image"]),
-                str(folder / question["image"]),
-                question["text"],
-                sources.ANSWER_TOKENS,
-                {"label": question["label"], "questions": "built" if path is None else path.name},
-            )
+        yield from asked("pope", split, questions[: wanted.limit], folder, "built" if path is None else path.name)
+
+
+def asked(
+    benchmark: str, split: str, questions: Sequence[Mapping[str, Any]], folder: Path, source: str
+) -> Iterator[Sample]:
+    """Samples of POPE-shaped questions about pictures in a folder; `source` says where the questions are from."""
+    sources.require_pictures(folder, [question["image"] for question in questions], benchmark)
+    # POPE matches by position, its ids mean nothing: questions that share one are all asked, and all counted.
+    part = f"{benchmark}-{split}" if split else benchmark
+    names = ids.unique(f"{part}/{question.get('question_id', at)}" for at, question in enumerate(questions, 1))
+    for name, question in zip(names, questions, strict=True):
+        yield Sample(
+            name,
+            benchmark,
+            split,
+            _image_id(question["image"]),
+            str(folder / question["image"]),
+            question["text"],
+            sources.ANSWER_TOKENS,
+            {"label": question["label"], "questions": source},
+        )
 
 
 def samples_drawn(wanted: Wanted) -> Iterator[Sample]:

@@ -11,13 +11,19 @@ from grounddecode.evaluate import json_lines
 from grounddecode.evaluate.benchmarks.amber import AMBER
 from grounddecode.evaluate.benchmarks.base import EVALUATION, Benchmark, Measure, Wanted
 from grounddecode.evaluate.benchmarks.chair import CHAIR
-from grounddecode.evaluate.benchmarks.mme import MME
+from grounddecode.evaluate.benchmarks.dash_b import DASH_B
+from grounddecode.evaluate.benchmarks.mme import MME, MME_FULL
 from grounddecode.evaluate.benchmarks.pope import POPE
+from grounddecode.evaluate.benchmarks.pope_seem import POPE_AOKVQA, POPE_GQA
+from grounddecode.evaluate.benchmarks.r_bench import R_BENCH
+from grounddecode.evaluate.benchmarks.repope import REPOPE
 from grounddecode.evaluate.data.items import COCO, Item
 from grounddecode.evaluate.sample import Sample
 from grounddecode.registry import nearest
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (POPE, CHAIR, AMBER, MME)}
+BENCHMARKS: dict[str, Benchmark] = {
+    one.name: one for one in (POPE, CHAIR, AMBER, MME, REPOPE, POPE_AOKVQA, POPE_GQA, DASH_B, R_BENCH, MME_FULL)
+}
 #: What `grounddecode data` knows, by name: what several benchmarks need, and what each does.
 DATA_SETS: dict[str, tuple[Item, ...]] = {"coco": COCO, **{name: one.items for name, one in BENCHMARKS.items()}}
 
@@ -36,6 +42,12 @@ def part_of(benchmark: str, split: str) -> str:
 PARTS: dict[str, Measure] = {
     part_of(name, split): measure for name, one in BENCHMARKS.items() for split, measure in one.parts.items()
 }
+
+
+def benchmark_of(part: str) -> str:
+    """The benchmark that a part is of: `pope` of `pope-random`, `pope-gqa` of `pope-gqa-random`."""
+    owners = (name for name in sorted(BENCHMARKS, key=len, reverse=True) if f"{part}-".startswith(f"{name}-"))
+    return next(owners, part)
 
 
 def measure_of(benchmark: str, split: str) -> Measure:

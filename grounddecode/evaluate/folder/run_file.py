@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from grounddecode.evaluate.benchmarks.rules import scoring_of
-from grounddecode.evaluate.benchmarks.table import BENCHMARKS, PARTS, part_of
+from grounddecode.evaluate.benchmarks.table import BENCHMARKS, PARTS, benchmark_of, part_of
 from grounddecode.evaluate.folder.schema import Between, Misfit, check
 from grounddecode.evaluate.scoring.chair import FLAVOURS
 
@@ -46,6 +46,7 @@ class Settings(TypedDict):
     limit: Positive | None
     max_new_tokens: Positive | None
     split: NotRequired[str]
+    ids: NotRequired[str]
     data: Literal["lab", "folder"]
     plans: Mapping[str, PlanFile]
     weights: str | None
@@ -157,7 +158,7 @@ def _check_names(run: RunFile) -> None:
     for name in run["settings"]["benchmarks"]:
         if name not in BENCHMARKS:
             raise Misfit(f"the field settings.benchmarks names {name!r}, which is no benchmark")
-    if not {part.partition("-")[0] for part in run["parts"]} <= set(run["settings"]["benchmarks"]):
+    if not set(map(benchmark_of, run["parts"])) <= set(run["settings"]["benchmarks"]):
         raise Misfit("the fields parts and settings.benchmarks name different benchmarks")
     if len(set(run["methods"])) != len(run["methods"]):
         raise Misfit("the field methods names a method twice")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from grounddecode.engines.base import INCIDENTAL
 from grounddecode.evaluate.benchmarks.base import EVALUATION, Wanted
+from grounddecode.evaluate.benchmarks.chair import images_of
 from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.folder.schema import Between, Misfit, check
 from grounddecode.evaluate.run.batches import parse_shard
@@ -42,6 +43,7 @@ class Recipe:
         batch_size: samples asked at once, 1 or more. Padding can change answers a little; 1 for reference runs.
         data: folder of the benchmarks' data; None: the lab's drawn scenes.
         split: of the lab's scenes: "evaluation", or "calibration" to choose settings on.
+        ids: CHAIR's pictures by the name of a published list, such as "opera-500"; None: `chair/images.txt`, or drawn.
         shard: "i/n", i from 1 to n: answer only every n-th picture; see `grounddecode.evaluate.run.merge.merge`.
         max_new_tokens: of captions; None: 60 on the lab, 512 elsewhere.
         pope_rule, chair_flavour, amber_similarity: how answers are scored; CHAIR's flavour is by default `pattern` on
@@ -64,6 +66,7 @@ class Recipe:
     batch_size: int = 8
     data: str | None = None
     split: str = EVALUATION
+    ids: str | None = None
     shard: str | None = None
     max_new_tokens: Annotated[int, Between(1)] | None = None
     pope_rule: str = "official"
@@ -86,6 +89,12 @@ class Recipe:
             raise Misfit(f"batch_size is {self.batch_size}: give at least 1")
         if self.shard is not None:
             parse_shard(self.shard)
+        if self.ids is not None:
+            if self.data is None or "chair" not in self.benchmarks:
+                raise Misfit(
+                    f"ids is {self.ids!r}, which lists CHAIR's COCO pictures: give data and the benchmark chair"
+                )
+            images_of(self.ids)
 
     @property
     def root(self) -> Path | None:
@@ -104,7 +113,7 @@ class Recipe:
 
     def wanted(self, flavour: str | None = None) -> Wanted:
         """What of each benchmark is asked; `flavour`: of CHAIR's ground truth, instead of the recipe's own."""
-        return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, self.split)
+        return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, self.split, self.ids)
 
     def settings(self) -> dict[str, Any]:
         """The part that answers depend on, as run.json holds it: without secrets, so that another key resumes a run."""
@@ -120,6 +129,7 @@ class Recipe:
             "limit": self.limit,
             "max_new_tokens": self.max_new_tokens,
             **({} if self.split == EVALUATION else {"split": self.split}),  # older folders say nothing, and mean it
+            **({} if self.ids is None else {"ids": self.ids}),
             "data": LAB_DATA if self.data is None else "folder",
         }
 

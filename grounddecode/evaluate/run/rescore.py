@@ -54,7 +54,8 @@ def truths(run: RunFile, flavour: str, root: Path | None) -> dict[str, Any]:
     settings = run["settings"]
     if ground_truth_of(flavour) == ground_truth_of(run["chair_flavour"]) or "chair" not in settings["benchmarks"]:
         return {}
-    wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour, split=settings.get("split", EVALUATION))
+    split, ids = settings.get("split", EVALUATION), settings.get("ids")
+    wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour, split=split, ids=ids)
     return {sample.sample_id: sample.facts["truth"] for sample in load(["chair"], wanted)}
 
 

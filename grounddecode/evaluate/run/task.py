@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.table import load
+from grounddecode.evaluate.benchmarks.table import benchmark_of, load
 from grounddecode.evaluate.folder.run_file import RunFile, Stage
 from grounddecode.evaluate.run.batches import Unit, batches, shard_of, units
 from grounddecode.evaluate.run.provenance import calibration, weights
@@ -84,7 +84,7 @@ def _grown(recipe: Recipe, named: list[str], folder: str, stored: RunFile) -> Re
     limit = stored["settings"]["limit"]
     if recipe.limit is not None and (limit is None or recipe.limit < limit):
         refuse_others(folder, {"limit": limit}, {"limit": recipe.limit})
-    had, before = [part.partition("-")[0] for part in stored["parts"]], set(stored["settings"]["benchmarks"])
+    had, before = list(map(benchmark_of, stored["parts"])), set(stored["settings"]["benchmarks"])
     if set(had) != before:  # a shard may hold none of a benchmark, and does not say where it stood
         had = [name for name in recipe.benchmarks if name in before] + sorted(before - set(recipe.benchmarks))
     return replace(

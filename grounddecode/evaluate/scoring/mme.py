@@ -1,4 +1,4 @@
-"""MME's hallucination subset (existence, count, position, color), scored as the benchmark's own program does."""
+"""MME, scored as the benchmark's own program does: fourteen tasks, four of which are its hallucination subset."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 from grounddecode.evaluate import json_lines
 
 TASKS = ("existence", "count", "position", "color")
+PERCEPTION = (*TASKS, "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+ALL_TASKS = (*PERCEPTION, *COGNITION)
 
 #: One answer: the truth ("yes" or "no") and the model's text.
 Pair = tuple[str, str]

@@ -2,67 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grounddecode.evaluate import json_lines
-from grounddecode.evaluate.answers.pope_order import in_order, other_objects
+from grounddecode.evaluate.answers.pope_order import in_order, of_questions, other_objects
 from grounddecode.evaluate.scoring.pope_questions import build, question_text
+from grounddecode.evaluate.scoring.pope_rules import (
+    COUNTERS,
+    FIELDS,
+    LITTLE,
+    READERS,
+    RULES,
+    Counts,
+    check_rule,
+    near_answers,
+    says_yes,
+)
 from grounddecode.evaluate.scoring.ratios import harmonic, ratio
 
-__all__ = ["FIELDS", "RULES", "answer_text", "build", "question_text", "says_yes", "score"]
+__all__ = ["FIELDS", "RULES", "answer_text", "build", "check_rule", "question_text", "says_yes", "score"]
 
 Question = Mapping[str, Any]
 Answer = str | Mapping[str, Any]
-
-#: Where each family of answer files keeps the text, in the order in which we look.
-FIELDS = {
-    "official": ("answer", "text", "ans"),
-    "llava": ("text", "answer", "ans"),
-    "opera": ("ans", "answer", "text"),
-    "vcd": ("text", "answer", "ans"),
-    "lmms-eval": ("answer", "text", "ans"),
-}
-RULES = tuple(FIELDS)
-
-
-@dataclass
-class _Counts:
-    """What a rule makes of question and answer pairs."""
-
-    tp: int = 0
-    fp: int = 0
-    tn: int = 0
-    fn: int = 0
-    said_yes: int = 0
-    other: int = 0
-
-    @property
-    def n(self) -> int:
-        return self.tp + self.fp + self.tn + self.fn + self.other
-
-    def add(self, label_yes: bool, answer_yes: bool) -> None:
-        self.tp += label_yes and answer_yes
-        self.fp += not label_yes and answer_yes
-        self.tn += not label_yes and not answer_yes
-        self.fn += label_yes and not answer_yes
-
-
-def says_yes(text: str) -> bool:
-    """The rule of POPE `evaluate.py` (and of LLaVA): no when a word of the first sentence is No, no or not; else yes.
-
-    The first sentence ends at the first dot, commas vanish, words lie between single spaces. So `No!` and an empty
-    answer are yes, and `Yes, no dog though` is no.
-    """
-    words = text.split(".", 1)[0].replace(",", "").split(" ")
-    return not ("No" in words or "not" in words or "no" in words)
-
-
-def _says_yes_opera(text: str) -> bool:
-    words = text.replace(".", "").replace(",", "").split(" ")
-    return not any(word in ("No", "not", "no", "NO") or word.endswith("n't") for word in words)
 
 
 def answer_text(answer: Answer, rule: str = "official") -> str:
@@ -89,6 +51,7 @@ def score(
     rule: str = "official",
     allow_truncation: bool = False,
     by_position: bool = False,
+    by_id: bool = False,
 ) -> dict[str, Any]:
     """Score answers, matched to questions by position.
 
@@ -100,18 +63,25 @@ def score(
             program.
         answers: texts, or records with `answer`, `text` or `ans`.
         rule: one of `RULES`: RUCAIBox/POPE `evaluate.py` (default), LLaVA `eval_pope.py`, OPERA `pope_eval.py`,
-            VCD `eval_pope.py`, lmms-eval `pope`.
+            VCD `eval_pope.py`, lmms-eval `pope`, and those of three benchmarks of POPE's kind: RePOPE `eval_utils.py`
+            (an answer with neither yes nor no leaves all counts), DASH-B `eval_utils.py` (there it is wrong), R-Bench
+            `eval.py` (POPE's reader, 0.00001 in the denominators).
         allow_truncation: score the common part when the lengths differ (the public programs do so silently).
         by_position: match by position whatever the ids say, as the public programs do.
+        by_id: take for each question the answer with its `question_id`; others are left out. So POPE's answers are
+            scored on RePOPE's questions, which are fewer.
 
     Returns:
-        `tp fp tn fn accuracy precision recall f1 yes_ratio n rule`, beside them `balanced_accuracy`, `other` (pairs the
-        rule counts in none of the four) and `warnings`. Fractions, not rounded; an undefined one is None.
+        `tp fp tn fn accuracy precision recall f1 yes_ratio n rule`, beside them `balanced_accuracy`, `label_yes_ratio`,
+        `other` (pairs the rule counts in none of the four) and `warnings`; with the rule repope
+        `unanswered`. Fractions, not rounded; an undefined one is None.
 
     Raises:
         ValueError: unknown rule, different lengths, no label, ids that disagree and give no order.
     """
     check_rule(rule)
+    if by_id:
+        answers = of_questions(questions, answers)
     if len(questions) != len(answers) and not allow_truncation:
         raise ValueError(
             f"there are {len(questions)} questions and {len(answers)} answers: give files that belong together, "
@@ -120,45 +90,14 @@ def score(
     answers, notes = in_order(questions, answers, by_position, may_sort=rule != "vcd")
     texts = [answer_text(answer, rule) for answer in answers]
     labels = [_label(question) for question in questions]
-    warnings = _label_warnings(labels, rule) + notes + other_objects(questions, answers) + _near_answers(texts, rule)
+    warnings = _label_warnings(labels, rule) + notes + other_objects(questions, answers) + near_answers(texts, rule)
     if len(labels) != len(texts):
         warnings.append(f"{len(labels)} questions and {len(texts)} answers: only the common part is scored.")
-    counts = _COUNTERS[rule](labels, texts)
+    counts = COUNTERS[rule](labels, texts)
     result = _summary(counts, labels, texts, rule, warnings)
     if rule == "llava" and questions and all("category" in question for question in questions):
         result["categories"] = _by_category(questions, answers)
     return result
-
-
-def check_rule(rule: str) -> None:
-    """Raise ValueError for a rule that there is not."""
-    if rule not in FIELDS:
-        raise ValueError(f"POPE has no rule {rule!r}: choose one of {', '.join(RULES)}.")
-
-
-#: A yes or a no that a reader would see, whether the rule does or not.
-_YES, _NO = re.compile(r"\byes\b", re.IGNORECASE), re.compile(r"\b(?:no|not)\b|n['’]t\b", re.IGNORECASE)
-
-
-def _near_answers(texts: Sequence[str], rule: str) -> list[str]:
-    """What the rule makes of answers that are no plain yes or no."""
-    if rule == "lmms-eval":
-        odd = [text for text in texts if text.lower().strip() not in ("yes", "no")]
-        return _told(odd, "are not exactly yes or no and count as wrong")
-    neither = [text for text in texts if not _YES.search(text) and not _NO.search(text)]
-    if rule == "vcd":
-        return _told(
-            [text for text in neither if "yes" not in text.lower() and "no" not in text.lower()],
-            "hold neither yes nor no and count as wrong",
-        )
-    unseen = [text for text in texts if _NO.search(text) and not _YES.search(text) and _READERS[rule](text)]
-    return _told(neither, "hold neither yes nor no and count as yes") + _told(
-        unseen, f"hold a no that the rule {rule} does not see, and count as yes"
-    )
-
-
-def _told(odd: Sequence[str], what: str) -> list[str]:
-    return [f"{len(odd)} answers {what}, such as {odd[0][:60]!r}."] if odd else []
 
 
 def _label(question: Question) -> Any:
@@ -175,59 +114,11 @@ def _label_warnings(labels: Sequence[Any], rule: str) -> list[str]:
     return [f"labels other than yes and no, read as the rule {rule} reads them: {', '.join(odd[:5])}."] if odd else []
 
 
-def _count_words(reads_yes: Callable[[str], bool]) -> Callable[[Sequence[Any], Sequence[str]], _Counts]:
-    def count(labels: Sequence[Any], texts: Sequence[str]) -> _Counts:
-        counts = _Counts()
-        answers = [reads_yes(text) for text in texts]
-        for label, answer in zip(labels, answers, strict=False):
-            counts.add(label != "no", answer)
-        counts.said_yes = sum(answers)  # of all answers, as the programs do, not of the pairs
-        return counts
-
-    return count
-
-
-def _count_vcd(labels: Sequence[Any], texts: Sequence[str]) -> _Counts:
-    """A label yes is met by "yes" anywhere in the text, a label no by "no" anywhere; other labels are unknown."""
-    counts = _Counts()
-    for label, text in zip(labels, texts, strict=False):
-        asked, said = str(label).lower().strip(), text.lower().strip()
-        if asked in ("yes", "no"):
-            counts.add(asked == "yes", "yes" in said if asked == "yes" else "no" not in said)
-        else:
-            counts.other += 1
-    counts.said_yes = counts.tp + counts.fp
-    return counts
-
-
-def _count_lmms(labels: Sequence[Any], texts: Sequence[str]) -> _Counts:
-    """The whole answer has to be yes or no; anything else is wrong and in none of the four counts."""
-    counts = _Counts()
-    for label, text in zip(labels, texts, strict=False):
-        asked, said = str(label).lower().strip(), text.lower().strip()
-        if asked not in ("yes", "no"):
-            raise ValueError(f"the rule lmms-eval takes the labels yes and no, not {label!r}: mend the question file.")
-        if said in ("yes", "no"):
-            counts.add(asked == "yes", said == "yes")
-        else:
-            counts.other += 1
-        counts.said_yes += asked == "yes"  # their yes ratio is taken from the labels
-    return counts
-
-
-_READERS = {"official": says_yes, "llava": says_yes, "opera": _says_yes_opera}
-_COUNTERS: dict[str, Callable[[Sequence[Any], Sequence[str]], _Counts]] = {
-    **{rule: _count_words(reads_yes) for rule, reads_yes in _READERS.items()},
-    "vcd": _count_vcd,
-    "lmms-eval": _count_lmms,
-}
-
-
 def _summary(
-    counts: _Counts, labels: Sequence[Any], texts: Sequence[str], rule: str, warnings: list[str]
+    counts: Counts, labels: Sequence[Any], texts: Sequence[str], rule: str, warnings: list[str]
 ) -> dict[str, Any]:
     tp, fp, tn, fn = counts.tp, counts.fp, counts.tn, counts.fn
-    answered = len(texts) if rule in _READERS else counts.n
+    answered = len(texts) if rule in READERS else counts.n
     undefined: list[str] = []
     accuracy = ratio(tp + tn, counts.n, "accuracy", undefined, "there is no answer")
     precision = ratio(tp, tp + fp, "precision", undefined, "no answer is yes")
@@ -238,6 +129,10 @@ def _summary(
         precision, recall, yes_ratio = precision or 0, recall or 0, yes_ratio or 0
         f1 = 2 * (precision * recall) / (precision + recall) if precision + recall else 0
         undefined = [f"{sentence[:-1]}, where lmms-eval has 0." for sentence in undefined]
+    if rule == "r-bench":
+        precision, recall = tp / (tp + fp + LITTLE), tp / (tp + fn + LITTLE)
+        f1 = 2 * precision * recall / (precision + recall + LITTLE)
+        undefined = undefined if not counts.n else []
     balanced = (tp / (tp + fn) + tn / (tn + fp)) / 2 if tp + fn and tn + fp else None
     return {
         "rule": rule,
@@ -252,7 +147,9 @@ def _summary(
         "f1": f1,
         "yes_ratio": yes_ratio,
         "balanced_accuracy": balanced,
+        "label_yes_ratio": (tp + fn) / counts.n if counts.n else None,
         "other": counts.other,
+        **({"unanswered": counts.unanswered} if rule == "repope" else {}),
         "warnings": warnings + undefined,
     }
 

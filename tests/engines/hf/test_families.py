@@ -101,7 +101,12 @@ REFUSED = {  # family: what it cannot offer, and the words that say so
 def refusal(name: str, case: Case) -> str | None:
     """What the sentence must say if the case is refused on the family."""
     if case.only is not None and name not in case.only:
-        return "cannot be told from its image tokens|reads its images through cross-attention|vision tower reads"
+        return (
+            "cannot be told from its image tokens|reads its images through cross-attention|are read by learnt queries|"
+            "scheme 'mask' hides keys"
+        )
+    if name in case.refused:
+        return case.refused[name]
     if name == "qwen3_5" and any(getattr(method, "scheme", None) == "mask" for method in case.methods):
         return "scheme 'mask' hides keys and some layers of this model have none"
     if name == "qwen3_5" and any(Needs.KEY_SETS in method.active_needs() for method in case.methods):

@@ -47,6 +47,10 @@ def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
         with ground(model, case.methods), pytest.raises(IndexError):
             generate(model, inputs, cache_implementation="static")
         return
+    if any(Needs.OTHER_INPUTS in m.active_needs() and m.stream_inputs().behind for m in case.methods):
+        with ground(model, case.methods), pytest.raises(ValueError, match="cache of fixed size has no room"):
+            generate(model, inputs, cache_implementation="static")
+        return
     with ground(model, case.methods):
         growing, tokens = generate(model, inputs)
         static, static_tokens = generate(model, inputs, cache_implementation="static")
@@ -265,7 +269,8 @@ def test_bfloat16_ranks(name: str, case: Case) -> None:
     model, half, inputs = zoo.model(name), zoo.fresh(name).bfloat16(), zoo.family(name).batch()
     lowered = inputs | {"pixel_values": inputs["pixel_values"].bfloat16()}
     error = float((generate(model, inputs)[0][0] - generate(half, lowered)[0][0]).abs().max())
-    amplification = 1.0 if case.contrast is None else 1 + 2 * case.contrast.strength
+    contrasts = [x for x in (case.contrast, *case.adjustments) if x is not None]
+    amplification = 1 + 2 * sum(contrast.strength for contrast in contrasts)
     with ground(model, case.methods):
         exact = generate(model, inputs)[0][0]
     with ground(half, case.methods):

@@ -87,7 +87,7 @@ def noised(inputs: dict[str, Tensor], keep: float = 0.6) -> dict[str, Tensor]:
 def _noised(part: Tensor, keep: float) -> Tensor:
     if not part.any():  # there is no picture
         return part
-    seed = zlib.crc32(part.numpy().tobytes())
+    seed = zlib.crc32(part.bfloat16().view(torch.int16).numpy().tobytes())
     noise = torch.randn(part.shape, generator=torch.Generator().manual_seed(seed))
     return keep * part + (1 - keep) * noise
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from grounddecode.engines.base import Decoding, Request, refusal_of
 from grounddecode.engines.openai.engine import OpenAIEngine
-from grounddecode.evaluate.scoring.hallusionbench import engine_judge
+from grounddecode.evaluate.scoring.judged.hallusionbench import engine_judge
 from grounddecode.method import Needs
 from grounddecode.registry import parse
 from tests.engines.openai.fake import GREEDY, Fake, Reply, ask, words

@@ -20,7 +20,7 @@ from grounddecode.evaluate.benchmarks.base import Wanted
 from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.data import safe_pickle
 from grounddecode.evaluate.language import similarity
-from grounddecode.evaluate.scoring import hallusionbench
+from grounddecode.evaluate.scoring.judged import hallusionbench
 
 EXAMPLES = 30  # of each reader
 # Fields and values that the readers look for, so that many a file gets past the first look.

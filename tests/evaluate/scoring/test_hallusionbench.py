@@ -5,7 +5,7 @@ import json
 import pytest
 
 from grounddecode.evaluate import json_lines
-from grounddecode.evaluate.scoring import hallusionbench
+from grounddecode.evaluate.scoring.judged import hallusionbench
 
 
 def question(category, figure, number, group="0"):

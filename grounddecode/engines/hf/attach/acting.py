@@ -17,12 +17,11 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from torch import nn
 
-from grounddecode.engines.hf.attach.running import Encoding
+from grounddecode.engines.hf.attach.running import Encoding, Tower
 from grounddecode.engines.hf.attention import kernels
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
-    from grounddecode.engines.hf.attention.call import Call
     from grounddecode.engines.hf.decoder import Decoder
     from grounddecode.engines.hf.watch.vision import TowerWatch
 
@@ -44,12 +43,12 @@ class Standing(Protocol):
         ...
 
     @property
-    def edits_pixels(self) -> bool:
+    def encodes_anew(self) -> bool:
         """Whether the images may have to be encoded once more."""
         ...
 
     def generate(
-        self, loop: Callable[..., Any], arguments: dict[str, Any], tower: dict[str, Call], encoding: Encoding | None
+        self, loop: Callable[..., Any], arguments: dict[str, Any], tower: Tower, encoding: Encoding | None
     ) -> Any:
         """A decoding loop under the methods."""
         ...
@@ -85,7 +84,7 @@ class _Here(threading.local):
         self.running: list[Standing] = []  # whose decoding loops are on the stack
         self.listed: list[Any] = []  # processors at work
         self.encodings: WeakKeyDictionary[nn.Module, Encoding] = WeakKeyDictionary()
-        self.towers: WeakKeyDictionary[nn.Module, dict[str, Call]] = WeakKeyDictionary()
+        self.towers: WeakKeyDictionary[nn.Module, Tower] = WeakKeyDictionary()
 
 
 _here = _Here()
@@ -210,13 +209,13 @@ def catch_encoder(model: nn.Module, encode: Callable[..., Any], args: tuple[Any,
     with _lock:
         alive = list(_alive)
     possible += [p.session for p in alive if not p.closed and p.session.decoder.runner is model]
-    if any(session.edits_pixels for session in possible):
+    if any(session.encodes_anew or session.watch is not None for session in possible):
         given = args[0] if args else next(iter(kwargs.values()))
         _here.encodings[model] = Encoding(functools.partial(encode, model), dict(given))
     watch = next((session.watch for session in possible if session.watch is not None), None)
     if watch is None:
         return encode(model, *args, **kwargs)
-    calls: dict[str, Call] = {}
+    calls: Tower = {}
     with kernels.installed(watch.kernel), kernels.handling(watch.handlers(calls)):
         result = encode(model, *args, **kwargs)
     _here.towers[model] = calls

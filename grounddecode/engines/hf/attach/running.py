@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.attention.call import Call
     from grounddecode.engines.hf.generation import Sequence
 
+Tower = dict[str, "list[Call]"]  # attention calls of layers of a vision tower, by what is wanted of them
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _making = threading.Lock()
 
@@ -43,7 +44,7 @@ class Run:
     by_hand: bool
     prompt: Tensor | None = None
     padding: Tensor | None = None
-    tower: dict[str, Call] = field(default_factory=dict)
+    tower: Tower = field(default_factory=dict)
     encoding: Encoding | None = None  # of the images, if that was done before the loop
     copies: int = 1  # rows that `generate` made of each prompt
     steps: int = 0

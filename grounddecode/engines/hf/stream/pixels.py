@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import zlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
-from grounddecode.view import Pictures
+from grounddecode.images.layout import ImageLayout, image_mask, image_token_id
+from grounddecode.view import Pictures, StepView
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
@@ -17,52 +21,107 @@ if TYPE_CHECKING:
     from grounddecode.method import Method
 
 
-def with_other_pictures(kwargs: dict[str, Any], method: Method, binding: Binding, step: Step) -> dict[str, Any]:
-    """Arguments of a prompt's forward with the pictures that `method` makes of them.
+Edit = Callable[[Tensor, StepView], Tensor]  # entries of pixel values (N, ...) and the view to others of that shape
+
+
+def with_other_pictures(
+    kwargs: dict[str, Any], edit: Edit, method: Method, binding: Binding, step: Step
+) -> dict[str, Any]:
+    """Arguments of a prompt's forward with the pictures that `edit` makes of them, for `method`.
 
     Raises:
         ValueError: there are no pixels to edit.
     """
     encoded = kwargs.get(transformers_names.ENCODED)
     if not encoded:
-        return kwargs | _edited(kwargs, method, step)
+        return kwargs | _edited(kwargs, edit, method, binding, step, step.sequence.ids)
+    run = binding.run
+    if run is None or run.encoding is None:
+        raise _nothing(method)
+    ids = step.sequence.ids[:: run.copies]
+    return kwargs | encoded_anew(binding, _edited(run.encoding.given, edit, method, binding, step, ids), method)
+
+
+def encoded_anew(binding: Binding, changes: dict[str, Any], method: Method) -> dict[str, Any]:
+    """The encoded images of the whole prompts, once more, from pixels that are changed or not.
+
+    Raises:
+        ValueError: the images were not encoded before the decoding loop.
+    """
     run = binding.run
     if run is None or run.encoding is None or run.prompt is None:
-        raise _nothing(method)
-    given = run.encoding.given
-    images = run.encoding.encode(given | _edited(given, method, step) | {transformers_names.ENCODED: {}})
+        raise ValueError(f"{method.name}: pictures cannot be read in chunks, unset prefill_chunk_size")
+    images = run.encoding.encode(run.encoding.given | changes | {transformers_names.ENCODED: {}})
     new, ids = images[transformers_names.ENCODED], run.prompt[:: run.copies]
-    return kwargs | {transformers_names.ENCODED: transformers_names.expanded(binding.model, new, ids, run.copies)}
+    return {transformers_names.ENCODED: transformers_names.expanded(binding.model, new, ids, run.copies)}
 
 
-def _edited(given: dict[str, Any], method: Method, step: Step) -> dict[str, Tensor]:
+def _edited(
+    given: dict[str, Any], edit: Edit, method: Method, binding: Binding, step: Step, ids: Tensor
+) -> dict[str, Tensor]:
     pixels = {name: value for name, value in given.items() if transformers_names.is_pixels(name, value)}
     if not pixels:
         raise _nothing(method)
-    return {name: _other(value, given, method, step) for name, value in pixels.items()}
+    config, view, given = binding.model.config, step.last_view(ids.device), given | {"input_ids": ids}
+    return {name: _other(value, edit, method, view, _pictures(value, given, config)) for name, value in pixels.items()}
 
 
-def _other(pixels: Tensor, given: dict[str, Any], method: Method, step: Step) -> Tensor:
-    entries = pixels.flatten(0, -4) if pixels.dim() > 4 else pixels  # (pictures, tiles, channels, height, width)
-    view = step.last_view(pixels.device).with_(pictures=_pictures(entries, given.get(transformers_names.GRIDS)))
-    edited = method.edit_pixels(entries, view).to(pixels.dtype)
+def _other(pixels: Tensor, edit: Edit, method: Method, view: StepView, pictures: Pictures) -> Tensor:
+    entries = _entries(pixels)
+    edited = edit(entries, view.with_(pictures=pictures)).to(pixels.dtype)
     if edited.shape != entries.shape:
         raise ValueError(
             f"{method.name}: pixel values of shape {tuple(edited.shape)} were made of {tuple(entries.shape)}, keep it"
         )
     if entries.dim() > 2:  # where a row has fewer pictures, or a picture fewer tiles, models know that by zeros
-        there = (entries != 0).flatten(1).any(dim=1)
-        edited = edited.where(there.view(-1, *[1] * (entries.dim() - 1)), entries)
+        edited = edited.where(_there(entries).view(-1, *[1] * (entries.dim() - 1)), entries)
     return edited.view(pixels.shape)
 
 
-def _pictures(pixels: Tensor, grids: Tensor | None) -> Pictures:
+def _entries(pixels: Tensor) -> Tensor:
+    """(pictures, tiles, channels, height, width) as (N, channels, height, width)."""
+    return pixels.flatten(0, -4) if pixels.dim() > 4 else pixels
+
+
+def _there(entries: Tensor) -> Tensor:
+    return (entries != 0).flatten(1).any(dim=1)
+
+
+def _pictures(pixels: Tensor, given: dict[str, Any], config: Any) -> Pictures:
     """Patches lie behind each other where there are grids that say how many; elsewhere an entry is a picture."""
-    counts = [1] * len(pixels) if grids is None else grids.prod(dim=-1).tolist()
-    parts = torch.split(pixels.detach().float().cpu(), counts)
-    seeds = tuple(zlib.crc32(part.contiguous().numpy().tobytes()) for part in parts)
+    entries, grids = _entries(pixels), given.get(transformers_names.GRIDS)
+    counts = [1] * len(entries) if grids is None else grids.prod(dim=-1).tolist()
+    values = entries.detach().cpu().bfloat16().contiguous().view(torch.int16)  # the same seeds in any precision
+    seeds = tuple(zlib.crc32(part.numpy().tobytes()) for part in torch.split(values, counts))
     of_entry = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    return Pictures(of_entry=of_entry.to(pixels.device), seeds=seeds)
+    weights = [n * bool(there) for n, there in zip(counts, _there(entries), strict=True)] if grids is None else counts
+    image = image_mask(given["input_ids"], image_token_id(config))
+    rows = _rows_by_share(weights, image.sum(dim=-1).tolist())
+    if rows is None:
+        rows = _rows_by_layout(len(pixels), len(counts), given, config)
+    frames = 1 if grids is None else int(getattr(config.vision_config, "temporal_patch_size", 1))
+    return Pictures(of_entry=of_entry.to(pixels.device), seeds=seeds, rows=rows, grids=grids, frames=frames)
+
+
+def _rows_by_share(weights: Sequence[int], tokens: Sequence[int]) -> tuple[int, ...] | None:
+    """The row of each picture, where each has as many image tokens as its weight; None where that does not add up."""
+    share, rest = divmod(sum(tokens), max(1, sum(weights)))
+    if rest:
+        per, rest = divmod(sum(weights), max(1, sum(tokens)))  # several patches a token
+        weights, share = [w // max(1, per) for w in weights], 1
+    ends = list(itertools.accumulate(tokens))
+    starts = [start * share for start in itertools.accumulate([0, *weights])]
+    if rest or starts[-1] != ends[-1] or not set(ends) <= set(starts):
+        return None
+    return tuple(bisect.bisect_right(ends, start) if w else -1 for start, w in zip(starts, weights, strict=False))
+
+
+def _rows_by_layout(pictures: int, entries: int, given: dict[str, Any], config: Any) -> tuple[int, ...] | None:
+    """The same from where the tokens of each picture lie, of which each has as many entries (tiles)."""
+    spans = ImageLayout.of(given, config).spans
+    if len(spans) != pictures or entries % pictures:
+        return None
+    return tuple(span.row for span in spans for _ in range(entries // pictures))
 
 
 def _nothing(method: Method) -> ValueError:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grounddecode.engines.hf import transformers_names
+from grounddecode.engines.hf.checkpoint.reading import processor_of
+from grounddecode.engines.hf.generation import Sequence as Sequences
 from grounddecode.images.layout import ImageLayout
+from grounddecode.view import VisionView
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.decoder import Decoder
-    from grounddecode.engines.hf.generation import Sequence as Sequences
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,44 @@ class OtherPrompt:
     def length(self) -> int:
         return self.source.shape[1]
 
+    def padded(self, length: int) -> OtherPrompt:
+        """With further padding on the left, `length` tokens in all."""
+        more = length - self.length
+        if more <= 0:
+            return self
+        ids = torch.cat([self.ids[:, -1:].expand(-1, more), self.ids], dim=1)
+        source, there, image = (
+            nn.functional.pad(x, (more, 0), value=v) for x, v in ((self.source, -1), (self.there, 0), (self.image, 0))
+        )
+        return OtherPrompt(source, there, ids, image, self.text_only)
+
+    def sequence(self, answer: int) -> Sequences:
+        """The prompt as the engine keeps one, less the newest `answer` tokens, which are no prompt's."""
+        length = self.length - answer
+        image, ids, there = (x[:, :length] for x in (self.image, self.ids, self.there))
+        return Sequences(length, image, ids, there)
+
+    def seen(self, vision: VisionView) -> VisionView:
+        """What the vision tower said of the main prompt's images, for these columns."""
+        image, patch = self.of(vision.image_of_key, -1), self.of(vision.patch_of_key)
+        return replace(vision, image_of_key=image, patch_of_key=patch)
+
     def of(self, columns: Tensor, fill: Any = 0) -> Tensor:
         """What is known of the columns of the main prompt (..., rows, prompt) for these; `fill` where there is none."""
         source = self.source.to(columns.device)
         index = source.clamp(min=0).expand(*columns.shape[:-1], self.length)
         return columns.gather(-1, index).masked_fill(source < 0, fill)
+
+
+def grown(sequence: Sequences, ids: Tensor | None) -> Sequences:
+    """The prompts with the tokens of their answers behind them, where a forward reads both; `ids` are all it reads."""
+    more = 0 if ids is None else ids.shape[1] - sequence.prompt_length
+    if ids is None or more <= 0:
+        return sequence
+    there, image = (
+        nn.functional.pad(x, (0, more), value=v) for x, v in ((sequence.there, True), (sequence.image, False))
+    )
+    return Sequences(ids.shape[1], image, ids, there)
 
 
 def without_pictures(sequence: Sequences, decoder: Decoder) -> OtherPrompt:
@@ -84,6 +119,26 @@ def _padded(ids: Tensor, more: int) -> Tensor:
     return torch.cat([ids[:, -1:].expand(-1, more), ids], dim=1)
 
 
+def whole_prompt(chunks: Sequence[tuple[dict[str, Any], Tensor | None]]) -> tuple[dict[str, Any], Tensor | None]:
+    """Arguments of one forward pass over a prompt that was read in pieces, less its pictures, and its positions.
+
+    Args:
+        chunks: the arguments of the forward over each piece, and the positions its layers were given.
+    """
+    if len(chunks) == 1:
+        return chunks[0]
+    whole = dict(chunks[-1][0])
+    for name in ("input_ids", "inputs_embeds", transformers_names.POSITIONS, *transformers_names.TOKEN_TYPES):
+        parts = [kwargs.get(name) for kwargs, _ in chunks]
+        whole[name] = torch.cat(parts, dim=1 if name == "inputs_embeds" else -1) if _tensors(parts) else None
+    positions = [given for _, given in chunks]
+    return whole, torch.cat(positions, dim=-1) if _tensors(positions) else None
+
+
+def _tensors(parts: Sequence[Any]) -> TypeGuard[list[Tensor]]:
+    return all(isinstance(part, Tensor) for part in parts)
+
+
 def positions_of(prompt: OtherPrompt, main: Tensor, there: Tensor) -> Tensor:
     """Where the tokens of `prompt` stand, (..., rows, length), as the model counts them.
 
@@ -111,6 +166,33 @@ def positions_of(prompt: OtherPrompt, main: Tensor, there: Tensor) -> Tensor:
         farthest = farthest.amax(dim=tuple(range(main.dim() - 2)), keepdim=True) if main.dim() > 2 else farthest
         follows = follows.where(last >= 0, farthest + 1)
     return moved.where(~new, follows + new.cumsum(dim=-1) - 1)
+
+
+def moved(
+    prompt: OtherPrompt, given: Mapping[str, Any], kwargs: Mapping[str, Any], main: Sequences, positions: Tensor | None
+) -> Tensor:
+    """(rows,) long: how much further on an answer stands behind `prompt`, read as `given`, than behind the main one."""
+    named, here = (x.get(transformers_names.POSITIONS) for x in (kwargs, given))
+    there = positions if named is None else named
+    if not isinstance(there, Tensor) or not isinstance(here, Tensor):  # layers count columns
+        return torch.full((main.rows,), prompt.length - main.prompt_length, device=main.image.device)
+    apart = here[..., -1] - there[..., -1].to(here.device)
+    return apart if apart.dim() == 1 else apart.amax(dim=0)
+
+
+def ids_of(text: str | tuple[int, ...], model: Any, method: str) -> tuple[int, ...]:
+    """The ids of a text, by the tokenizer of a model's checkpoint, without special tokens; ids as they are.
+
+    Raises:
+        ValueError: a tokenizer that is not to be found, or no id of this model.
+    """
+    if isinstance(text, str) and text:
+        tokenizer = processor_of(model, f"{method}: the tokenizer that reads {text!r}").tokenizer
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    size = model.get_input_embeddings().num_embeddings
+    if any(not 0 <= token < size for token in text if isinstance(token, int)):
+        raise ValueError(f"{method}: the ids behind the picture are {text}, this model has ids 0 to {size - 1}")
+    return tuple(token for token in text if isinstance(token, int))
 
 
 def inputs_without_pictures(

@@ -69,37 +69,47 @@ class Memo:
         return results.pop(0)  # read once: the model frees what it is done with
 
 
-class SamePlaces:
-    """Context in which the newest tokens of the second stream stand where those of the `rows` main ones do.
+class Places:
+    """Context in which the newest tokens of further streams stand where those of the `rows` main ones do, or `moved`.
 
     A model that is not given positions counts them from a mask, in which hidden image tokens are missing, and some
     count all the way from the first token then (Qwen2-VL).
+
+    Args:
+        past, length: where the newest tokens begin, in the columns of the main rows, and how many they are.
+        moved: (all rows,) long, how much further on tokens of a row stand than those of its main row; None: not at all.
     """
 
-    def __init__(self, stack: nn.Module, rows: int, length: int) -> None:
-        self._stack, self._rows, self._length = stack, rows, length
+    def __init__(self, stack: nn.Module, rows: int, past: int, length: int, moved: Tensor | None = None) -> None:
+        self._stack, self._rows, self._past, self._length, self._moved = stack, rows, past, length, moved
         self._hook: Any = None
 
     def __enter__(self) -> None:
-        self._hook = self._stack.register_forward_pre_hook(only_here(self._copy), with_kwargs=True)
+        self._hook = self._stack.register_forward_pre_hook(only_here(self._lay), with_kwargs=True)
 
     def __exit__(self, *_: object) -> None:
         self._hook.remove()
 
-    def _copy(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        given = kwargs.get(POSITIONS)
-        if not isinstance(given, Tensor) or given.dim() < 2 or given.shape[-2] != 2 * self._rows:
+    def _lay(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        given, moved = kwargs.get(POSITIONS), self._moved
+        if not isinstance(given, Tensor):
+            if moved is None:
+                return None
+            own = torch.arange(self._past, self._past + self._length, device=moved.device)
+            return args, kwargs | {POSITIONS: own + moved[:, None]}  # the stack would count the cache's columns
+        if given.dim() < 2 or given.shape[-2] <= self._rows or given.shape[-2] % self._rows:
             return None
         main = given[..., : self._rows, -self._length :]
-        return args, kwargs | {POSITIONS: torch.cat([main, main], dim=-2)}
+        every = main.repeat(*[1] * (main.dim() - 2), given.shape[-2] // self._rows, 1)
+        return args, kwargs | {POSITIONS: every if moved is None else every + moved.to(every.device)[:, None]}
 
 
 @contextmanager
-def kept_offsets(models: Sequence[nn.Module], doubled: bool = False) -> Iterator[None]:
-    """Give models their rotary offsets back at the end; inside, `doubled` ones stand for the rows of both streams."""
+def kept_offsets(models: Sequence[nn.Module], streams: int = 1) -> Iterator[None]:
+    """Give models their rotary offsets back at the end; inside, they stand for the rows of several streams."""
     before = [(model, offsets) for model in models if (offsets := rotary_offsets(model)) is not None]
-    for model, offsets in before if doubled else []:
-        set_rotary_offsets(model, torch.cat([offsets, offsets]))
+    for model, offsets in before if streams > 1 else []:
+        set_rotary_offsets(model, offsets.repeat(streams, *[1] * (offsets.dim() - 1)))
     try:
         yield
     finally:

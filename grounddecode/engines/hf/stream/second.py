@@ -1,11 +1,10 @@
-"""The second stream: the same prompt with an edited image, run as further rows of one batch and one cache."""
+"""Further streams: the same answer behind another prompt, run as further rows of one batch and one cache."""
 
 from __future__ import annotations
 
 import copy
 import functools
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,13 @@ from grounddecode.engines.hf.generation import Sequence
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.unembedding import few_rows
 from grounddecode.engines.hf.step import Step
-from grounddecode.engines.hf.stream.image import Overwrite, hidden_from
+from grounddecode.engines.hf.stream import joined
+from grounddecode.engines.hf.stream.image import hidden_from
 from grounddecode.engines.hf.stream.keys import ChosenKeys, require_keys
-from grounddecode.engines.hf.stream.newest import NewestOnly
-from grounddecode.engines.hf.stream.pixels import with_other_pictures
-from grounddecode.engines.hf.stream.same_inputs import Memo, SamePlaces, kept_offsets, offset_holders
+from grounddecode.engines.hf.stream.reading import Piece, Reader, Stream
+from grounddecode.engines.hf.stream.same_inputs import Places, kept_offsets, offset_holders
 from grounddecode.method import Method, Needs
-from grounddecode.view import Phase, StreamEdit
+from grounddecode.view import Phase
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
@@ -31,36 +30,31 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Reading:
-    """What the second stream keeps of one sequence: the prompt while it is read, then what it may not see."""
+class _Kept:
+    """What is kept of one sequence: the prompt while it is read, then what further streams may not see."""
 
-    chunks: list[tuple[int, dict[str, Any], Memo]] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     fresh: Any = None  # a cache like the main one, while that was empty
-    edit: StreamEdit | None = None
-    replaced: Tensor | None = None  # (rows, prompt) bool, image tokens that are overwritten or hidden
+    hidden: Tensor | None = None  # (all rows, prompt) bool, keys that are hidden from the answer
+    moved: Tensor | None = None  # (all rows,) long, see `Places`
 
 
 class SecondStream(Part):
-    """Runs a contrast stream beside the main one.
+    """Runs one contrast stream beside the main one, or several.
 
-    Prompt: the main rows are read first (they say what the second stream may see), then the same inputs once more with
-    the edited image, without running the vision tower again; both caches are joined. Decode: one forward pass over 2N
-    rows. The generation loop, its processors and its beams see N rows throughout.
+    Prompt: the main rows are read first (they say what a further stream may see), then the prompt of each stream: the
+    same with an edited image, without running the vision tower again, or inputs of its own; the caches are joined.
+    Decode: one forward pass over the rows of all streams. The generation loop, its processors and its beams see the
+    main rows throughout.
     """
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self._decides = type(method).second_stream is not Method.second_stream
-        self._edits_pixels = Needs.PIXELS in method.active_needs()
-        self._keeps_keys = Needs.KEY_SETS in method.active_needs()
 
     def attach(self, binding: Binding) -> None:
         super().attach(binding)
-        if self._edits_pixels and binding.decoder.runner is not binding.model:
-            raise ValueError(
-                f"{self.method.name}: {type(binding.model).__name__} has read its pictures before its decoder begins, "
-                "use another model"
-            )
+        self._reader = Reader(self.method, binding)
+        self._keeps_keys = Needs.KEY_SETS in self.method.active_needs()
         if self._keeps_keys:
             require_keys(self.method, binding.decoder)
 
@@ -71,13 +65,13 @@ class SecondStream(Part):
             self.binding.layer(head, "forward", few_rows(head))
 
     def begin(self, step: Step) -> None:
-        step.record = self._decides and step.completes_prompt
+        step.record = self._reader.decides and step.completes_prompt
 
     def finish(self, sequences: Mapping[Any, Sequence]) -> None:
         """Hand the caches back with the main rows only."""
         for cache, sequence in sequences.items():
             if sequence.joined is not None:
-                _select_rows(cache, sequence.rows)
+                joined.part(cache, sequence.rows, sequence.joined.rows, sequence.further)
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         if step.phase is Phase.DECODE:
@@ -87,52 +81,35 @@ class SecondStream(Part):
     # -- prompt --------------------------------------------------------------------------------------------------
     def _read_prompt(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         cache = transformers_names.given_cache(kwargs)
-        reading = step.sequence.kept.setdefault(self, _Reading())
+        kept = step.sequence.kept.setdefault(self, _Kept())
         if step.past == 0:
-            reading.fresh = copy.deepcopy(cache)
+            kept.fresh = copy.deepcopy(cache)
         if self._keeps_keys and step.completes_prompt:
             step.keys = self._choosing(step)
-        memo = Memo([] if self._edits_pixels else self._models(), self.binding.decoder.stack)
-        reading.chunks.append((step.past, kwargs, memo))
+        memo = self._reader.memo()
+        kept.pieces.append(Piece(step.past, kwargs, memo))
         with memo:
             output = forward(kwargs)
         if not step.completes_prompt:
             return output
-        reading.edit = self._decide(step)
-        second = self._second_prompt(step, reading, reading.edit, forward)
-        step.second_logits = second.logits[:, -1]
+        streams = self._read_streams(step, kept, forward)
         if cache is None:  # a forward of the caller's own, whose model made one: the caller goes on with it
-            cache, self._fresh = (transformers_names.given_cache(vars(result)) for result in (output, second))
+            cache = transformers_names.given_cache(vars(output))
         if cache is not None:
-            _join(cache, reading.fresh, step.sequence.rows)
-        reading.chunks, reading.fresh = [], None  # which hold the cache
+            joined.join(cache, [stream.cache for stream in streams], step.sequence.rows)
+        step.sequence.join([stream.twin for stream in streams])
+        kept.pieces, kept.fresh = [], None  # which hold the cache
         return output
 
-    def _decide(self, step: Step) -> StreamEdit:
-        """The image edit, from the attention of the last prompt row in every layer that recorded it."""
-        row = step.sequence.prompt_length - 1 - step.past
-        layers = [step.recorded[layer] for layer in sorted(step.recorded)]
-        device = layers[0].device if layers else step.sequence.image.device
-        attention = torch.stack([layer.to(device) for layer in layers]) if layers else None
-        view = step.view(row, row + 1, step.total, device).with_(image_attention=attention)
-        edit = self.method.second_stream(view)
-        if edit.scheme == "mask" and self.binding.decoder.is_hybrid:
-            raise ValueError(
-                f"{self.method.name}: scheme 'mask' hides keys and some layers of this model have none, use 'zeros'"
-            )
-        if not self._keeps_keys:
-            self._tell(step, edit.keep, view.image)
-        return edit
-
-    def _tell(self, step: Step, keep: Tensor, image: Tensor) -> None:
-        """To a trace: which image tokens the second stream sees. keep, image: (rows, tokens) bool."""
-        trace = self.binding.trace
-        if trace is None:
-            return
-        share = keep.sum(dim=-1) / image.sum(dim=-1).clamp(min=1)
-        trace.record(step.generated, self.method.name, "kept_share", share)
-        if "kept" in trace.want:
-            trace.record(step.generated, self.method.name, "kept", keep & image)
+    def _read_streams(self, step: Step, kept: _Kept, forward: Forward) -> list[Stream]:
+        """The prompts of all further streams, and what decode steps have to know of them."""
+        fresh = [copy.deepcopy(kept.fresh) for _ in range(self._reader.streams - 1)] + [kept.fresh]
+        read = [self._reader.read(step, kept.pieces, n, cache, forward) for n, cache in enumerate(fresh)]
+        image = step.sequence.image
+        kept.hidden = _of_all([stream.hidden for stream in read], torch.zeros_like(image))
+        kept.moved = _of_all([stream.moved for stream in read], image.new_zeros(len(image), dtype=torch.long))
+        step.second_logits = _as_given(torch.stack([stream.logits for stream in read]))
+        return read
 
     def _choosing(self, step: Step, first: int | None = None) -> ChosenKeys:
         if step.phase is Phase.MIXED:
@@ -140,153 +117,65 @@ class SecondStream(Part):
                 f"{self.method.name}: every step chooses image keys anew beside those that are cached, leave use_cache "
                 "as it is"
             )
-        return ChosenKeys(self.method, step, first, told=functools.partial(self._tell, step))
-
-    def _second_prompt(self, step: Step, reading: _Reading, edit: StreamEdit, forward: Forward) -> Any:
-        """The edited prompt through the model, chunk by chunk as the main one, into a cache of its own."""
-        binding = self.binding
-        main, output, stack = binding.step, None, binding.decoder.stack
-        replaced = step.sequence.image & ~edit.keep[:, : step.sequence.prompt_length].to(step.sequence.image.device)
-        given = step.sequence
-        twin = Sequence(given.prompt_length, given.image, given.ids, given.there)
-        newest = None if binding.every_token else step.n_layers - 1
-        for past, kwargs, memo in reading.chunks:
-            length = (kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]).shape[1]
-            binding.step = Step(twin, step.n_layers, past, length, newest_only=newest)
-            if isinstance(step.keys, ChosenKeys):
-                binding.step.keys = ChosenKeys(self.method, step, first=0, keep=step.keys.keep)
-            if self._edits_pixels:
-                kwargs = self._with_other_pictures(step, reading, kwargs)
-            changed = self._edited_inputs(edit, kwargs, replaced, past, length, memo.positions)
-            try:
-                with (
-                    memo.replay(),
-                    kept_offsets(self._models()),
-                    Overwrite(stack, replaced, past, edit.scheme),
-                    nullcontext() if newest is None else NewestOnly(stack),
-                ):
-                    output = forward(transformers_names.with_cache(changed, reading.fresh))
-            finally:
-                binding.step = main
-        step.sequence.join(twin)
-        reading.replaced = replaced
-        return output
-
-    def _with_other_pictures(self, step: Step, reading: _Reading, kwargs: dict[str, Any]) -> dict[str, Any]:
-        if len(reading.chunks) > 1:
-            raise ValueError(f"{self.method.name}: pictures cannot be read in chunks, unset prefill_chunk_size")
-        return with_other_pictures(kwargs, self.method, self.binding, step)
-
-    def _edited_inputs(
-        self,
-        edit: StreamEdit,
-        kwargs: dict[str, Any],
-        replaced: Tensor,
-        past: int,
-        length: int,
-        positions: Tensor | None,
-    ) -> dict[str, Any]:
-        """The same inputs; under `mask` the hidden image tokens are padding for every row, but keep their places."""
-        if edit.scheme != "mask":
-            return dict(kwargs)
-        mask = kwargs.get("attention_mask")
-        if mask is None:
-            mask = torch.ones(replaced.shape[0], past + length, dtype=torch.long, device=replaced.device)
-        hidden = {"attention_mask": hidden_from(mask, replaced, past + length, self.method.name)}
-        if positions is not None and kwargs.get(transformers_names.POSITIONS) is None:
-            hidden[transformers_names.POSITIONS] = positions  # else they are counted from a mask with holes
-        return kwargs | hidden
-
-    def _models(self) -> list[Any]:
-        return offset_holders(self.binding.model)
+        return ChosenKeys(self.method, step, first, told=functools.partial(self._reader.tell, step))
 
     # -- decode --------------------------------------------------------------------------------------------------
     def _decode(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         if step.length > 1:
             raise ValueError(f"{self.method.name} cannot verify drafted tokens, switch assisted decoding off")
-        binding, reading = self.binding, step.sequence.kept.get(self)
-        if reading is None or step.sequence.joined is None:
+        binding, sequence = self.binding, step.sequence
+        kept, every = sequence.kept.get(self), sequence.joined
+        if kept is None or every is None:
             raise RuntimeError(
                 f"{self.method.name}: the prompt was not read in this session, start from the whole prompt"
             )
-        rows = step.sequence.rows
-        binding.step = both = Step(step.sequence.joined, step.n_layers, step.past, step.length)
+        rows, streams = sequence.rows, every.rows // sequence.rows
+        places = Places(binding.decoder.stack, rows, step.past, step.length, kept.moved)
+        binding.step = both = Step(every, step.n_layers, step.past + sequence.further, step.length)
         both.wanted, both.looks = step.wanted, step.looks
         if self._keeps_keys:
             both.keys = self._choosing(step, first=rows)
         try:
-            with kept_offsets(self._models(), doubled=True), SamePlaces(binding.decoder.stack, rows, step.length):
-                output = forward(self._doubled(reading, kwargs, rows, step.past, step.length))
+            with kept_offsets(offset_holders(binding.model), streams), places:
+                output = forward(self._for_all(step, kept, kwargs, every))
         finally:
             binding.step = step
         step.seen = both.seen
         step.hidden = {layer: hidden[:rows] for layer, hidden in both.hidden.items()}
-        step.second_logits = output.logits[rows:, -1]
-        return _main_rows(output, rows)
+        step.second_logits = _as_given(output.logits[rows:, -1].view(streams - 1, rows, -1))
+        return joined.main_rows(output, rows)
 
-    def _doubled(self, reading: _Reading, kwargs: dict[str, Any], rows: int, past: int, length: int) -> dict[str, Any]:
-        """The inputs of a decode step for the rows of both streams."""
-        fixed = transformers_names.NOT_ROWS
-        doubled = {name: value if name in fixed else _twice(name, value, rows) for name, value in kwargs.items()}
-        mask, replaced = doubled.get("attention_mask"), reading.replaced
-        if reading.edit is not None and reading.edit.scheme == "mask" and replaced is not None:
+    def _for_all(self, step: Step, kept: _Kept, kwargs: dict[str, Any], every: Sequence) -> dict[str, Any]:
+        """The inputs of a decode step for the rows of all streams."""
+        changed = joined.repeated(kwargs, step.sequence.rows, every.rows // step.sequence.rows)
+        mask = changed.get("attention_mask")
+        if step.sequence.further:
+            changed["attention_mask"] = self._longer_mask(mask, step, every)
+            columns = changed.get(transformers_names.COLUMNS)
+            if columns is not None:
+                changed[transformers_names.COLUMNS] = columns + step.sequence.further
+        elif kept.hidden is not None:
             if mask is None:  # `generate` drops a mask that hides nothing
-                mask = torch.ones(2 * rows, past + length, dtype=torch.long, device=replaced.device)
-            hidden = torch.cat([torch.zeros_like(replaced), replaced])
-            doubled["attention_mask"] = hidden_from(mask, hidden, past + length, self.method.name)
-        return doubled
+                mask = torch.ones(every.rows, step.total, dtype=torch.long, device=kept.hidden.device)
+            changed["attention_mask"] = hidden_from(mask, kept.hidden, step.total, self.method.name)
+        return changed
+
+    def _longer_mask(self, mask: Any, step: Step, every: Sequence) -> Tensor:
+        """(all rows, columns) 0/1 where further streams have more columns than the main one."""
+        if mask is not None and mask.dim() != 2:
+            raise ValueError(f"{self.method.name}: its prompt is longer, pass an attention_mask of (rows, tokens)")
+        answer = step.total - step.sequence.prompt_length
+        new = torch.ones(every.rows, answer) if mask is None else mask[:, step.sequence.prompt_length :]
+        return torch.cat([every.there.long(), new.to(every.there.device).long()], dim=1)
 
 
-def _twice(name: str, value: Any, rows: int) -> Any:
-    """A row-aligned input for both streams; anything else as it is."""
-    if isinstance(value, dict):
-        return {key: _twice(key, entry, rows) for key, entry in value.items()}
-    if not isinstance(value, Tensor) or value.dim() == 0:
-        return value
-    if name == transformers_names.POSITIONS and value.dim() == 3:  # multimodal rotary positions: (3 or 4, rows, tokens)
-        return torch.cat([value, value], dim=1)
-    return torch.cat([value, value]) if value.shape[0] == rows else value
+def _as_given(logits: Tensor) -> Tensor:
+    """(streams, rows, vocabulary) as methods are given them: rows first, and no axis for one stream."""
+    return logits[0] if len(logits) == 1 else logits.transpose(0, 1)
 
 
-def _row_tensors(layer: Any, rows: int) -> list[tuple[dict[Any, Any], Any]]:
-    """Where a cache layer keeps tensors of its rows: attributes, or states that recurrent layers keep by number."""
-    holders = [vars(layer), *(value for value in vars(layer).values() if isinstance(value, dict))]
-    return [
-        (holder, key)
-        for holder in holders
-        for key, value in holder.items()
-        if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[0] == rows
-    ]
-
-
-def _join(cache: Any, other: Any, rows: int) -> None:
-    """Move the rows of `other` behind those of every layer of `cache`."""
-    layers = transformers_names.cache_layers
-    for mine, theirs in zip(layers(cache), layers(other), strict=True):
-        others = _row_tensors(theirs, rows)
-        for (holder, key), (other_holder, other_key) in zip(_row_tensors(mine, rows), others, strict=True):
-            holder[key] = torch.cat([holder[key], other_holder.pop(other_key)])
-        _set_room(mine, 2 * rows)
-
-
-def _set_room(layer: Any, rows: int) -> None:
-    if hasattr(layer, transformers_names.CACHE_ROWS):
-        setattr(layer, transformers_names.CACHE_ROWS, rows)
-
-
-def _select_rows(cache: Any, rows: int) -> None:
-    """Keep the first `rows` rows of a joined cache."""
-    for layer in transformers_names.cache_layers(cache):
-        for holder, key in _row_tensors(layer, 2 * rows):
-            holder[key] = holder[key][:rows]
-        _set_room(layer, rows)
-
-
-def _main_rows(output: Any, rows: int) -> Any:
-    """The output of the doubled batch with the main rows only."""
-    output.logits = output.logits[:rows]
-    for name in transformers_names.ROW_OUTPUTS:
-        value = getattr(output, name, None)
-        if value is not None:
-            setattr(output, name, tuple(entry[:rows] for entry in value))
-    return output
+def _of_all(parts: list[Tensor | None], none: Tensor) -> Tensor | None:
+    """What is known of each further stream, below what the main rows have, which is nothing; None: nothing at all."""
+    if all(part is None for part in parts):
+        return None
+    return torch.cat([none, *(none if part is None else part.to(none.device) for part in parts)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +13,16 @@ from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
 from grounddecode.engines.hf.generation import Sequence
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.step import Step
+from grounddecode.engines.hf.transformers_names import VISION_TOWERS
+from grounddecode.engines.hf.watch.received import Calls, has_summary, received
+from grounddecode.images.patches import UNKNOWN, Patches, why_none
 from grounddecode.view import Phase, VisionView
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from grounddecode.engines.hf.attach.binding import Binding
-
-# How many patches in height and width one image token stands for, of the families whose tokens are windows of patches
-# in reading order. In others (tiles with separators, resamplers, windows shuffled on the way) patches name no token.
-_WINDOW: dict[str, Callable[[Any, int], int]] = {
-    "llava": lambda config, side: 1,
-    "paligemma": lambda config, side: 1,
-    "internvl": lambda config, side: round(1 / config.downsample_ratio),
-    "gemma3": lambda config, side: side // math.isqrt(config.mm_tokens_per_image),
-}
+    from grounddecode.engines.hf.part import Forward
 
 
 @dataclass(frozen=True)
@@ -43,13 +36,15 @@ class TowerWatch:
     @classmethod
     def of(cls, model: Any, method: str) -> TowerWatch:
         """Raises ValueError for a model whose patches cannot be told from its image tokens."""
-        config, tower = model.config, getattr(getattr(model, "model", None), "vision_tower", None)
-        if config.model_type not in _WINDOW or tower is None:
+        config, inner = model.config, getattr(model, "model", None)
+        tower = next((getattr(inner, name) for name in VISION_TOWERS if hasattr(inner, name)), None)
+        reason = why_none(config)
+        if reason is not None or tower is None:
             raise ValueError(
-                f"{method}: the patches of {type(model).__name__} cannot be told from its image tokens, "
-                f"use a model of type {', '.join(_WINDOW)}, or another method"
+                f"{method}: the patches of {type(model).__name__} {reason or UNKNOWN}, use another model, or another "
+                "method"
             )
-        layers = [m for m in tower.modules() if "Attention" in type(m).__name__ and hasattr(m, "q_proj")]
+        layers = [m for m in tower.modules() if "Attention" in type(m).__name__ and hasattr(m, "config")]
         last = _layer_read(getattr(config, "vision_feature_layer", -1), len(layers))
         return cls(config, {"first": layers[0], "last": layers[last]}, method)
 
@@ -58,49 +53,53 @@ class TowerWatch:
         config: Any = self.layers["first"].config
         return str(config._attn_implementation)
 
-    def handlers(self, calls: dict[str, Call]) -> dict[nn.Module, kernels.Handler]:
-        """What puts the calls of the tower's latest run into `calls`; nothing is computed for it."""
+    def handlers(self, calls: dict[str, Calls]) -> dict[nn.Module, kernels.Handler]:
+        """What puts the calls of the tower's latest run into `calls`; nothing is computed for it.
+
+        A layer may be called once for all pictures, or once for each, or for each window that it sees.
+        """
 
         def keep(call: Call, base: BaseAttention) -> Output:
-            calls.update({name: call for name, layer in self.layers.items() if layer is call.module})
+            if call.module is self.layers["first"] is not self.layers["last"] and calls.get("last"):
+                calls.clear()  # another run begins
+            for name, layer in self.layers.items():
+                if layer is call.module:
+                    calls.setdefault(name, []).append(call)
             return call.base(base, call.mask)
 
         return dict.fromkeys(self.layers.values(), keep)
 
-    def found(self, calls: dict[str, Call]) -> dict[str, Tensor]:
-        """Attention that each patch receives, (images, patches)."""
-        first, last = calls["first"], calls["last"]
-        summary = self._has_summary(first.query.shape[2])
-        received = _received(first, 1 if summary else 0, None)
+    def view(self, calls: Mapping[str, Calls], given: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Attention received, (pictures, windows) by its name, and which of them each image token is (`Patches`).
+
+        Args:
+            calls: of one run of the tower.  given: the pixel inputs of the model.
+        """
+        first = calls["first"]
+        try:
+            patches = Patches.of(self.config, given, len(first[0].query))
+            summary = has_summary(first, patches)
+        except ValueError as reason:
+            raise ValueError(f"{self.method}: {reason}") from None
         found = {
-            "received": received,
-            "first": _received(first, 0, 1) if summary else received,
-            "last": _received(last, 0, 1 if summary else None),
+            "received": received(first, patches, summary=summary, by_summary=False),
+            "first": received(first, patches, summary=summary, by_summary=summary),
+            "last": received(calls["last"], patches, summary=summary, by_summary=summary),
         }
-        return {name: x[:, 1:] for name, x in found.items()} if summary else found  # the class token is no patch
+        return {name: _pooled(x, patches) for name, x in found.items()}, patches.tokens
 
-    def grid(self) -> tuple[int, int]:
-        """Patches of one image in height and width."""
-        vision = self.config.vision_config
-        size, patch = _pair(vision.image_size), _pair(vision.patch_size)
-        return size[0] // patch[0], size[1] // patch[1]
 
-    def _has_summary(self, tokens: int) -> bool:
-        """Whether the tower's first token is a class token."""
-        height, width = self.grid()
-        if tokens not in (height * width, height * width + 1):
-            raise ValueError(
-                f"{self.method}: the vision tower reads {tokens} tokens an image where its configuration says "
-                f"{height} x {width} patches, use images of the size it was built for"
-            )
-        return tokens == height * width + 1
-
-    def pooled(self, scores: Tensor) -> Tensor:
-        """(images, tokens): mean over the window of patches that one token stands for."""
-        height, width = self.grid()
-        window = _WINDOW[self.config.model_type](self.config, height)
-        cut = scores.view(len(scores), height // window, window, width // window, window)
-        return cut.mean(dim=(2, 4)).flatten(1)
+def _pooled(scores: list[Tensor], patches: Patches) -> Tensor:
+    """(pictures, windows): mean over the window of patches that one token stands for, -1 where none does."""
+    most = max(len(windows) for windows in patches.windows)
+    pooled = torch.full((len(scores), most), -1.0, device=scores[0].device)
+    for number, (own, windows) in enumerate(zip(scores, patches.windows, strict=True)):
+        pooled[number, : len(windows)] = own[windows.to(own.device)].mean(dim=-1)
+    named = torch.zeros_like(pooled, dtype=torch.bool)
+    tokens = patches.tokens.to(pooled.device)
+    there = tokens[tokens[:, 0] >= 0]
+    named[there[:, 0], there[:, 1]] = True
+    return pooled.where(named, -1.0)
 
 
 class VisionAttention(Part):
@@ -114,7 +113,8 @@ class VisionAttention(Part):
     def __init__(self, method: str) -> None:
         self.method = method
         self.watch: TowerWatch | None = None
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, Calls] = {}
+        self._given: Mapping[str, Any] = {}
 
     def attach(self, binding: Binding) -> None:
         super().attach(binding)
@@ -134,6 +134,14 @@ class VisionAttention(Part):
             self._calls.clear()
             self._calls.update(run.tower)
 
+    def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
+        run = self.binding.run
+        self._given = kwargs if run is None or run.encoding is None else run.encoding.given
+        try:
+            return forward(kwargs)
+        finally:
+            self._given = {}
+
     def finish(self, sequences: Mapping[Any, Sequence]) -> None:
         self._calls.clear()
 
@@ -145,29 +153,29 @@ class VisionAttention(Part):
             return
         if not self._calls:
             raise ValueError(f"{self.method}: the vision tower did not run in this session, pass pixel_values")
-        scores = {name: self.watch.pooled(x) for name, x in self.watch.found(self._calls).items()}
-        first, last, received = (scores[name] for name in ("first", "last", "received"))
-        image_of, patch_of = (x.to(first.device) for x in self._places(step.sequence, *first.shape))
-        vision = VisionView(first=first, last=last, received=received, image_of_key=image_of, patch_of_key=patch_of)
+        scores, tokens = self.watch.view(self._calls, self._given)
+        image_of, patch_of = (x.to(scores["first"].device) for x in self._places(step.sequence, tokens))
+        first, last, top = (scores[name] for name in ("first", "last", "received"))
+        vision = VisionView(first=first, last=last, received=top, image_of_key=image_of, patch_of_key=patch_of)
         step.sequence.look(vision)
 
-    def _places(self, sequence: Sequence, images: int, tokens: int) -> tuple[Tensor, Tensor]:
+    def _places(self, sequence: Sequence, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, prompt) long, twice: image (-1: none) and patch of every prompt token.
 
         Beams and further returned sequences repeat the rows of a prompt; the tower may have run before that.
         """
         mask = sequence.image
-        copies, rest = divmod(int(mask.sum()), images * tokens)
+        copies, rest = divmod(int(mask.sum()), len(tokens))
         if rest or not copies or mask.shape[0] % copies:
             raise ValueError(
-                f"{self.method}: {int(mask.sum())} image tokens stand in the prompt, the vision tower gave {images} "
-                f"images of {tokens}: patches cannot be told from tokens, use another method"
+                f"{self.method}: {int(mask.sum())} image tokens stand in the prompt, what the vision tower saw is "
+                f"{len(tokens)}: patches cannot be told from tokens, use another method"
             )
         base = mask[::copies]
-        order = base.flatten().long().cumsum(dim=0).view(base.shape) - 1
-        image_of = torch.where(base, order // tokens, -1).repeat_interleave(copies, dim=0)
-        patch_of = torch.where(base, order % tokens, 0).repeat_interleave(copies, dim=0)
-        return image_of, patch_of
+        image_of = torch.full(base.shape, -1, device=mask.device)
+        patch_of = torch.zeros(base.shape, dtype=torch.long, device=mask.device)
+        image_of[base], patch_of[base] = tokens.to(mask.device).unbind(dim=1)
+        return image_of.repeat_interleave(copies, dim=0), patch_of.repeat_interleave(copies, dim=0)
 
 
 def _layer_read(setting: Any, n_layers: int) -> int:
@@ -175,16 +183,3 @@ def _layer_read(setting: Any, n_layers: int) -> int:
     number = setting[-1] if isinstance(setting, list | tuple) else setting
     number = -1 if number is None else int(number)
     return max(number - 1, 0) if number >= 0 else n_layers + number
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (int(value[0]), int(value[1])) if isinstance(value, list | tuple) else (int(value), int(value))
-
-
-def _received(call: Call, start: int, stop: int | None) -> Tensor:
-    """(images, tokens) float32: attention received, mean over heads and over the queries `start:stop`."""
-    rows = []
-    for query, key in zip(call.query.float(), call.key.float(), strict=True):  # one image at a time bounds the memory
-        weights = torch.softmax(query[:, start:stop] @ key.mT * call.scaling, dim=-1)
-        rows.append(weights.mean(dim=(0, 1)))
-    return torch.stack(rows)
