@@ -40,11 +40,11 @@ class Tally:
     """
 
     def __init__(self, place: str | None) -> None:
-        if place is None:
-            self._counts = np.zeros(_MOST, _COUNTS)
-        else:
-            mode = "r+" if Path(place).is_file() else "w+"  # another engine of this process counts there already
-            self._counts = np.memmap(place, _COUNTS, mode, shape=(_MOST,))
+        self._counts: Any = np.zeros(_MOST, _COUNTS)
+        if place is not None and Path(place).is_file():  # another engine of this process counts there already
+            self._counts = np.memmap(place, _COUNTS, "r+", shape=(_MOST,))
+        elif place is not None:
+            self._counts = np.memmap(place, _COUNTS, "w+", shape=(_MOST,))
         self._changed: dict[str, Tensor] = {}  # on the device, since the last look there
         self._best: Tensor | None = None
         self._steps = 0
