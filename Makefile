@@ -29,7 +29,7 @@ SMOKE ?= tests/contract tests/engines tests/lab tests/core/test_calibration.py
 
 # How much the demo does: 200 captions and 600 questions a method; sample+cut is a control that comparisons need. In one
 # thread: a model this small only waits for a second one (same answers, a fifth of the processor time on a busy machine).
-DEMO_METHODS ?= greedy,sample+cut,locore,avc
+DEMO_METHODS ?= greedy,sample+cut,vcd:share=0.9,cicd,avc
 DEMO_LIMIT ?= 200
 DEMO_BATCH ?= 16
 

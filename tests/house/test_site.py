@@ -18,6 +18,7 @@ from benchmarks.pages.site import __main__ as site
 from benchmarks.pages.site import docstrings, drawing, methods, offline, reference, tables
 from grounddecode import registry
 from grounddecode.method import Method, Needs
+from tests.support import browser
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,11 @@ def test_every_method_field_command_and_public_name_has_its_place(written: Path)
 
     first = (source / "reference" / "grounddecode.md").read_text(encoding="utf-8")
     assert [name for name in grounddecode.__all__ if f"## {name}\n" not in first and name != "__version__"] == []
+
+
+def test_every_method_has_its_notes() -> None:
+    """When it helps and when not is written by hand; nothing is left of methods that are gone."""
+    assert {path.stem for path in methods.NOTES.glob("*.md")} == set(registry.METHODS)
 
 
 def test_every_public_module_that_others_build_on_is_in_the_reference() -> None:
@@ -197,6 +203,29 @@ def test_the_site_loads_nothing_from_outside(built: Path) -> None:
     pages = list(built.rglob("*.html"))
     assert len(pages) > 30
     assert {page.name: found for page in pages if (found := loads(page.read_text(encoding="utf-8")))} == {}
-    assert [
-        sheet for sheet in built.rglob("*.css") if re.search(r"url\(['\"]?https?:", sheet.read_text(encoding="utf-8"))
-    ] == []
+    sheets = {sheet.name: sheet.read_text(encoding="utf-8") for sheet in built.rglob("*.css")}
+    assert [name for name, text in sheets.items() if re.search(r"url\(['\"]?https?:", text)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+def test_people_find_a_page_in_a_browser(built: Path) -> None:
+    """From a file, without a server: the search finds a method, and no page is wider than a phone."""
+    with browser.opened() as (window,):
+        window.look(1400, 1000)
+        window.open((built / "index.html").as_uri())
+        window.run("document.querySelector('.md-search__button, [for=__search]').click()")
+        within = "document.activeElement.shadowRoot"
+        window.until(f"return {within} && {within}.querySelector('input')", 10)
+        window.run(
+            f"const field = {within}.querySelector('input');"
+            "Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(field, arguments[0]);"
+            "field.dispatchEvent(new Event('input', {bubbles: true, composed: true}))",
+            "blind image tokens",
+        )
+        found = f"return [...{within}.querySelectorAll('a')].some(a => a.href.includes('methods/avc.html'))"
+        assert window.until(found, 20)
+        window.look(390, 800)
+        for page in ("index.html", "methods/avc.html", "reference/commands.html", "results/speed.html"):
+            window.open((built / page).as_uri())
+            assert window.run("return document.documentElement.scrollWidth") <= 390, page

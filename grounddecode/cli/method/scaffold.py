@@ -11,8 +11,7 @@ from string import Template
 from grounddecode import registry
 
 TEMPLATES = Path(__file__).parent / "templates"
-CASES = "tests/oracle/cases.py"
-OF_A_CLONE = ("grounddecode/registry.py", "grounddecode/__init__.py", "logits_processors/__init__.pyi", CASES)
+OF_A_CLONE = ("grounddecode/registry.py", "grounddecode/__init__.py", "logits_processors/__init__.pyi")
 
 
 def words(name: str) -> dict[str, str]:
@@ -90,30 +89,11 @@ def _named(path: str, text: str, said: Mapping[str, str]) -> str:
     if path == "grounddecode/__init__.py":
         line = f"    from grounddecode.methods.{name} import {cls} as {cls}\n"
         return _sorted_in(path, text, r"(?:    from grounddecode\.methods\.[^\n]*\n)+", line)
-    if path == CASES:
-        return _with_case(path, text, said)
     stub = f"class {cls}LogitsProcessor(MethodLogitsProcessor): ...\n"
     text = _behind(path, text, r"(?:^class [^\n]*\n)+", stub)
     if cls == name.upper():
         return text
     return _behind(path, text, r"(?:^[A-Z]\w* = \w+\n)+", f"{name.upper()}LogitsProcessor = {cls}LogitsProcessor\n")
-
-
-def _with_case(path: str, text: str, said: Mapping[str, str]) -> str:
-    """The cases of the dense oracle with the method's first one."""
-    name, cls = said["name"], said["cls"]
-    text = _sorted_in(
-        path, text, r"(?:^from grounddecode\.methods\.[^\n]*\n)+", f"from grounddecode.methods.{name} import {cls}\n"
-    )
-    own = f"from tests.oracle.{name} import {cls}Edit\n"
-    text = _sorted_in(path, text, r"(?:^from tests\.oracle\.[^\n]*\n)+", own)
-    case = f'def _{name}() -> Sequence[Case]:\n    yield Case("{name}", ({cls}(alpha=3.0),), ({cls}Edit(3.0),))\n\n\n'
-    head = re.search(r"^CASES: tuple\[Case, \.\.\.\] = \(", text, re.MULTILINE)
-    if head is None:
-        raise _unlike(path)
-    rest = text[head.end() :]
-    first = f"\n    *_{name}()," if rest.startswith("\n") else f"*_{name}(), "
-    return f"{text[: head.start()]}{case}{head[0]}{first}{rest}"
 
 
 def _behind(path: str, text: str, pattern: str, line: str) -> str:
