@@ -2,8 +2,7 @@
 
     python constraints/licences.py
 
-Extras that resolve together are asked for at once; what the lock settles is taken from it. Wants a pip of 25 or newer:
-older ones read no SPDX expressions.
+Extras that resolve together are asked for at once. Wants a pip of 25 or newer: older ones read no SPDX expressions.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ def reported(requirements: list[str]) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report")
         command = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
-        locked = ["-c", str(HERE / "hf.txt")]
-        subprocess.run([*command, *locked, "--report", str(report), *requirements], check=True)
+        subprocess.run([*command, "--report", str(report), *requirements], check=True)
         packages = [package["metadata"] for package in json.loads(report.read_text(encoding="utf-8"))["install"]]
     return {name(package["name"]): package for package in packages}
 
