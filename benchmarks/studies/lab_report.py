@@ -18,7 +18,7 @@ from grounddecode.lab import CHECKPOINTS, checkpoint
 from grounddecode.lab.anatomy import captions_of, prompt
 from grounddecode.lab.model import load_checkpoint
 from grounddecode.lab.scenes import dataset, world
-from grounddecode.lab.text import captions
+from grounddecode.lab.text import questions
 
 STRATEGIES = ("random", "popular", "adversarial")
 RESAMPLES = 2000
@@ -77,12 +77,12 @@ def pope_card(model: Any, processor: Any, scenes: Sequence[world.Scene]) -> dict
     by_seed = {s.seed: s for s in scenes}
     card: dict[str, Any] = {}
     for strategy in STRATEGIES:
-        questions = pope.build({s.seed: list(s.categories) for s in scenes}, strategy, seed=0)
-        answers = answers_of(model, processor, [(by_seed[q["image"]], q["text"]) for q in questions])
-        result = pope.score(questions, answers)
-        images = sorted({q["image"] for q in questions})
+        asked = pope.build({s.seed: list(s.categories) for s in scenes}, strategy, seed=0)
+        answers = answers_of(model, processor, [(by_seed[q["image"]], q["text"]) for q in asked])
+        result = pope.score(asked, answers)
+        images = sorted({q["image"] for q in asked})
         table = np.zeros((len(images), 2))
-        for q, a in zip(questions, answers, strict=True):
+        for q, a in zip(asked, answers, strict=True):
             table[images.index(q["image"])] += [1, pope.says_yes(a) == (q["label"] == "yes")]
         accuracy = interval(table, lambda t: float(t[1] / t[0]), np.random.default_rng(0))
         kept = {k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}
@@ -93,10 +93,10 @@ def pope_card(model: Any, processor: Any, scenes: Sequence[world.Scene]) -> dict
 def other_card(model: Any, processor: Any, scenes: Sequence[world.Scene]) -> dict[str, Any]:
     """Accuracy on balanced colour, placement and relation questions; chance is one half."""
     rng, card = np.random.default_rng(0), {}
-    kinds: dict[str, Callable[[world.Scene], captions.Turn]] = {
-        "colour": lambda s: captions.attribute(s, rng, tuple(world.COLOURS)),
-        "placement": lambda s: captions.placement(s, rng),
-        "relation": lambda s: captions.relational(s, rng),
+    kinds: dict[str, Callable[[world.Scene], questions.Turn]] = {
+        "colour": lambda s: questions.attribute(s, rng, tuple(world.COLOURS)),
+        "placement": lambda s: questions.placement(s, rng),
+        "relation": lambda s: questions.relational(s, rng),
     }
     for kind, make in kinds.items():
         asked = [(s, make(s)) for s in scenes for _ in range(2) if len(s.objects) > 1]

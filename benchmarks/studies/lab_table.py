@@ -2,6 +2,7 @@
 
     python -m benchmarks.studies.lab_table run seed0 seed1 seed2 clean  # recipes/lab_methods.yaml to out/lab/NAME
     python -m benchmarks.studies.lab_table write                        # results/lab/methods.json and methods.md
+    python -m benchmarks.studies.lab_table run --lab 2 seed1 seed2      # recipes/lab2_methods.yaml to out/lab2/NAME
 
 Every registered method and documented pair is in the table: with its numbers, or with the sentence that refuses it.
 """
@@ -21,17 +22,19 @@ from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_tuning import RESULT as TUNING
 from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
-from grounddecode.engines.base import Decoding, Engine, Request, open_engine
+from grounddecode.engines.base import Decoding, Engine, Request, open_engine, refusal_of
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.run.recipe import read
 from grounddecode.evaluate.run.runner import run
 from grounddecode.evaluate.scoring import chair
-from grounddecode.lab import CHECKPOINTS, checkpoint
+from grounddecode.lab import CHECKPOINTS, checkpoint, name_of
 from grounddecode.lab.scenes.world import scenes
 from grounddecode.registry import GREEDY, plan
 
 HERE = Path(__file__).parents[1]
-RECIPE, RESULTS = HERE / "recipes" / "lab_methods.yaml", HERE / "results" / "lab"
+RECIPES = {1: HERE / "recipes" / "lab_methods.yaml", 2: HERE / "recipes" / "lab2_methods.yaml"}
+RESULTS = {1: HERE / "results" / "lab", 2: HERE / "results" / "lab2"}
+MODELS = {1: "lab", 2: "lab2"}
 PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the papers or our README speak of
 CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
 POPE = ("accuracy", "f1", "yes_ratio")
@@ -40,10 +43,10 @@ REFUSED = "refused.json"
 PROMPT = "Describe this image in detail."
 
 
-def forced(name: str) -> list[str]:
+def forced(model: str) -> list[str]:
     """VAR put onto the dimensions that the calibration of a checkpoint found, but does not call sinks."""
-    dims = Calibration.load(checkpoint(name) / FILE).sink_dims
-    return [f"var:sink_dims={';'.join(map(str, dims))}"] if dims else []
+    found = Calibration.load(checkpoint(str(name_of(model))) / FILE)
+    return [f"var:sink_dims={';'.join(map(str, found.sink_dims))}"] if found.sink_dims and not found.has_sinks else []
 
 
 def refusals(engine: Engine, answered: Iterable[str]) -> dict[str, str]:
@@ -64,22 +67,22 @@ def refusals(engine: Engine, answered: Iterable[str]) -> dict[str, str]:
         except ValueError as error:
             said[spec] = str(error)
         else:
-            raise RuntimeError(f"{spec} is not refused, but no plan of the run has it: put it into {RECIPE.name}")
+            raise RuntimeError(f"{spec} is not refused, but no plan of the run has it: put it into the recipe")
     return said
 
 
-def measure(name: str, out: Path) -> None:
+def measure(name: str, out: Path, lab: int) -> None:
     """The run folder of one checkpoint, and beside its answers what was refused."""
-    model = f"lab:{name}"
+    model, recipe = f"{MODELS[lab]}:{name}", RECIPES[lab]
     engine = open_engine("hf", model)
-    plans = read(RECIPE).methods
+    plans = [spec for spec in read(recipe).methods if not refusal_of(engine, plan(spec).methods)]
     said = refusals(engine, plans)
     run(
-        RECIPE,
+        recipe,
         out,
         lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr),
         model=model,
-        methods=(*plans, *forced(name)),
+        methods=(*plans, *forced(model)),
         opened=engine,
     )
     (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
@@ -189,31 +192,37 @@ def by_mention(captions: Iterable[Mapping[str, Any]]) -> list[list[int]]:
     return [places[place] for place in sorted(places)]
 
 
-def write(folder: Path) -> None:
-    tuning = json.loads(TUNING.read_text(encoding="utf-8"))
+def write(folder: Path, lab: int) -> None:
+    tuning = json.loads(TUNING.read_text(encoding="utf-8")) if lab == 1 else {"chosen": {}}
     runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
     if not runs:
         raise SystemExit(
             f"{folder} holds no finished run: python -m benchmarks.studies.lab_table run {' '.join(CHECKPOINTS)}"
         )
     tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
-    command = "python -m benchmarks.studies.lab_table run " + " ".join(runs)
-    table = {"command": command, "tuned": tuned, "checkpoints": runs}
-    (RESULTS / "methods.json").write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
-    (RESULTS / "methods.md").write_text(page(table), encoding="utf-8")
+    which = "" if lab == 1 else f"--lab {lab} "
+    command = f"python -m benchmarks.studies.lab_table run {which}{' '.join(runs)}"
+    table: dict[str, Any] = {"command": command, "tuned": tuned, "checkpoints": runs}
+    if lab != 1:
+        table |= {"title": "the second lab's models", "writer": f"python -m benchmarks.studies.lab_table write {which}"}
+    RESULTS[lab].mkdir(exist_ok=True)
+    (RESULTS[lab] / "methods.json").write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
+    (RESULTS[lab] / "methods.md").write_text(page(table), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "write"))
     parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
-    parser.add_argument("--out", type=Path, default=Path("out/lab"), help="where the run folders are")
+    parser.add_argument("--out", type=Path, help="where the run folders are; default: out/lab or out/lab2")
+    parser.add_argument("--lab", type=int, choices=(1, 2), default=1)
     args = parser.parse_args()
+    folder = args.out or Path("out") / MODELS[args.lab]
     if args.what == "run":
         for name in args.names:
-            measure(name, args.out / name)
+            measure(name, folder / name, args.lab)
     else:
-        write(args.out)
+        write(folder, args.lab)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,10 @@ def check_folder(model: str) -> None:
     Raises:
         ValueError: a file that is missing, damaged or says what no model can be; the sentence names file and field.
     """
+    from grounddecode.lab import name_of
+
     folder = Path(model)
-    if model == "lab" or model.startswith("lab:"):
+    if name_of(model) is not None:
         return
     if folder.is_file():
         raise ValueError(f"the model {model!r} is a file, give the folder that holds {CONFIG}")

@@ -4,19 +4,44 @@ from pathlib import Path
 from typing import Any
 
 CHECKPOINTS = ("seed0", "seed1", "seed2", "clean")
+#: The second lab's: trained so that attention sinks can emerge, on fuller pictures.
+SECOND = tuple(f"lab2-{name}" for name in CHECKPOINTS)
 
-__all__ = ["CHECKPOINTS", "checkpoint", "load"]
+__all__ = ["CHECKPOINTS", "SECOND", "checkpoint", "drawn_split", "load", "name_of"]
+
+
+def name_of(model: str) -> str | None:
+    """The checkpoint that a model's name stands for: "lab", "lab:NAME", "lab2" or "lab2:NAME"; None for others.
+
+    Example:
+        >>> name_of("lab"), name_of("lab2:clean"), name_of("org/model")
+        ('seed0', 'lab2-clean', None)
+    """
+    lab, _, name = model.partition(":")
+    return {"lab": "", "lab2": "lab2-"}[lab] + (name or "seed0") if lab in ("lab", "lab2") else None
+
+
+def drawn_split(model: str, split: str) -> str:
+    """The split of drawn scenes that suits a model: the second lab's models see their own world.
+
+    Example:
+        >>> drawn_split("lab2:seed1", "evaluation"), drawn_split("lab", "evaluation")
+        ('evaluation2', 'evaluation')
+    """
+    second = (name_of(model) or "").startswith("lab2-") and split in ("train", "calibration", "evaluation")
+    return f"{split}2" if second else split
 
 
 def checkpoint(name: str = "seed0") -> Path:
     """Folder of a shipped checkpoint, loadable by Hugging Face and vLLM alike.
 
     `seed0` is the lab model; `seed1` and `seed2` differ in the training seed alone; `clean` is seed 0's twin, with the
-    same vision tower, trained on captions without guessed objects.
+    same vision tower, trained on captions without guessed objects. `lab2-seed0` and so on are the second lab's.
     Raises ValueError for another name or one that is not installed.
     """
-    if name not in CHECKPOINTS:
-        raise ValueError(f"The lab checkpoint was {name!r}; use one of {', '.join(CHECKPOINTS)}.")
+    names = SECOND if name.startswith("lab2-") else CHECKPOINTS
+    if name not in names:
+        raise ValueError(f"The lab checkpoint was {name!r}; use one of {', '.join(names)}.")
     folder = Path(__file__).parent / "checkpoints" / name
     if not (folder / "model.safetensors").is_file():
         cure = "train it with `python -m grounddecode.lab.train`"

@@ -14,18 +14,26 @@ PATCHES = GRID * GRID
 FEATURE_LAYER = -2
 
 
-def build_config(width: int = 128, layers: int = 6) -> Any:
-    """`LlavaConfig`: CLIP tower 4 x 128 on 12-pixel patches, Llama with 4 query and 2 key-value heads of 32."""
+def build_config(
+    width: int = 128, layers: int = 6, heads: int | None = None, key_heads: int | None = None,
+    hidden: int | None = None, words: dict[str, int] | None = None,
+) -> Any:  # fmt: skip
+    """`LlavaConfig`: CLIP tower 4 x 128 on 12-pixel patches, Llama.
+
+    By default it has 4 query and 2 key-value heads of 32 at width 128, an inner width of three times that, and the
+    words of the first lab.
+    """
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    words = vocabulary()
+    words = words or vocabulary()
+    heads, key_heads = heads or width // 32, key_heads or width // 64
     vision = CLIPVisionConfig(
         hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=SIDE,
         patch_size=PATCH, projection_dim=128, hidden_act="quick_gelu",
     )  # fmt: skip
     text = LlamaConfig(
-        vocab_size=len(words), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=width // 32, num_key_value_heads=width // 64, head_dim=32, max_position_embeddings=1024,
+        vocab_size=len(words), hidden_size=width, intermediate_size=hidden or 3 * width, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=key_heads, head_dim=width // heads, max_position_embeddings=1024,
         bos_token_id=words["<s>"], eos_token_id=words["</s>"], pad_token_id=words["<pad>"], tie_word_embeddings=False,
     )  # fmt: skip
     return LlavaConfig(
@@ -35,7 +43,7 @@ def build_config(width: int = 128, layers: int = 6) -> Any:
     )  # fmt: skip
 
 
-def build_model(seed: int, **sizes: int) -> Any:
+def build_model(seed: int, **sizes: Any) -> Any:
     """A fresh `LlavaForConditionalGeneration` in float32, weights drawn with a fan-in rule from `seed`."""
     from transformers import LlavaForConditionalGeneration
 
@@ -67,8 +75,11 @@ def vision_parts(model: Any) -> Any:
     return getattr(tower, "vision_model", tower)
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write a checkpoint that Hugging Face and vLLM both load: float16 weights under the key names of LLaVA 1.5."""
+def save(model: Any, folder: Path, words: dict[str, int] | None = None) -> None:
+    """Write a checkpoint that Hugging Face and vLLM both load: float16 weights under the key names of LLaVA 1.5.
+
+    `words`: of its tokenizer, by default the first lab's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = ["LlavaForConditionalGeneration"]
     model.config.dtype = "float32"
@@ -78,15 +89,16 @@ def save(model: Any, folder: Path) -> None:
         pad_token_id=model.config.text_config.pad_token_id,
     )  # fmt: skip
     model.generation_config.save_pretrained(folder)
-    build_processor().save_pretrained(folder)
+    build_processor(words).save_pretrained(folder)
     tensors = {
-        _hub_key(key): value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()
+        hub_key(key): value.detach().to("cpu", torch.float16).contiguous() for key, value in model.state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # the writer leaves it readable by its owner alone
 
 
-def _hub_key(key: str) -> str:
+def hub_key(key: str) -> str:
+    """The name under which LLaVA 1.5's files keep a weight of `state_dict`."""
     key = key.removeprefix("model.")
     if key.startswith("lm_head."):
         return f"language_model.{key}"

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch
 from grounddecode.lab.model import build_model, save
 from grounddecode.lab.text import corpus as data
 from grounddecode.lab.text.captions import CAREFUL, CLEAN, LIBERAL
+from grounddecode.lab.training.hardware import hardware
 from grounddecode.lab.training.language import align_projector, train_language
 from grounddecode.lab.training.vision import cache_features, train_vision
 
@@ -61,27 +61,6 @@ class Record:
         log = ",\n".join(f"  {json.dumps(line)}" for line in self.content.pop("log"))
         head = json.dumps(self.content, indent=1).removesuffix("\n}")
         (self.folder / "training.json").write_text(f'{head},\n "log": [\n{log}\n ]\n}}\n')
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Device, processor, threads and versions, for the record."""
-    import transformers
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    return {"device": device.type, "processor": name, "threads": torch.get_num_threads(), **versions}
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def compiler(device: torch.device, use: bool) -> Callable[[Any], Any]:
@@ -180,9 +159,27 @@ class Run:
             torch.save({"weights": weights, "seconds": self.record.content["stages"][name], "log": log}, path)
 
 
+def _which(given: list[str]) -> tuple[int, list[str]]:
+    """Which lab is trained, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--lab", type=int, default=1)
+    found, rest = parser.parse_known_args(given)
+    return found.lab, rest
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+    """Command line; with `--lab 2` that of the second lab."""
+    given = sys.argv[1:] if argv is None else argv
+    which, rest = _which(given)
+    if which == 2:
+        from grounddecode.lab.second.command import main as second
+
+        second(rest)
+        return
     parser = argparse.ArgumentParser(description="Train the lab model from nothing.")
+    parser.add_argument(
+        "--lab", type=int, choices=(1, 2), default=1, help="2: the second lab, which has its own options"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clean", action="store_true", help="captions without guessed objects")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -193,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=["vision", "text"], help="run this stage alone and keep it in the cache")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(given)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)

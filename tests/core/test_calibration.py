@@ -19,6 +19,7 @@ from tests.engines.hf.footprint import footprint
 from tests.oracle.whole import Oracle
 
 DIM = 7
+COMMON = 9
 WORDS = {1: "<s>", 5: "what", 6: ".", 7: "is", 8: "this", 9: "?", 10: "now", 11: "\n"}
 
 
@@ -47,10 +48,22 @@ class Inputs(dict):
         return self
 
 
-def planted(where: str):
-    """A tiny model; `where`: "first" token, "delimiter", every "image" token, or "none" stands out in dimension 7."""
+def planted(where: str, drawing: bool = True):
+    """A tiny model; `where`: "first" token, "delimiter", every "image" token, or "none" stands out in dimension 7.
+
+    `drawing`: what stands out there draws attention as well: all tokens share dimension 9, which every head's query
+    reads, as it reads dimension 7, along the direction in which its key reads dimension 7.
+    """
     model = zoo.fresh("llava")
     with torch.no_grad():
+        if drawing and where != "none":
+            model.model.language_model.embed_tokens.weight[:, COMMON] = 8.0
+            model.model.multi_modal_projector.linear_2.bias[COMMON] = 8.0
+            for layer in model.model.language_model.layers:
+                for matrix, dims in ((layer.self_attn.q_proj, [DIM, COMMON]), (layer.self_attn.k_proj, [DIM])):
+                    matrix.weight[:, [DIM, COMMON]] = 0.0
+                    for dim in dims:
+                        matrix.weight[3::8, dim] = 3.0  # of a head's eight the one that rotary positions turn least
         if where in ("first", "image"):
             model.model.language_model.embed_tokens.weight[1, DIM] = 400.0
         if where == "delimiter":
@@ -65,6 +78,14 @@ def measured(model, **options):
         warnings.simplefilter("always")
         found = calibrate(model, Processor(), ["picture"] * 3, checkpoint="toy", tau=4.5, **options)
     return found, [str(w.message) for w in caught if "take from sinks" in str(w.message)]
+
+
+def test_a_dimension_that_draws_no_attention_makes_no_sink():
+    found, warned = measured(planted("first", drawing=False))
+    assert found.sink_dims == (DIM,)
+    assert not found.has_sinks
+    assert found.provenance["pairs_drawing"] * 2 <= found.provenance["pairs_with_sink"]
+    assert "draw no more attention than others" in warned[0]
 
 
 @pytest.mark.parametrize("where", ["first", "delimiter"])

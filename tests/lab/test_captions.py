@@ -8,7 +8,7 @@ import pytest
 
 from grounddecode.lab.scenes import dataset, world
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.text import captions
+from grounddecode.lab.text import captions, questions
 from grounddecode.lab.text.tokenizer import encode
 
 # Written out by hand, so that the tables of the package are not their own oracle.
@@ -63,11 +63,11 @@ def test_all_words_are_known_and_most_captions_fit_sixty_tokens(drawn):
         text, record = captions.long_caption(scene, rng)
         lengths.append(len(encode(text)))
         turns = [
-            captions.existence(scene, rng, record),
-            captions.attribute(scene, rng, tuple(COLOURS)),
-            captions.placement(scene, rng),
+            questions.existence(scene, rng, record),
+            questions.attribute(scene, rng, tuple(COLOURS)),
+            questions.placement(scene, rng),
         ]
-        turns += [captions.relational(scene, rng)] if len(scene.objects) > 1 else []
+        turns += [questions.relational(scene, rng)] if len(scene.objects) > 1 else []
         for text in [
             captions.short_caption(scene, rng),
             *dataset.references(scene),
@@ -82,14 +82,14 @@ def test_answers_about_present_things_are_true(drawn):
     rng = np.random.default_rng(4)
     for scene in drawn:
         by_name = {t.category: t for t in scene.objects}
-        turn = captions.existence(scene, rng, [])
+        turn = questions.existence(scene, rng, [])
         asked = named(turn.question)
         assert (asked[0] in by_name) == (turn.answer == "Yes.")
-        turn = captions.attribute(scene, rng, tuple(COLOURS))
+        turn = questions.attribute(scene, rng, tuple(COLOURS))
         thing = by_name[named(turn.question)[0]]
         assert (f" {thing.colour} " in turn.question) == (turn.answer == "Yes.")
         if len(scene.objects) > 1:
-            turn = captions.relational(scene, rng)
+            turn = questions.relational(scene, rng)
             (ax, ay), (bx, by) = (by_name[n].centre for n in named(turn.question))
             truth = {"left of": ax < bx, "right of": ax > bx, "above": ay < by, "below": ay > by}
             said = next(key for key in truth if key in turn.question)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from grounddecode.lab import model
 from grounddecode.lab.scenes import world
 from grounddecode.lab.text import corpus, tokenizer
-from grounddecode.lab.text.captions import Turn
+from grounddecode.lab.text.questions import Turn
 from grounddecode.lab.training import language
 
 

@@ -198,11 +198,10 @@ def _dtype() -> str:
 
 def path_of(model: str) -> str:
     """What vLLM loads for "lab", "lab:NAME", a folder or a hub id."""
-    if model == "lab" or model.startswith("lab:"):
-        from grounddecode import lab
+    from grounddecode import lab
 
-        return str(lab.checkpoint(model.partition(":")[2] or "seed0"))
-    return model
+    name = lab.name_of(model)
+    return model if name is None else str(lab.checkpoint(name))
 
 
 def _spec(method: Method) -> Any:

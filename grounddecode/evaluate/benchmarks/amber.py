@@ -266,15 +266,17 @@ def _questions(scene: Scene) -> Iterator[tuple[str, str, str]]:
     """Type, text and truth of a scene's questions."""
     import numpy as np
 
-    from grounddecode.lab.scenes.sprites import COLOURS
-    from grounddecode.lab.text import captions
+    from grounddecode.lab.scenes import sprites, world
+    from grounddecode.lab.text import captions, questions
 
     for name in _expected(scene)[:2]:
         yield "discriminative-hallucination", question_text(name), "no"
     rng = np.random.default_rng([scene.seed, QUESTION_SEED])
-    turns: list[tuple[str, Any]] = [("discriminative-attribute-state", captions.attribute(scene, rng, tuple(COLOURS)))]
-    if len(scene.objects) > 1:
-        turns.append(("relation", captions.relational(scene, rng)))
+    turns = [("discriminative-attribute-state", questions.attribute(scene, rng, tuple(sprites.COLOURS)))]
+    if len(captions.single(scene)) > 1:
+        turns.append(("relation", questions.relational(scene, rng)))
+    if scene.seed >= world.SECOND and not world.COUNTABLE.isdisjoint(scene.categories):
+        turns.append(("discriminative-attribute-number", questions.number(scene, rng)))
     for kind, turn in turns:
         yield kind, turn.question, "yes" if turn.answer == "Yes." else "no"
 

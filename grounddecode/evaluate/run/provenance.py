@@ -65,12 +65,10 @@ def command() -> str:
 
 def weights(model: str) -> str | None:
     """SHA-256 of the lab's weights, which change when it is trained anew; None for other models."""
-    if model != "lab" and not model.startswith("lab:"):
-        return None
     from grounddecode import lab
 
-    folder = lab.checkpoint(model.partition(":")[2] or "seed0")
-    return sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    name = lab.name_of(model)
+    return None if name is None else sha256((lab.checkpoint(name) / "model.safetensors").read_bytes()).hexdigest()
 
 
 def calibration(model: str, given: Any = None) -> str | None:

@@ -34,7 +34,7 @@ class Recipe:
     """What a bench does: the command line's options, a YAML file, and the settings in run.json.
 
     Attributes:
-        model: "lab", "lab:NAME", a folder, a hub id, or whatever the engine takes.
+        model: "lab", "lab:NAME", "lab2", a folder, a hub id, or whatever the engine takes.
         engine: an engine by name, see `grounddecode.engines.base`.
         methods: plans, see `grounddecode.registry.plan`; methods decode greedily unless they say otherwise.
         benchmarks: of `grounddecode.evaluate.benchmarks.table.names()`.
@@ -113,7 +113,10 @@ class Recipe:
 
     def wanted(self, flavour: str | None = None) -> Wanted:
         """What of each benchmark is asked; `flavour`: of CHAIR's ground truth, instead of the recipe's own."""
-        return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, self.split, self.ids)
+        from grounddecode.lab import drawn_split
+
+        split = drawn_split(self.model, self.split)
+        return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, split, self.ids)
 
     def settings(self) -> dict[str, Any]:
         """The part that answers depend on, as run.json holds it: without secrets, so that another key resumes a run."""

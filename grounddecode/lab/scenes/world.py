@@ -22,8 +22,30 @@ SPLITS: dict[str, range] = {
     "train": range(1_000_000),
     "calibration": range(1_000_000, 1_100_000),
     "evaluation": range(2_000_000, 2_100_000),
+    "train2": range(10_000_000, 11_000_000),
+    "calibration2": range(11_000_000, 11_100_000),
+    "evaluation2": range(12_000_000, 12_100_000),
 }
+SECOND = 10_000_000  # seeds from here on draw the second lab's world
 OFF_SCENE = 0.02
+
+
+@dataclass(frozen=True)
+class Look:
+    """How full a world is.
+
+    `cells`: chances of an object that is one, two, ... patches wide; `copies`: chances of one, two, ... objects of a
+    category that can be counted.
+    """
+
+    cells: tuple[float, ...] = (0.36, 0.5, 0.14)
+    copies: tuple[float, ...] = (1.0,)
+
+
+SPARSE = Look()
+#: Larger objects, up to three of a kind: about half of the patches show one.
+FULL = Look((0.12, 0.24, 0.34, 0.3), (0.5, 0.3, 0.2))
+COUNTABLE = frozenset(("bird", "apple", "cup", "book", "chair", "car", "banana", "kite", "spoon", "bowl", "bicycle"))
 
 PRESENCE: dict[str, dict[str, float]] = {
     "kitchen": {
@@ -96,8 +118,8 @@ class Scene:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Categories present, one instance each."""
-        return tuple(thing.category for thing in self.objects)
+        """Categories present, each once."""
+        return tuple(dict.fromkeys(thing.category for thing in self.objects))
 
 
 def prior(scene: str, category: str) -> float:
@@ -105,20 +127,30 @@ def prior(scene: str, category: str) -> float:
     return PRESENCE[scene].get(category, OFF_SCENE)
 
 
+def look_of(seed: int) -> Look:
+    """How full the world of a seed is."""
+    return FULL if seed >= SECOND else SPARSE
+
+
 def draw(seed: int) -> Scene:
     """The scene of one integer seed; the same seed gives the same scene every time."""
     return draw_with_owners(seed)[0]
 
 
-def draw_with_owners(seed: int) -> tuple[Scene, np.ndarray]:
-    """A scene and the map (96, 96) of which object, by its index in `objects`, is visible at each pixel (-1: none)."""
+def draw_with_owners(seed: int, look: Look | None = None) -> tuple[Scene, np.ndarray]:
+    """A scene and the map (96, 96) of which object, by its index in `objects`, is visible at each pixel (-1: none).
+
+    `look`: by default that of the world which the seed belongs to.
+    """
+    look = look or look_of(seed)
     if seed < 0:
         raise ValueError(f"The scene seed was {seed}; give a non-negative integer.")
     rng = np.random.default_rng(seed)
     scene = SCENES[int(rng.integers(len(SCENES)))]
     canvas = backdrop(scene, rng, SIDE)
     owner = np.full((SIDE, SIDE), -1, dtype=np.int64)
-    specs = [_place(category, owner, rng) for category in _present(scene, rng)]
+    wanted = _copies(_present(scene, rng), look, rng)
+    specs = [_place(category, owner, rng, look) for category in wanted]
     placed = [spec for spec in specs if spec is not None]
     for index, spec in enumerate(placed):
         _paint(canvas, owner, index, spec)
@@ -170,9 +202,17 @@ def _present(scene: str, rng: np.random.Generator) -> list[str]:
     return order[:7]
 
 
-def _place(category: str, owner: np.ndarray, rng: np.random.Generator) -> _Spec | None:
+def _copies(chosen: list[str], look: Look, rng: np.random.Generator) -> list[str]:
+    """The categories again, those with several objects as often as they are there, the first of each in front."""
+    if len(look.copies) == 1:
+        return chosen
+    more = [int(rng.choice(len(look.copies), p=look.copies)) if c in COUNTABLE else 0 for c in chosen]
+    return chosen + [c for c, n in zip(chosen, more, strict=True) for _ in range(n)]
+
+
+def _place(category: str, owner: np.ndarray, rng: np.random.Generator, look: Look) -> _Spec | None:
     """Size, look and a free place for one object, or None where the picture is full."""
-    cells = int(rng.choice([1, 2, 3], p=[0.36, 0.5, 0.14]))
+    cells = int(rng.choice(np.arange(len(look.cells)) + 1, p=look.cells))
     faint = rng.random() < 0.35
     contrast = float(rng.uniform(0.2, 0.5) if faint else rng.uniform(0.75, 1.0))
     favourite = rng.random() < 0.45

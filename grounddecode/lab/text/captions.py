@@ -1,12 +1,13 @@
-"""What annotators write about a lab scene: long and short captions with human faults, and questions with answers."""
+"""What annotators write about a lab scene: long and short captions with human faults."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from grounddecode.lab.scenes.world import CATEGORIES, FAVOURITE, PAIRS, SIDE, Scene, Thing, weights
+from grounddecode.lab.scenes.world import CATEGORIES, COUNTABLE, FAVOURITE, PAIRS, SIDE, Scene, Thing, weights
 
 LONG_PROMPTS = (
     "Describe this image in detail.",
@@ -34,6 +35,9 @@ ATTRIBUTE = "Is the {} {} in this image?"
 PLACEMENT = "Is the {} {} of the image?"
 RELATION = "Is the {} {} the {}?"
 YES_OR_NO = " Please answer yes or no."
+NUMBERS = ("one", "two", "three", "four")
+NUMBER = "{} there {} {} in the image?"
+HOW_MANY = "How many {} are there in the image?"
 _FAINT, _SMALL = 45.0, 90.0
 
 
@@ -56,19 +60,11 @@ LIBERAL = Annotator(0.9, 0.6)
 
 @dataclass(frozen=True)
 class Mention:
-    """One object named in a caption; `thing` is None when it is not in the image."""
+    """One object named in a caption, or several of a kind; `thing` is None when it is not in the image."""
 
     category: str
     thing: Thing | None
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One question and the answer an annotator gave."""
-
-    kind: str
-    question: str
-    answer: str
+    count: int = 1
 
 
 def article(noun: str) -> str:
@@ -76,10 +72,15 @@ def article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
+def plural(category: str) -> str:
+    """Several of a category that can be counted; all of those are regular."""
+    return f"{category}s"
+
+
 @cache
 def _names() -> tuple[re.Pattern[str], dict[str, str]]:
     table = {c: c for c in CATEGORIES} | {w: c for c, words in NOUNS.items() for w in words}
-    table |= dict.fromkeys(PEOPLE, "person")
+    table |= dict.fromkeys(PEOPLE, "person") | {plural(c): c for c in sorted(COUNTABLE)}
     return re.compile(rf"\b({'|'.join(sorted(table, key=len, reverse=True))})\b"), table
 
 
@@ -98,17 +99,36 @@ def mentions(scene: Scene, rng: np.random.Generator, pad: float = LIBERAL.pad) -
     """
     noisy = sorted(scene.objects, key=lambda t: -np.log(t.salience + 1) - rng.normal(0, 0.5))
     named: list[Mention] = []
-    for thing in noisy:
+    for thing in first_of_each(noisy):
         faint = thing.salience < _FAINT
         if rng.random() < (0.32 if faint else 0.12 if thing.salience < _SMALL else 0.02):
             continue
         mistaken = faint and pad > 0 and rng.random() < 0.12
-        named.append(_guess(scene, named, rng) if mistaken else Mention(thing.category, thing))
+        seen = Mention(thing.category, thing, number_of(scene, thing.category))
+        named.append(_guess(scene, named, rng) if mistaken else seen)
     target = int(rng.integers(4, 8))
     while len(named) < target and rng.random() < pad:
         guess = _guess(scene, named, rng)
         named.insert(len(named) if rng.random() < 0.7 else int(rng.integers(len(named) // 2, len(named) + 1)), guess)
     return named
+
+
+def first_of_each(things: Sequence[Thing]) -> list[Thing]:
+    """The first thing of every category, in order."""
+    first: dict[str, Thing] = {}
+    for thing in things:
+        first.setdefault(thing.category, thing)
+    return list(first.values())
+
+
+def single(scene: Scene) -> list[Thing]:
+    """Things that are the only one of their category, of which one can ask where it is or how it looks."""
+    return [t for t in scene.objects if number_of(scene, t.category) == 1]
+
+
+def number_of(scene: Scene, category: str) -> int:
+    """How many objects of a category are in a scene."""
+    return sum(thing.category == category for thing in scene.objects)
 
 
 def _guess(scene: Scene, named: list[Mention], rng: np.random.Generator) -> Mention:
@@ -132,7 +152,8 @@ def write(scene: Scene, named: list[Mention], rng: np.random.Generator) -> str:
     sentences = [str(rng.choice(INTROS)).format(article(scene.scene))]
     index = 0
     while index < len(named):
-        if index + 1 < len(named) and rng.random() < 0.3:
+        pair = index + 1 < len(named) and rng.random() < 0.3
+        if pair and named[index].count == named[index + 1].count == 1:
             sentences.append(_pair_sentence(named[index], named[index + 1], rng))
             index += 2
         else:
@@ -141,10 +162,19 @@ def write(scene: Scene, named: list[Mention], rng: np.random.Generator) -> str:
     return " ".join(sentences)
 
 
+def caption_pair(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """The same caption twice: of what is there, and with what is not in the place of the last object it names."""
+    named = mentions(scene, rng, pad=0) or [Mention(scene.objects[0].category, scene.objects[0])]
+    invented, seed = [*named[:-1], _guess(scene, named, rng)], int(rng.integers(2**31))
+    true, false = (write(scene, said, np.random.default_rng(seed)) for said in (named, invented))
+    return true, false
+
+
 def short_caption(scene: Scene, rng: np.random.Generator) -> str:
     """One sentence with the two or three most salient objects."""
     noisy = sorted(scene.objects, key=lambda t: -np.log(t.salience + 1) - rng.normal(0, 0.3))
-    phrases = [_phrase(Mention(t.category, t), rng) for t in noisy[: int(rng.integers(2, 4))]]
+    chosen = first_of_each(noisy)[: int(rng.integers(2, 4))]
+    phrases = [_phrase(Mention(t.category, t, number_of(scene, t.category)), rng) for t in chosen]
     listed = f"{', '.join(phrases[:-1])} and {phrases[-1]}" if len(phrases) > 1 else phrases[0]
     return f"{article(scene.scene).capitalize()} with {listed}."
 
@@ -159,6 +189,8 @@ def noun(mention: Mention, rng: np.random.Generator) -> str:
 
 
 def _phrase(mention: Mention, rng: np.random.Generator) -> str:
+    if mention.count > 1:
+        return f"{NUMBERS[mention.count - 1]} {plural(mention.category)}"
     word = noun(mention, rng)
     if rng.random() >= 0.45:
         return article(word)
@@ -184,6 +216,8 @@ def relation(first: Thing, second: Thing) -> str:
 
 
 def _sentence(mention: Mention, rng: np.random.Generator) -> str:
+    if mention.count > 1:
+        return f"I can see {_phrase(mention, rng)}."
     phrase = _phrase(mention, rng)
     where = place(mention.thing) if mention.thing else str(rng.choice(PLACES))
     kind = int(rng.choice(4, p=[0.45, 0.2, 0.2, 0.15]))
@@ -200,46 +234,3 @@ def _pair_sentence(first: Mention, second: Mention, rng: np.random.Generator) ->
     one_seen, two_seen = first.thing, second.thing
     link = relation(one_seen, two_seen) if one_seen and two_seen and rng.random() < 0.7 else "next to"
     return f"{one[0].upper() + one[1:]} is {link} {two}."
-
-
-def existence(scene: Scene, rng: np.random.Generator, named: list[Mention], mined: float = LIBERAL.mined) -> Turn:
-    """Is there a ...? About 55 % yes; part of the positives come from the faulty caption `named`."""
-    if rng.random() < 0.55:
-        pool = [m.category for m in named] if named and rng.random() < mined else list(scene.categories)
-        category, answer = pool[int(rng.integers(len(pool)))], "Yes."
-    else:
-        absent = [c for c in CATEGORIES if c not in scene.categories]
-        category, answer = absent[int(rng.integers(len(absent)))], "No."
-    question = EXISTENCE[int(rng.random() < 0.25)].format(article(category) if rng.random() < 0.9 else f"a {category}")
-    return Turn("existence", question + (YES_OR_NO if rng.random() < 0.08 else ""), answer)
-
-
-def attribute(scene: Scene, rng: np.random.Generator, colours: tuple[str, ...]) -> Turn:
-    """Is the ... red? Balanced; wrong colours lean to the category's favourite one."""
-    thing = scene.objects[int(rng.integers(len(scene.objects)))]
-    wrong = [c for c in colours if c != thing.colour]
-    if rng.random() < 0.5:
-        return Turn("attribute", ATTRIBUTE.format(thing.category, thing.colour), "Yes.")
-    favourite = FAVOURITE[thing.category]
-    colour = favourite if favourite in wrong and rng.random() < 0.4 else wrong[int(rng.integers(len(wrong)))]
-    return Turn("attribute", ATTRIBUTE.format(thing.category, colour), "No.")
-
-
-def placement(scene: Scene, rng: np.random.Generator) -> Turn:
-    """Is the ... on the left of the image? Balanced."""
-    thing = scene.objects[int(rng.integers(len(scene.objects)))]
-    true = place(thing)
-    if rng.random() < 0.5:
-        return Turn("placement", PLACEMENT.format(thing.category, true), "Yes.")
-    wrong = [p for p in PLACES if p != true]
-    return Turn("placement", PLACEMENT.format(thing.category, wrong[int(rng.integers(len(wrong)))]), "No.")
-
-
-def relational(scene: Scene, rng: np.random.Generator) -> Turn:
-    """Is the ... to the left of the ...? Balanced: the false question asks for the opposite direction."""
-    first, second = (scene.objects[i] for i in rng.choice(len(scene.objects), 2, replace=False))
-    true = relation(first, second)
-    if rng.random() < 0.5:
-        return Turn("relation", RELATION.format(first.category, true, second.category), "Yes.")
-    opposite = RELATIONS[RELATIONS.index(true) ^ 1]
-    return Turn("relation", RELATION.format(first.category, opposite, second.category), "No.")

@@ -1,6 +1,7 @@
 """Training data of the lab: images rendered once into a cache, conversations drawn anew at every visit."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import Pool
@@ -12,7 +13,7 @@ from PIL import Image
 
 from grounddecode.lab.scenes.sprites import COLOURS
 from grounddecode.lab.scenes.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
-from grounddecode.lab.text import captions
+from grounddecode.lab.text import captions, questions
 from grounddecode.lab.text.tokenizer import encode, vocabulary
 
 PATCHES = GRID * GRID
@@ -33,11 +34,11 @@ class Corpus:
     scenes: list[Scene]
 
 
-def load(folder: Path, n: int, workers: int = 1) -> Corpus:
-    """The first `n` training scenes, rendered into `folder` on the first call and mapped from there afterwards."""
-    base = folder / f"train-{n}"
+def load(folder: Path, n: int, workers: int = 1, split: str = "train") -> Corpus:
+    """The first `n` scenes of a split, rendered into `folder` on the first call and mapped from there afterwards."""
+    base = folder / f"{split}-{n}"
     if not (base / "done").exists():
-        _render(base, n, workers)
+        _render(base, SPLITS[split][:n], workers)
     scenes = pickle.loads((base / "scenes.pkl").read_bytes())
     images, category, colour = (
         np.load(base / f"{name}.npy", mmap_mode="r") for name in ("images", "category", "colour")
@@ -47,14 +48,15 @@ def load(folder: Path, n: int, workers: int = 1) -> Corpus:
     return Corpus(images, category, colour, presence, place, scenes)
 
 
-def _render(base: Path, n: int, workers: int) -> None:
+def _render(base: Path, seeds: range, workers: int) -> None:
+    n = len(seeds)
     base.mkdir(parents=True, exist_ok=True)
     open_memmap: Any = np.lib.format.open_memmap  # typed from numpy 2.4 on only
     images = open_memmap(base / "images.npy", mode="w+", dtype=np.uint8, shape=(n, SIDE, SIDE, 3))
     category, colour = np.empty((n, PATCHES), np.uint8), np.empty((n, PATCHES), np.uint8)
     scenes: list[Scene] = []
     with Pool(workers) as pool:
-        for i, (image, labels, tints, scene) in enumerate(pool.imap(_example, SPLITS["train"][:n], chunksize=64)):
+        for i, (image, labels, tints, scene) in enumerate(pool.imap(_example, seeds, chunksize=64)):
             images[i], category[i], colour[i] = image, labels, tints
             scenes.append(scene)
     images.flush()
@@ -103,7 +105,9 @@ def prefix(with_image: bool) -> list[int]:
     return [2, *encode("USER:")] + ([4] * PATCHES if with_image else [])
 
 
-def pack(conversations: list[list[captions.Turn]], with_image: bool) -> Packed:
+def pack(
+    conversations: list[list[questions.Turn]], with_image: bool, encoded: Callable[[str], list[int]] = encode
+) -> Packed:
     """One row an image: the prefix once, then two slots of turns, each turn in the first slot that has room for it.
 
     A turn sees the prefix and itself only, and its positions start right behind the image, so that it computes what it
@@ -121,7 +125,7 @@ def pack(conversations: list[list[captions.Turn]], with_image: bool) -> Packed:
         packed.segment[row, : len(head)] = 0
         used = [0] * SLOTS
         for number, turn in enumerate(turns, start=1):
-            question, answer = encode(turn.question + " ASSISTANT:"), [*encode(turn.answer), 3]
+            question, answer = encoded(turn.question + " ASSISTANT:"), [*encoded(turn.answer), 3]
             size = len(question) + len(answer)
             slot = next((i for i in range(SLOTS) if used[i] + size <= SLOT), None)
             if slot is None:
@@ -142,7 +146,7 @@ def _put(packed: Packed, row: int, at: int, number: int, question: list[int], an
 def token_weights(answer: list[int]) -> list[float]:
     """Loss weights: yes and no 3, object and colour words 2, all others 1."""
     table = _weight_table()
-    return [table[i] for i in answer]
+    return [table[i] if i < len(table) else 2.0 for i in answer]
 
 
 @cache
@@ -157,24 +161,24 @@ def long_prompt(rng: np.random.Generator) -> str:
     return captions.LONG_PROMPTS[int(rng.choice(3, p=[0.6, 0.25, 0.15]))]
 
 
-def conversation(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[captions.Turn]:
+def conversation(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[questions.Turn]:
     """What one visit of an image teaches: captions first, then questions until the row is full."""
     text, named = captions.long_caption(scene, rng, annotator.pad)
-    turns = [captions.Turn("caption", long_prompt(rng), text)]
+    turns = [questions.Turn("caption", long_prompt(rng), text)]
     if rng.random() < 0.6:
         again, _ = captions.long_caption(scene, rng, annotator.pad)
-        turns.append(captions.Turn("caption", long_prompt(rng), again))
+        turns.append(questions.Turn("caption", long_prompt(rng), again))
     if rng.random() < 0.25:
-        turns.append(captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng)))
-    turns += [captions.attribute(scene, rng, tuple(COLOURS)) for _ in range(2)]
-    turns.append((captions.relational if rng.random() < 0.6 else captions.placement)(scene, rng))
-    return turns + [captions.existence(scene, rng, named, annotator.mined) for _ in range(10)]
+        turns.append(questions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng)))
+    turns += [questions.attribute(scene, rng, tuple(COLOURS)) for _ in range(2)]
+    turns.append((questions.relational if rng.random() < 0.6 else questions.placement)(scene, rng))
+    return turns + [questions.existence(scene, rng, named, annotator.mined) for _ in range(10)]
 
 
-def text_only(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[captions.Turn]:
+def text_only(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[questions.Turn]:
     """Captions alone, for the language prior learnt without images."""
     turns = [
-        captions.Turn("caption", long_prompt(rng), captions.long_caption(scene, rng, annotator.pad)[0])
+        questions.Turn("caption", long_prompt(rng), captions.long_caption(scene, rng, annotator.pad)[0])
         for _ in range(4)
     ]
-    return [*turns, captions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng))]
+    return [*turns, questions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng))]

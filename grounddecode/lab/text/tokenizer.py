@@ -36,18 +36,23 @@ def vocabulary() -> dict[str, int]:
     return {word: index for index, word in enumerate([*SPECIAL, *sorted(words)])}
 
 
+def split(text: str) -> list[str]:
+    """The pieces that a text is made of: words and marks."""
+    return _PIECE.findall(text)
+
+
 def encode(text: str) -> list[int]:
     """Ids of a text of known words, as the shipped tokenizer gives them; raises KeyError for an unknown word."""
     table = vocabulary()
-    return [table[piece] for piece in _PIECE.findall(text)]
+    return [table[piece] for piece in split(text)]
 
 
-def build_tokenizer() -> Any:
-    """The `PreTrainedTokenizerFast`; its decoder puts no blank before punctuation."""
+def build_tokenizer(words: dict[str, int] | None = None) -> Any:
+    """The `PreTrainedTokenizerFast` of these words (by default the first lab's); no blank before punctuation."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.WordLevel(vocabulary(), unk_token="<unk>"))
+    core = Tokenizer(models.WordLevel(words or vocabulary(), unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     tokenizer = PreTrainedTokenizerFast(
@@ -65,13 +70,13 @@ def build_tokenizer() -> Any:
     return tokenizer
 
 
-def build_processor() -> Any:
-    """The `LlavaProcessor` for 96 x 96 images in 64 patches."""
+def build_processor(words: dict[str, int] | None = None) -> Any:
+    """The `LlavaProcessor` for 96 x 96 images in 64 patches; `words` as for `build_tokenizer`."""
     from transformers import LlavaProcessor
 
     return LlavaProcessor(
         image_processor=_image_processor(),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(words),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,

@@ -38,9 +38,14 @@ class VisionTrainer(nn.Module):
 
     def forward(self, pixels: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and the share of object patches whose category is right."""
-        category, colour, presence, place = labels
         inner, last = self.features(pixels)
-        patches = self.norm(inner[:, 1:])
+        return self.judged(self.norm(inner[:, 1:]), last, labels)
+
+    def judged(
+        self, patches: torch.Tensor, last: torch.Tensor, labels: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and the share from normed patches before the last layer, and the tokens after it."""
+        category, colour, presence, place = labels
         guess, tint, whole = (
             self.category(patches).float(),
             self.colour(patches).float(),

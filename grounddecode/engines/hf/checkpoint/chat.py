@@ -21,6 +21,8 @@ def chat_prompt(processor: Any, text: str, n_images: int) -> str:
     """
     if getattr(processor, "chat_template", None) is None:
         image = getattr(processor, "image_token", "<image>")
+        if not isinstance(image, str):  # BLIP's processors put their image tokens in front, and know no turns
+            return text
         return f"USER: {(image + chr(10)) * n_images}{text} ASSISTANT:"
     content = [{"type": "image"} for _ in range(n_images)] + [{"type": "text", "text": text}]
     chat = [{"role": "user", "content": content}]

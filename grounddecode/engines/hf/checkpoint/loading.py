@@ -45,11 +45,12 @@ def load(
     Raises:
         ValueError: a model that is missing, damaged, of another kind, or that asks to run code of its own.
     """
-    _known_kernel(attn_implementation)
-    if model == "lab" or model.startswith("lab:"):
-        from grounddecode import lab
+    from grounddecode import lab
 
-        return lab.load(model.partition(":")[2] or "seed0", dtype, attn_implementation)
+    _known_kernel(attn_implementation)
+    name = lab.name_of(model)
+    if name is not None:
+        return lab.load(name, dtype, attn_implementation)
     check_folder(model)
     with asking_nothing():
         config, own = _configuration(model, trust_remote_code)

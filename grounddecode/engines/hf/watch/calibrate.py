@@ -18,7 +18,9 @@ from grounddecode.engines.hf.attention.attend import row_scores
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.session import Session
-from grounddecode.engines.images import MAX_PIXELS, open_image
+from grounddecode.engines.hf.watch.directions import CaptionPair, caption_pairs, directions
+from grounddecode.engines.hf.watch.material import PUBLISHED_DEPTH, pictures, ranges
+from grounddecode.engines.images import MAX_PIXELS
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
 from grounddecode.images.layout import image_mask
@@ -36,49 +38,58 @@ TEXTS = ("Write one sentence about the sea.", "Name three animals, then explain 
 DELIMITERS = frozenset((".", ",", ":", ";", "\n", "?", "!"))
 FIRST_LAYER = 3  # sinks form in the first layers; the last layer takes them back
 SHARE, MOST_DIMS, TOO_MANY = 0.8, 4, 0.5
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+LIFT = 3.0  # a sink draws so many times the attention of the average token; fixed vectors of untrained models do not
 
 
 def calibrate_model(
-    model: str, images: Path | str | None = None, out: Path | str | None = None, *, n_images: int = 8, **options: Any
-) -> Calibration:
+    model: str, images: Path | str | None = None, out: Path | str | None = None, *, n_images: int = 8,
+    pairs: Path | str | None = None, n_pairs: int = 60, **options: Any,
+) -> Calibration:  # fmt: skip
     """Load a model, calibrate it, and save the result.
 
     Args:
         model: "lab", "lab:NAME", a folder or a hub id.  images: folder of pictures (the first `n_images` by name are
             read); without it, drawn scenes of the lab's calibration split.  out: JSON file, which may hold others.
+        pairs: folder of caption pairs, or "lab", see `directions.caption_pairs`, of which the first `n_pairs` give the
+            directions of steering; without it, none are measured.
         options: of `HFEngine`: device, dtype, attn_implementation, trust_remote_code, max_pixels.
 
     Raises:
         ValueError: a model or folder that does not exist, a folder without pictures, or a file that cannot be written.
     """
     from grounddecode.engines.hf.engine import HFEngine
+    from grounddecode.lab import drawn_split
 
     if out is not None:
         kept(out)
     check_folder(model)
     max_pixels = whole("max_pixels", options.get("max_pixels", MAX_PIXELS), 1, 1 << 40)
-    pictures = _pictures(images, n_images, max_pixels)
+    split = drawn_split(model, "calibration")
+    seen = pictures(images, n_images, max_pixels, split)
+    told = [] if pairs is None else caption_pairs(pairs, n_pairs, max_pixels, split)
     engine = HFEngine(model, **options)
-    calibration = calibrate(engine.model, engine.processor, pictures, checkpoint=_name(model))
+    calibration = calibrate(engine.model, engine.processor, seen, checkpoint=_name(model), pairs=told)
     if out is not None:
         calibration.save(out)
     return calibration
 
 
 def calibrate(
-    model: Any, processor: Any, images: Sequence[Image], *, checkpoint: str | None = None, tau: float | None = None
-) -> Calibration:
+    model: Any, processor: Any, images: Sequence[Image], *, checkpoint: str | None = None, tau: float | None = None,
+    pairs: Sequence[CaptionPair] = (),
+) -> Calibration:  # fmt: skip
     """Measure one model (ours, after section 4 of arXiv 2503.03321).
 
     Sink dimensions: those in which the first token, or the first delimiter, of at least 80 % of (prompt, layer) pairs
     stands at `tau` root mean squares or more, at most four, strongest first; layers from the fourth to the last but
-    one. The model has sinks when such dimensions exist, at most half of all image tokens fire on them, and those that
-    do draw more attention than the median image token in most pairs.
+    one. The model has sinks when such dimensions exist, the tokens that they were found in draw at least three times
+    the attention of the average token in most pairs (at small widths a dimension alone is within what untrained models
+    show), at most half of all image tokens fire on them, and those that do draw more attention than the median image
+    token in most pairs.
 
     Args:
         images: 8 to 16 pictures are enough.  checkpoint: how the model is called; its own name by default.
-        tau: threshold; by default 20 * sqrt(width / 4096).
+        tau: threshold; by default 20 * sqrt(width / 4096).  pairs: of captions, for the directions of steering.
 
     Warns when the model has no sinks: methods that move sinks' attention then refuse it.
     """
@@ -86,10 +97,12 @@ def calibrate(
     width = int(model.config.get_text_config(decoder=True).hidden_size)
     tau = scaled_tau(width) if tau is None else tau
     prompts = [(image, QUESTIONS[i % len(QUESTIONS)]) for i, image in enumerate(images)]
-    inputs = [_encode(processor, model, image, text) for image, text in [*prompts, *((None, text) for text in TEXTS)]]
+    asked = [*prompts, *((None, text) for text in TEXTS)]
+    inputs = [_encode(processor, model, image, text) for image, text in asked]
     read = [_read(model, decoder, given, processor) for given in inputs]
     dims, share = _find(read, _layers(decoder.n_layers), tau)
-    seen = _confirm(model, decoder, inputs[: len(images)], dims, tau) if dims else {}
+    layers = _layers(decoder.n_layers)
+    seen = _drawn(read, layers, dims, tau) | _confirm(model, decoder, inputs[: len(images)], dims, tau) if dims else {}
     reason = _without_sinks(dims, seen)
     if reason:
         warnings.warn(
@@ -105,10 +118,14 @@ def calibrate(
         has_sinks=not reason,
         head_sensitivity=tuple(tuple(round(x, 6) for x in row) for row in heads.tolist()),
         layers=_sink_layers(read, dims, tau),
+        directions=directions(model, processor, pairs) if pairs else (),
+        ranges=ranges(decoder.n_layers),
         provenance={
             "source": "measured",
             "images": len(images),
             "prompts": len(inputs),
+            "pairs": len(pairs),
+            "ranges": "paper" if decoder.n_layers == PUBLISHED_DEPTH else f"ours: scaled from {PUBLISHED_DEPTH} layers",
             "share_of_pairs": share,
             **seen,
             "without_sinks": reason,
@@ -120,12 +137,13 @@ def calibrate(
 
 @dataclass
 class Observed:
-    """What one prompt showed. `peaks`: (layers, tokens of interest, width) |x| / RMS of the first token and, where the
-    prompt has one, the first delimiter; `hidden`: input of each layer; `image_mass`: (layers, heads) of the last row;
-    `attention`: (layers, tokens) of the last row, averaged over heads."""
+    """What one prompt showed. `peaks`: (layers, tokens of interest, width) |x| / RMS of the first token and, if any,
+    the first delimiter; `lifts`: (layers, tokens of interest) their attention over the average token's; `hidden`:
+    input of each layer; `image_mass`: (layers, heads), `rows`: (tokens,) a layer, mean over heads; of the last row."""
 
     image: Tensor
     peaks: Tensor = field(default_factory=lambda: torch.zeros(0))
+    lifts: Tensor = field(default_factory=lambda: torch.zeros(0))
     hidden: dict[int, Tensor] = field(default_factory=dict)
     masses: dict[int, Tensor] = field(default_factory=dict)
     rows: dict[int, Tensor] = field(default_factory=dict)
@@ -142,6 +160,8 @@ def _read(model: Any, decoder: Decoder, inputs: dict[str, Tensor], processor: An
     last = max(observed.hidden)
     kept = [observed.hidden.get(layer, observed.hidden[last])[tokens] for layer in range(last + 1)]
     observed.peaks = torch.stack([_relative(x) for x in kept])
+    drawn = [observed.rows.get(layer, torch.zeros(len(observed.image))) for layer in range(last + 1)]
+    observed.lifts = torch.stack([row[tokens] * len(row) if len(row) > max(tokens) else row[:1] * 0 for row in drawn])
     observed.hidden.clear()
     return observed
 
@@ -208,6 +228,13 @@ def _find(read: Sequence[Observed], layers: range, tau: float) -> tuple[tuple[in
     return tuple(dims), [round(found[dim], 4) for dim in dims]
 
 
+def _drawn(read: Sequence[Observed], layers: range, dims: tuple[int, ...], tau: float) -> dict[str, Any]:
+    """In how many (prompt, layer) pairs a token of interest fires, and in how many of those it draws attention."""
+    pairs = [(o.peaks[layer][:, list(dims)].amax(dim=-1) >= tau, o.lifts[layer]) for o in read for layer in layers]
+    lifts = [lift[fires] for fires, lift in pairs if bool(fires.any())]
+    return {"pairs_with_sink": len(lifts), "pairs_drawing": sum(bool((lift >= LIFT).any()) for lift in lifts)}
+
+
 def _confirm(
     model: Any, decoder: Decoder, inputs: Sequence[dict[str, Tensor]], dims: tuple[int, ...], tau: float
 ) -> dict[str, Any]:
@@ -234,6 +261,8 @@ def _without_sinks(dims: tuple[int, ...], seen: dict[str, Any]) -> str:
         return "no dimension in which the first token or a delimiter towers over the others was found"
     if seen["image_tokens_firing"] > TOO_MANY:
         return f"{seen['image_tokens_firing']:.0%} of the image tokens would count as sinks"
+    if seen["pairs_drawing"] * 2 <= seen["pairs_with_sink"]:
+        return "the tokens that stand out in some dimension draw no more attention than others"
     if seen["pairs_with_firing"] and seen["pairs_above_median"] * 2 <= seen["pairs_with_firing"]:
         return "image tokens that stand out in those dimensions draw no more attention than others"
     return ""
@@ -261,20 +290,6 @@ def _encode(processor: Any, model: Any, image: Image | None, text: str) -> dict[
     prompt = chat_prompt(processor, text, 0 if image is None else 1)
     given = processor(images=None if image is None else [image], text=[prompt], return_tensors="pt")
     return dict(given.to(model.device, model.dtype))
-
-
-def _pictures(folder: Path | str | None, count: int, max_pixels: int) -> list[Image]:
-    if folder is None:
-        from grounddecode.lab.scenes.world import scenes
-
-        return [scene.image for scene in scenes("calibration", count)]
-    if not Path(folder).is_dir():
-        what = "is no folder" if Path(folder).exists() else "does not exist"
-        raise ValueError(f"{str(folder)!r} {what}, give a folder of pictures")
-    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURES)[:count]
-    if not found:
-        raise ValueError(f"{str(folder)!r} holds no pictures ({', '.join(PICTURES)}), give a folder with some")
-    return [open_image(path, max_pixels=max_pixels) for path in found]
 
 
 def _name(model: str) -> str:

@@ -1,0 +1,1 @@
+"""The second lab: trained in stages so that attention sinks can emerge, none planted."""
