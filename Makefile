@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv/.matrix-%/.done
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-plan test test-fast test-matrix test-vllm test-slow bench-ray serve serve-check lint format typecheck lock \
+.PHONY: help demo demo-plan test test-fast test-matrix test-vllm test-slow test-app app bench-ray serve serve-check lint format typecheck lock \
     canary docs dist audit check-python clean distclean
 
 # The first Python that the locked torch has wheels for.
@@ -22,10 +22,14 @@ VLLM := .venv-vllm
 CANARY := .venv-canary
 EMPTY := .venv-empty
 BIN := $(VENV)/bin
+APP := $(VENV)/.app
 OUT ?= out/demo
 SERVE_PORT ?= 8000
 WORKERS ?= 2
-SMOKE ?= tests/contract tests/engines tests/lab tests/core/test_calibration.py
+# What touches transformers: all of it with the oldest version, what meets every family with those between.
+SMOKE ?= tests/contract/test_engine.py tests/engines/hf tests/lab tests/core/test_calibration.py
+SMOKE_BETWEEN ?= $(addprefix tests/engines/hf/,test_families.py test_generate.py test_dropin.py test_wrappers.py \
+    test_transformers_names.py)
 
 # How much the demo does: 200 captions and 600 questions a method; sample+cut is a control that comparisons need. In one
 # thread: a model this small only waits for a second one (same answers, a fifth of the processor time on a busy machine).
@@ -50,7 +54,7 @@ demo-plan: | check-python
 	@echo "3 of 3: write $(OUT)/index.html"
 	@echo "Ctrl-C is safe at any moment: the same command goes on from there."
 
-test: lint typecheck test-vllm test-matrix ## install, then ruff, mypy (strict), test-vllm, test-matrix and every test
+test: lint typecheck test-vllm test-app test-matrix ## install, then ruff, mypy (strict), test-vllm, test-app, test-matrix and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 # One process: the engines of these tests live in it.
@@ -66,7 +70,7 @@ test-fast: $(VENV)/.dev ## the tests without the slow ones
 test-matrix: $(MATRIX:%=matrix-%) ## what touches transformers with its oldest version and vLLM's, in environments of their own
 
 matrix-%: $(VENV)/.matrix-%/.done
-	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(SMOKE)
+	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(if $(filter $*,$(firstword $(MATRIX))),$(SMOKE),$(SMOKE_BETWEEN))
 
 bench-ray: $(VENV)/.dev ## the bench spread over two engines on this machine, in a Ray cluster of its own: out/ray
 	OMP_NUM_THREADS=1 $(BIN)/grounddecode bench --model lab --methods $(DEMO_METHODS) --benchmarks pope,chair \
@@ -105,6 +109,12 @@ canary: | check-python ## the newest of everything, the next minor of what is ca
 	$(CANARY)/bin/python constraints/canary.py changes; \
 	if [ $$broke = 0 ]; then echo "canary: nothing broke, the caps in pyproject.toml can be raised after make lock and make test"; \
 	    else echo "canary: the tests listed above broke"; exit $$broke; fi
+
+app: $(APP)/.done ## the demo app in a browser: http://127.0.0.1:7860, lab model; APP_OPTIONS="--model FOLDER" or "--url http://..."
+	OMP_NUM_THREADS=1 $(APP)/bin/python -m demos.app $(APP_OPTIONS)
+
+test-app: $(APP)/.done ## the demo app in headless Chromium, where there is one
+	if test -e $(APP)/.done; then OMP_NUM_THREADS=1 $(APP)/bin/python -m pytest tests/demos; fi
 
 docs: $(VENV)/.docs ## the documentation as a site that needs no network: out/docs/site/index.html
 	$(BIN)/python -m benchmarks.pages.site --out out/docs
@@ -177,6 +187,12 @@ $(VENV)/.matrix-%/.done: $(VENV)/.dev
 	$(call lent,$(VENV)/.matrix-$*)
 	@$(VENV)/.matrix-$*/bin/python constraints/install.py "transformers $*" -c constraints/transformers-$*.txt transformers
 	@touch $@
+
+# gradio wants an older pillow than the rest.
+$(APP)/.done: constraints/app.txt $(VENV)/.dev
+	$(call lent,$(APP))
+	@if $(APP)/bin/python constraints/install.py gradio -c constraints/app.txt gradio httpx; \
+	    then touch $@; else rm -rf $(APP); echo "gradio cannot be installed here: the tests of the app are skipped"; fi
 
 # vLLM wants an older transformers than the rest. Its CPU wheels do not exist for every machine and index: then the tests
 # that start a server skip by name.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors, tested against the table bel
     from grounddecode.methods.var import VAR as VAR
     from grounddecode.methods.vcd import VCD as VCD
     from grounddecode.methods.vista import VISTA as VISTA
+    from grounddecode.methods.vti import VTI as VTI
     from grounddecode.trace import Trace as Trace
 
 _LAZY = {

@@ -39,6 +39,9 @@ class Calibration:
         has_sinks: whether the model has sinks that VAR can take from.
         head_sensitivity: (layers x heads) mean image mass of the last prompt row; () where not measured.
         layers: half-open range of decoder layers at whose input the first token is a sink; (0, 0) without sinks.
+        directions: (layers x width) what a true caption has behind each layer that an invented one has not; () where
+            not measured.
+        ranges: by method and field, decoder layers or exits where the field is "auto".
         provenance: how it came about: source, prompts, images, versions, and what was measured on the way.
     """
 
@@ -49,6 +52,8 @@ class Calibration:
     has_sinks: bool = True
     head_sensitivity: tuple[tuple[float, ...], ...] = ()
     layers: tuple[int, int] = (0, 0)
+    directions: tuple[tuple[float, ...], ...] = field(default=(), hash=False, repr=False)
+    ranges: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict, hash=False)
     provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -155,9 +160,14 @@ def _entry(path: Path | str, data: Any) -> Calibration:
                 "sink_dims": tuple(int(d) for d in data["sink_dims"]),
                 "head_sensitivity": tuple(tuple(float(x) for x in row) for row in data["head_sensitivity"]),
                 "layers": (first, end),
+                "directions": tuple(tuple(float(x) for x in row) for row in data.get("directions", ())),
+                "ranges": {
+                    str(method): {str(name): tuple(int(x) for x in value) for name, value in ranges.items()}
+                    for method, ranges in data.get("ranges", {}).items()
+                },
             }
         )
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is no calibration file ({error}), make one with `grounddecode calibrate`") from error
     for name, kind in _KINDS.items():
         value: Any = getattr(entry, name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from enum import Flag, auto
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from grounddecode.reads import Needs as Needs
 from grounddecode.reads import Reads
 from grounddecode.schema import check
 from grounddecode.schema import option as option
@@ -16,28 +16,6 @@ if TYPE_CHECKING:
 
     from grounddecode.calibration import Calibration
     from grounddecode.view import Candidates, Judgement, Rows, StepView, StreamEdit, StreamInputs
-
-
-class Needs(Flag):
-    """What a method needs of an engine; follows from the functions it defines."""
-
-    NOTHING = 0
-    ATTENTION_EDIT = auto()
-    TOKEN_FLAGS = auto()
-    SECOND_STREAM = auto()
-    LOGITS = auto()
-    CANDIDATES = auto()
-    GRADIENT = auto()
-    VISION_ATTENTION = auto()
-    IMAGE_FEATURES = auto()  # `StepView.image_features`
-    PIXELS = auto()  # the second stream reads edited pictures
-    OTHER_INPUTS = auto()  # the second stream reads another prompt: no picture, other ones, more text
-    KEY_SETS = auto()  # the second stream sees image keys that are chosen within each forward pass
-    HIDDEN_EDIT = auto()
-    HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
-    MEMORY = auto()  # what it remembers of earlier steps moves with the rows, also where no candidates are judged
-    PROBE = auto()  # `start` reads what the last prompt token is with and without the pictures
-    IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +106,18 @@ class Method:
         off = [getattr(self, f.name) == f.metadata["neutral"] for f in fields(self) if "neutral" in f.metadata]
         return bool(off) and all(off) if self.all_switches else any(off)
 
+    def by_depth(self, n_layers: int) -> dict[str, tuple[int, ...]]:
+        """Fields that may be "auto" and then follow from the depth alone, with what they are there."""
+        return {}
+
     def calibrated(self, calibration: Calibration | None) -> Self:
         """A copy with automatic values filled in from what is known about the checkpoint; before engines attach it.
 
         Raises ValueError when the method cannot work without what is missing.
         """
-        return self
+        known = {} if calibration is None else calibration.ranges.get(self.name, {})
+        given = {name: value for name, value in known.items() if getattr(self, name, None) == "auto"}
+        return replace(self, **given) if given else self
 
     # -- attention edits -----------------------------------------------------------------------------------------
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:

@@ -1,10 +1,33 @@
-"""Reads: what a method wants to see of each step beyond what follows from the functions it defines."""
+"""What a method needs of an engine, by the functions it defines, and what it wants to see of each step beyond that."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Flag, auto
 from typing import Literal
+
+
+class Needs(Flag):
+    """What a method needs of an engine; follows from the functions it defines."""
+
+    NOTHING = 0
+    ATTENTION_EDIT = auto()
+    TOKEN_FLAGS = auto()
+    SECOND_STREAM = auto()
+    LOGITS = auto()
+    CANDIDATES = auto()
+    GRADIENT = auto()
+    VISION_ATTENTION = auto()
+    IMAGE_FEATURES = auto()  # `StepView.image_features`
+    PIXELS = auto()  # the second stream reads edited pictures
+    OTHER_INPUTS = auto()  # the second stream reads another prompt: no picture, other ones, more text
+    KEY_SETS = auto()  # the second stream sees image keys that are chosen within each forward pass
+    HIDDEN_EDIT = auto()
+    HIDDEN_READ = auto()  # `reads` names layers whose hidden states it looks at
+    MEMORY = auto()  # what it remembers of earlier steps moves with the rows, also where no candidates are judged
+    PROBE = auto()  # `start` reads what the last prompt token is with and without the pictures
+    IMAGE_KEYS = auto()  # image tokens among the keys: not a model that reads images through cross-attention
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "deco": "grounddecode.methods.deco:DeCo",
     "dola": "grounddecode.methods.dola:DoLa",
     "vista": "grounddecode.methods.vista:VISTA",
+    "vti": "grounddecode.methods.vti:VTI",
     "sid": "grounddecode.methods.sid:SID",
     "vcd": "grounddecode.methods.vcd:VCD",
     "m3id": "grounddecode.methods.m3id:M3ID",

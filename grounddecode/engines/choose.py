@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from grounddecode.reads import Reads
+    from grounddecode.trace import Recorder
     from grounddecode.view import StepView
 
 Note = Callable[[Method, str, "Tensor"], None]  # takes what is traced: a method, what it did, one value a row
@@ -22,6 +24,20 @@ Look = Callable[[str, "Tensor"], None]  # is shown logits (R, vocabulary): whose
 MODEL = "model"  # whose logits they are before any method moved them
 
 CHOSEN = 1e4  # logit of the chosen token: nothing competes with it, and half precision can hold it
+
+
+def showing(trace: Recorder | None, number: int) -> Look | None:
+    """What enters the most probable tokens of logits it is shown in a trace, as those of step `number`; None where that
+    wants none."""
+    if trace is None or "candidates" not in trace.want:
+        return None
+
+    def look(whose: str, logits: Tensor) -> None:
+        best = logits.float().log_softmax(dim=-1).topk(min(trace.top, logits.shape[-1]), dim=-1)
+        trace.record(number, whose, "candidates", best.indices)
+        trace.record(number, whose, "log_probs", best.values)
+
+    return look
 
 
 def adjusting(methods: Sequence[Method]) -> list[Method]:
@@ -48,7 +64,7 @@ def adjusted(
     for method in methods:
         seen = view.with_(state=states[method], memo=view.memo) if method in states else view
         before, logits = logits, method.adjust_logits(logits, seen)
-        second = view.second_logits if Needs.SECOND_STREAM in method.active_needs() else None
+        second = _mean(view.second_logits) if Needs.SECOND_STREAM in method.active_needs() else None
         if note is not None and second is not None:
             note(method, "contrast", _distance(before, second, logits.isfinite()))
         if look is not None:
@@ -56,6 +72,13 @@ def adjusted(
                 look(f"{method.name}.second", second)
             look(method.name, logits)
     return logits
+
+
+def _mean(second: Tensor | None) -> Tensor | None:
+    """(R, vocabulary): of several streams the logarithm of their mean probability."""
+    if second is None or second.dim() == 2:
+        return second
+    return second.float().log_softmax(dim=-1).logsumexp(dim=1) - math.log(second.shape[1])
 
 
 def _distance(main: Tensor, second: Tensor, kept: Tensor) -> Tensor:

@@ -61,10 +61,13 @@ class DeCo(Method):
         "auto", "layers passed at the exits; auto: 20 to 28 of 32, scaled", low=1, filled=True, source="released"
     )
 
+    def by_depth(self, n_layers: int) -> dict[str, tuple[int, ...]]:
+        return {"exits": scaled_exits(range(20, 29), n_layers)}
+
     def at(self, n_layers: int) -> tuple[int, ...]:
         """The exits of a decoder of `n_layers` layers."""
-        auto = scaled_exits(range(20, 29), n_layers)
-        return early_exits(self.name, auto if isinstance(self.exits, str) else self.exits, n_layers)
+        given = self.by_depth(n_layers)["exits"] if isinstance(self.exits, str) else self.exits
+        return early_exits(self.name, given, n_layers)
 
     def reads(self, n_layers: int) -> Reads:
         return Reads(hidden=tuple(e - 1 for e in self.at(n_layers)))

@@ -77,8 +77,11 @@ class VAF(Method):
         lo, hi = self.layers if isinstance(self.layers, tuple) else (0, 1)
         return lo == hi or self.enhance == self.suppress == 1.0
 
+    def by_depth(self, n_layers: int) -> dict[str, tuple[int, ...]]:
+        return {"layers": scaled_span(9, 15, n_layers)}
+
     def acts_on(self, layer: int, n_layers: int) -> bool:
-        lo, hi = self.layers if isinstance(self.layers, tuple) else scaled_span(9, 15, n_layers)
+        lo, hi = self.layers if isinstance(self.layers, tuple) else self.by_depth(n_layers)["layers"]
         return lo <= layer < hi
 
     def key_gain(self, step: StepView) -> Tensor | None:

@@ -77,10 +77,13 @@ class VISTA(Method):
         steering, mixing = Needs.HIDDEN_EDIT | Needs.PROBE | Needs.IMAGE_KEYS, Needs.HIDDEN_READ | Needs.LOGITS
         return (steering if self.lamb else Needs.NOTHING) | (mixing if self.gamma else Needs.NOTHING)
 
+    def by_depth(self, n_layers: int) -> dict[str, tuple[int, ...]]:
+        return {"exits": scaled_exits(range(26, 32), n_layers)}
+
     def at(self, n_layers: int) -> tuple[int, ...]:
         """The exits of a decoder of `n_layers` layers."""
-        auto = scaled_exits(range(26, 32), n_layers)
-        return early_exits(self.name, auto if isinstance(self.exits, str) else self.exits, n_layers)
+        given = self.by_depth(n_layers)["exits"] if isinstance(self.exits, str) else self.exits
+        return early_exits(self.name, given, n_layers)
 
     def reads(self, n_layers: int) -> Reads:
         return Reads(hidden=tuple(e - 1 for e in self.at(n_layers)), probe=self.probe)
@@ -107,5 +110,6 @@ class VISTA(Method):
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         late = step.early(self.at(step.n_layers), self.variant == "normed").mean(dim=0)
-        mixed = torch.lerp(logits.float(), late, self.gamma).to(logits.dtype)
+        now = (1.0 - self.gamma) * logits.float()  # a token that another method has cut stays cut
+        mixed = (now + self.gamma * late).to(logits.dtype)
         return mixed.where((step.image_end >= 0)[:, None], logits)

@@ -42,6 +42,36 @@ def test_a_calibration_is_written_and_read(grounddecode: Run, images: Path, tmp_
     assert_sentence(refused, "another shape")
 
 
+def test_directions_are_measured_of_caption_pairs(grounddecode: Run, images: Path, tmp_path: Path) -> None:
+    """From a folder and from the lab; a method that needs them says so and then works."""
+    pictures = sorted(images.iterdir())
+    pairs = [
+        {"image": str(picture), "true": "The image shows a room.", "invented": f"The image shows a {word}."}
+        for picture, word in zip(pictures, ("dog", "cup"), strict=True)
+    ]
+    folder, out = tmp_path / "pairs", tmp_path / "c.json"
+    folder.mkdir()
+    (folder / "pairs.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
+    done = grounddecode("calibrate", "--model", "lab", "--images", images, "--pairs", folder, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "directions measured: 6 layers, 2 caption pairs" in done.stdout
+    assert "vaf: layers 2;3 (ours: scaled from 32 layers)" in done.stdout
+    found = Calibration.load(out)
+    assert (len(found.directions), len(found.directions[0])) == (6, 128)
+    assert found.ranges["deco"]["exits"] == (4, 5)
+
+    ask = ("generate", "--model", "lab", "--prompt", "Describe this image briefly.", "--max-new-tokens", "8")
+    steer = (*ask, "--image", pictures[0], "--method", "vti", "--set", "alpha=9")
+    assert_sentence(grounddecode(*steer), "no directions of this model are known")
+    steered = grounddecode(*steer, "--calibration", out)
+    assert steered.returncode == 0, steered.stderr
+    assert steered.stdout != grounddecode(*ask, "--image", pictures[0]).stdout
+    (folder / "pairs.jsonl").write_text(json.dumps(pairs[0]) + '\n{"image": 3}\n')
+    assert_sentence(
+        grounddecode("calibrate", "--model", "lab", "--pairs", folder, "--out", out), "line 2 is no pair (KeyError"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -52,6 +82,7 @@ def test_a_calibration_is_written_and_read(grounddecode: Run, images: Path, tmp_
         (["--images", "grounddecode/methods"], "grounddecode/methods"),  # no pictures in it
         (["--model", "lab:seed9"], "seed9"),
         (["--n-images", "0"], "--n-images"),
+        (["--pairs", "no/such/folder"], "holds no pairs.jsonl, give a folder with one, or lab"),
         (["--out", "/proc/no/such.json"], "/proc/no/such.json"),
         (["--out", "tests"], "tests"),
         (["--out", "README.md"], "README.md"),

@@ -18,7 +18,7 @@ from tests.engines.hf.test_pixels import Noised
 from tests.oracle.cases import EVERY_CASE
 
 # all sizes differ, so that the dimension of the rows is known by its size
-ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7, 8, 9, 13
+ROWS, HEADS, KEYS, LAYERS, WORDS, K, IMAGES, PATCHES, WIDTH = 5, 4, 23, 6, 31, 7, 8, 9, 32
 IMAGE_STARTS = (2, 5, 3, 0, 4)
 PROMPT = 18
 OUTSIDERS = [registry.create(name) for name in registry.names() if name not in registry.METHODS]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from grounddecode.method import Needs
 from tests.oracle import whole
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Case:
     @property
     def refuses_drafts(self) -> bool:
         """Whether it mixes next-token logits, or looks at the prompt before it is read."""
-        return bool(self.contrast or self.adjustments or self.steering)
+        return bool(self.contrast or self.adjustments or any(Needs.PROBE in m.active_needs() for m in self.methods))
 
     def around(self, model: Any, family: Any) -> whole.Oracle:
         """The oracle of whole passes."""

@@ -162,6 +162,14 @@ def write(scene: Scene, named: list[Mention], rng: np.random.Generator) -> str:
     return " ".join(sentences)
 
 
+def caption_pair(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """The same caption twice: of what is there, and with what is not in the place of the last object it names."""
+    named = mentions(scene, rng, pad=0) or [Mention(scene.objects[0].category, scene.objects[0])]
+    invented, seed = [*named[:-1], _guess(scene, named, rng)], int(rng.integers(2**31))
+    true, false = (write(scene, said, np.random.default_rng(seed)) for said in (named, invented))
+    return true, false
+
+
 def short_caption(scene: Scene, rng: np.random.Generator) -> str:
     """One sentence with the two or three most salient objects."""
     noisy = sorted(scene.objects, key=lambda t: -np.log(t.salience + 1) - rng.normal(0, 0.3))

@@ -111,6 +111,8 @@ def refusal(name: str, case: Case) -> str | None:
         return "scheme 'mask' hides keys and some layers of this model have none"
     if name == "qwen3_5" and any(Needs.KEY_SETS in method.active_needs() for method in case.methods):
         return "have no keys to hide image tokens among"
+    if name == "mllama" and any(Needs.HIDDEN_EDIT in method.active_needs() for method in case.methods):
+        return "has no feed-forward network whose output is added as it is|reads its images through cross-attention"
     needed, words = REFUSED.get(name, (Needs.NOTHING, None))
     return words if any(needed & method.active_needs() for method in case.methods) else None
 

@@ -28,9 +28,11 @@ SPECS = (
     "flb:gamma=2",
     "flb:gamma=2+locore:beta=3",
     "spin:rho=0.5,damp=0.1",
-    "spin:rho=0.5,score=raw,rows=after_image",
     "vaf:layers=1;5,enhance=3",
     "vaf:layers=1;5,enhance=3,form=weights",
+    "flb:gamma=1.5,lamb=0.2,at=3",
+    "spin:rho=0.5,score=raw,rows=after_image",
+    "spin:rho=0.5+avc:alpha=1+flb:gamma=1",
     "sgrs:layers=1;2,alpha=0.9",
     "locore:beta=3+sgrs:layers=1;2,alpha=0.9",
 )

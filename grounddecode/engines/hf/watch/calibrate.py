@@ -18,7 +18,9 @@ from grounddecode.engines.hf.attention.attend import row_scores
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.session import Session
-from grounddecode.engines.images import MAX_PIXELS, open_image
+from grounddecode.engines.hf.watch.directions import CaptionPair, caption_pairs, directions
+from grounddecode.engines.hf.watch.material import PUBLISHED_DEPTH, pictures, ranges
+from grounddecode.engines.images import MAX_PIXELS
 from grounddecode.engines.model_folder import check_folder
 from grounddecode.engines.options import whole
 from grounddecode.images.layout import image_mask
@@ -37,17 +39,19 @@ DELIMITERS = frozenset((".", ",", ":", ";", "\n", "?", "!"))
 FIRST_LAYER = 3  # sinks form in the first layers; the last layer takes them back
 SHARE, MOST_DIMS, TOO_MANY = 0.8, 4, 0.5
 LIFT = 3.0  # a sink draws so many times the attention of the average token; fixed vectors of untrained models do not
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def calibrate_model(
-    model: str, images: Path | str | None = None, out: Path | str | None = None, *, n_images: int = 8, **options: Any
-) -> Calibration:
+    model: str, images: Path | str | None = None, out: Path | str | None = None, *, n_images: int = 8,
+    pairs: Path | str | None = None, n_pairs: int = 60, **options: Any,
+) -> Calibration:  # fmt: skip
     """Load a model, calibrate it, and save the result.
 
     Args:
         model: "lab", "lab:NAME", a folder or a hub id.  images: folder of pictures (the first `n_images` by name are
             read); without it, drawn scenes of the lab's calibration split.  out: JSON file, which may hold others.
+        pairs: folder of caption pairs, or "lab", see `directions.caption_pairs`, of which the first `n_pairs` give the
+            directions of steering; without it, none are measured.
         options: of `HFEngine`: device, dtype, attn_implementation, trust_remote_code, max_pixels.
 
     Raises:
@@ -60,17 +64,20 @@ def calibrate_model(
         kept(out)
     check_folder(model)
     max_pixels = whole("max_pixels", options.get("max_pixels", MAX_PIXELS), 1, 1 << 40)
-    pictures = _pictures(images, n_images, max_pixels, drawn_split(model, "calibration"))
+    split = drawn_split(model, "calibration")
+    seen = pictures(images, n_images, max_pixels, split)
+    told = [] if pairs is None else caption_pairs(pairs, n_pairs, max_pixels, split)
     engine = HFEngine(model, **options)
-    calibration = calibrate(engine.model, engine.processor, pictures, checkpoint=_name(model))
+    calibration = calibrate(engine.model, engine.processor, seen, checkpoint=_name(model), pairs=told)
     if out is not None:
         calibration.save(out)
     return calibration
 
 
 def calibrate(
-    model: Any, processor: Any, images: Sequence[Image], *, checkpoint: str | None = None, tau: float | None = None
-) -> Calibration:
+    model: Any, processor: Any, images: Sequence[Image], *, checkpoint: str | None = None, tau: float | None = None,
+    pairs: Sequence[CaptionPair] = (),
+) -> Calibration:  # fmt: skip
     """Measure one model (ours, after section 4 of arXiv 2503.03321).
 
     Sink dimensions: those in which the first token, or the first delimiter, of at least 80 % of (prompt, layer) pairs
@@ -82,7 +89,7 @@ def calibrate(
 
     Args:
         images: 8 to 16 pictures are enough.  checkpoint: how the model is called; its own name by default.
-        tau: threshold; by default 20 * sqrt(width / 4096).
+        tau: threshold; by default 20 * sqrt(width / 4096).  pairs: of captions, for the directions of steering.
 
     Warns when the model has no sinks: methods that move sinks' attention then refuse it.
     """
@@ -111,10 +118,14 @@ def calibrate(
         has_sinks=not reason,
         head_sensitivity=tuple(tuple(round(x, 6) for x in row) for row in heads.tolist()),
         layers=_sink_layers(read, dims, tau),
+        directions=directions(model, processor, pairs) if pairs else (),
+        ranges=ranges(decoder.n_layers),
         provenance={
             "source": "measured",
             "images": len(images),
             "prompts": len(inputs),
+            "pairs": len(pairs),
+            "ranges": "paper" if decoder.n_layers == PUBLISHED_DEPTH else f"ours: scaled from {PUBLISHED_DEPTH} layers",
             "share_of_pairs": share,
             **seen,
             "without_sinks": reason,
@@ -279,20 +290,6 @@ def _encode(processor: Any, model: Any, image: Image | None, text: str) -> dict[
     prompt = chat_prompt(processor, text, 0 if image is None else 1)
     given = processor(images=None if image is None else [image], text=[prompt], return_tensors="pt")
     return dict(given.to(model.device, model.dtype))
-
-
-def _pictures(folder: Path | str | None, count: int, max_pixels: int, split: str) -> list[Image]:
-    if folder is None:
-        from grounddecode.lab.scenes.world import scenes
-
-        return [scene.image for scene in scenes(split, count)]
-    if not Path(folder).is_dir():
-        what = "is no folder" if Path(folder).exists() else "does not exist"
-        raise ValueError(f"{str(folder)!r} {what}, give a folder of pictures")
-    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURES)[:count]
-    if not found:
-        raise ValueError(f"{str(folder)!r} holds no pictures ({', '.join(PICTURES)}), give a folder with some")
-    return [open_image(path, max_pixels=max_pixels) for path in found]
 
 
 def _name(model: str) -> str:
