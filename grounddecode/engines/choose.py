@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def adjusted(
     for method in methods:
         seen = view.with_(state=states[method], memo=view.memo) if method in states else view
         before, logits = logits, method.adjust_logits(logits, seen)
-        second = view.second_logits if Needs.SECOND_STREAM in method.active_needs() else None
+        second = _mean(view.second_logits) if Needs.SECOND_STREAM in method.active_needs() else None
         if note is not None and second is not None:
             note(method, "contrast", _distance(before, second, logits.isfinite()))
         if look is not None:
@@ -56,6 +57,13 @@ def adjusted(
                 look(f"{method.name}.second", second)
             look(method.name, logits)
     return logits
+
+
+def _mean(second: Tensor | None) -> Tensor | None:
+    """(R, vocabulary): of several streams the logarithm of their mean probability."""
+    if second is None or second.dim() == 2:
+        return second
+    return second.float().log_softmax(dim=-1).logsumexp(dim=1) - math.log(second.shape[1])
 
 
 def _distance(main: Tensor, second: Tensor, kept: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SERVING = ("vllm serve", "import OpenAI", "from vllm import")
 """What makes a block one of a vLLM server: it runs in vLLM's own environment, on this machine."""
-SLOW = ("--limit 200", "--model llava-hf", "lab.yaml")
-"""What makes a block a slow one: the demo's own command, and benches of the ledger."""
+SLOW = ("--limit 200", "--model llava-hf", "lab.yaml", "benchmarks.soak")
+"""What makes a block a slow one: the demo's own command, benches of the ledger, soaks."""
 NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
 
 ACTED = "\nassert ids.tolist() != model.generate(**inputs, do_sample=False).tolist()\n"

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from grounddecode.engines.choose import adjusted
 from grounddecode.methods.cicd import CICD, disagreement
 from tests.core.views import step_view
 from tests.methods.test_vcd import INF, C, L
@@ -50,3 +51,15 @@ def test_a_row_without_an_image_is_untouched():
 def test_it_asks_for_as_many_streams_as_references():
     assert CICD(references=4).stream_inputs().streams == 4
     assert CICD(bank="somewhere", seed=3).stream_inputs().pictures.bank == "somewhere"
+
+
+def test_a_trace_takes_several_references_by_their_mean():
+    """Three rows and two references, whose sizes do not fit each other."""
+    main, others = log(0.5, 0.5).repeat(3, 1), torch.stack([log(0.5, 0.5), log(0.25, 0.75)], dim=1).repeat(3, 1, 1)
+    noted, seen = {}, {}
+    step = step_view([5] * 3, 6, frozenset({1, 2}), 5, second_logits=others)
+    method = CICD(alpha=1.0, beta=0)
+    adjusted(main, [method], step, {}, lambda _, name, value: noted.update({name: value}), seen.__setitem__)
+    apart = (abs(math.log(0.5 / 0.375)) + abs(math.log(0.5 / 0.625))) / 2
+    assert torch.allclose(noted["contrast"], torch.full((3,), apart), atol=1e-6)
+    assert torch.allclose(seen["cicd.second"], log(0.375, 0.625).repeat(3, 1), atol=1e-6)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -133,28 +135,36 @@ def _get(url: str, items: list[Item], root: Path, progress: Callable[[str, int, 
     try:
         download(url, target, first.size, first.sha256, tell)
         if archives:
-            _unpack(target, target.parent, archives)
+            unpack(target, target.parent, archives)
             target.unlink()
-    except zipfile.BadZipFile:
-        raise ValueError(f"{str(target)!r} is no zip file: remove it and try again") from None
     except OSError as error:
         raise ValueError(f"{str(error.filename or target)!r} cannot be written ({error.strerror})") from None
 
 
-def _unpack(archive: Path, folder: Path, wanted: Iterable[Archive]) -> None:
-    """Unpack the wanted members, each whole or not at all; those that would land outside the folder are left out."""
+def unpack(archive: Path, folder: Path, wanted: Iterable[Archive]) -> None:
+    """Unpack the wanted members, each whole or not at all; those that would land outside the folder are left out.
+
+    Raises:
+        ValueError: no zip file, or one that is damaged.
+    """
     prefixes = tuple(prefix for one in wanted for prefix in one.members)
-    with zipfile.ZipFile(archive) as opened:
-        for member in opened.infolist():
-            place = PurePosixPath(member.filename)
-            if member.is_dir() or not member.filename.startswith(prefixes) or ".." in place.parts:
-                continue
-            target = folder / place
-            beside = target.with_name(f".{target.name}.part")  # hidden, so that it is not counted when this is killed
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with opened.open(member) as source, open(beside, "wb") as file:
-                shutil.copyfileobj(source, file)
-            os.replace(beside, target)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for member in opened.infolist():
+                place = PurePosixPath(member.filename)
+                inside = not place.is_absolute() and ".." not in place.parts and place.parts
+                if inside and not member.is_dir() and member.filename.startswith(prefixes):
+                    _write_member(opened, member, folder / place)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error):
+        raise ValueError(f"{str(archive)!r} is no zip file: remove it and try again") from None
+
+
+def _write_member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    beside = target.with_name(f".{target.name}.part")  # hidden, so that it is not counted when this is killed
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with opened.open(member) as source, open(beside, "wb") as file:
+        shutil.copyfileobj(source, file)
+    os.replace(beside, target)
 
 
 def _size(size: int) -> str:

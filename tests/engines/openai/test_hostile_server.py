@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import time
 import tracemalloc
 import zlib
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from grounddecode.engines.openai.engine import OpenAIEngine
 from tests.engines.openai.fake import GREEDY, ask
@@ -30,6 +33,16 @@ from tests.engines.openai.hostile import (
 
 LIMIT = 1 << 20
 KEY = "sk-very-secret-1234567890"
+
+EXAMPLES = int(os.environ.get("GROUNDDECODE_FUZZ", "60"))
+FIELDS = ["choices", "message", "content", "index", "finish_reason", "usage", "completion_tokens", "error", "text"]
+
+
+def broken(cut: tuple[int, bytes]) -> bytes:
+    """A good reply with something in it overwritten."""
+    good = json.dumps(answer()).encode()
+    return good[: cut[0]] + cut[1] + good[cut[0] + len(cut[1]) :]
+
 
 PAGE = b"<!doctype html><head><title>Sorry</title><style>b {}</style></head><body><b>Down</b>\x1b[2J<p></body>"
 BAD: dict[str, tuple[Act, str]] = {
@@ -98,6 +111,34 @@ def test_a_misbehaving_server_is_one_sentence(act: Act, words: str) -> None:
     assert not any(secret in told for secret in (KEY, "pa55word", "s3cret", "bob"))
     # What the server itself holds is in here too: it sends a megabyte at a time.
     assert peak < 16 * LIMIT
+
+
+REPLIES = st.binary(max_size=60) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=10,
+).map(lambda value: json.dumps(value).encode())
+
+
+def test_any_reply_ends_in_text_or_one_sentence() -> None:
+    body = [b""]
+    with hostile(lambda link, request: link.sendall(head(len(body[0])) + body[0])) as server:
+        engine = OpenAIEngine(server.url + "#m", timeout=2, deadline=5, retries=0, backoff=0.01, max_bytes=LIMIT)
+
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=True)
+        @given(REPLIES | st.tuples(st.integers(0, 200), st.binary(max_size=3)).map(broken))
+        def attempt(reply: bytes) -> None:
+            body[0] = reply
+            told, text = "", None
+            try:
+                text = engine.generate(ask("a"), GREEDY)[0].text
+            except RuntimeError as error:
+                told = str(error)
+            assert isinstance(text, str) or told.startswith("sample id-a: 127.0.0.1 failed: ")
+            assert told.isprintable()
+
+        attempt()
+        engine.close()
 
 
 @pytest.mark.parametrize("act", [blanks(64), blanks(None), drip, says(bomb(256), Content_Encoding="gzip")])

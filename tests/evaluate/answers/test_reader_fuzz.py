@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
+import tempfile
+import time
+import warnings
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +21,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from grounddecode.calibration import Calibration
+from grounddecode.engines.images import open_image
 from grounddecode.evaluate.answers import scored
 from grounddecode.evaluate.benchmarks.base import Wanted
 from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.data import safe_pickle
+from grounddecode.evaluate.data.check import unpack
+from grounddecode.evaluate.data.items import Archive
 from grounddecode.evaluate.language import similarity
-from grounddecode.evaluate.scoring.judged import hallusionbench
+from grounddecode.evaluate.run import recipe
+from grounddecode.evaluate.scoring.judged import hallusionbench, mmhal
 
-EXAMPLES = 30  # of each reader
+EXAMPLES = int(os.environ.get("GROUNDDECODE_FUZZ", "30"))  # of each reader
+LONGEST = 10.0  # seconds that a reader may take for a file of this size
 # Fields and values that the readers look for, so that many a file gets past the first look.
 NAMES = [
     "id",
@@ -77,16 +89,26 @@ GOOD: dict[str, Any] = {
     "table.json": {"pairs": [["dog", "puppy"]]},
     "hallusion.json": [{"category": "VD"}],
     "chair/images.txt": "1",
+    "recipe.yaml": "model: lab\nmethods: [greedy, avc]\nlimit: 3\nengine_options: {dtype: float32}\n",
+    "mmhal.json": [{"question_type": "other", "image_content": ["dog"], "question": "?", "gt_answer": "a dog"}],
+    "r-bench/image-level_filterd.json": [{"question_id": 1, "image": "X_001.png", "text": "?", "label": "yes"}],
+    "r-bench/image-level_ids_1.json": [1],
 }
 ASKED = [{"question_id": 1, "image": "X_001.png", "text": "?", "label": "no"}]
 GOOD |= {f"pope/coco_pope_{split}.json": ASKED for split in ("random", "popular", "adversarial")}
+GOOD |= {f"repope/coco_repope_{split}.json": ASKED for split in ("random", "popular", "adversarial")}
+GOOD |= {f"dash-b/dash_benchmark_{kind}.json": {"coco": {"dog": ["X_001.png"]}} for kind in ("neg", "pos")}
+GOOD["calibration.json"] = {"x@1": asdict(Calibration(checkpoint="x", sink_dims=(1, 2), head_sensitivity=((0.5,),)))}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fuzz")
-    for place in ("image", "images"):
-        target = root / ("amber" if place == "image" else ".") / place
+    for target in (
+        root / "amber" / "image",
+        root / "images",
+        *(root / "dash-b" / k / "coco" / "dog" for k in ("neg", "pos")),
+    ):
         target.mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(target / "X_001.png")
     for name, value in GOOD.items():
@@ -131,6 +153,12 @@ READERS: list[tuple[str, Callable[[Path], Any]]] = [
     *((f"amber/{name}", amber) for name in ("annotations.json", "relation.json", "safe_words.txt", "metrics.txt")),
     *((name, amber) for name in ("responses.json", "table.json")),
     ("mme/count.txt", lambda root: scored.score_mme(root / "mme", ["count"])),
+    ("calibration.json", lambda root: Calibration.load(root / "calibration.json")),
+    ("recipe.yaml", lambda root: recipe.read(root / "recipe.yaml")),
+    ("mmhal.json", lambda root: mmhal.read(root / "mmhal.json")),
+    ("repope/coco_repope_random.json", bench("repope")),
+    ("dash-b/dash_benchmark_neg.json", bench("dash-b")),
+    *((f"r-bench/image-level_{name}.json", bench("r-bench")) for name in ("filterd", "ids_1")),
     ("hallusion.json", lambda root: hallusionbench.read_hallusionbench(root / "hallusion.json")),
     ("answers.json", lambda root: hallusionbench.read_answers(root / "answers.json")),
     ("table.json", lambda root: similarity.similarity(f"table:{root / 'table.json'}")),
@@ -159,6 +187,7 @@ def test_readers_end_in_numbers_or_one_sentence(name: str, read: Callable[[Path]
             )
         )
         (folder / name).write_bytes(content)
+        begin = time.monotonic()
         try:
             read(folder)
         except ValueError as error:
@@ -168,6 +197,7 @@ def test_readers_end_in_numbers_or_one_sentence(name: str, read: Callable[[Path]
             told.encode()  # it can be printed
         finally:
             (folder / name).write_bytes(good)
+        assert time.monotonic() - begin < LONGEST
 
     read(folder) if name != "hallusion.json" else None  # what is good is read
     attempt()
@@ -180,7 +210,7 @@ OBJECTS = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@settings(max_examples=max(200, EXAMPLES), deadline=None, database=None, derandomize=True)
 @given(
     st.binary(max_size=60) | st.tuples(OBJECTS, st.integers(0, 5)).map(lambda given: pickle.dumps(*given)), st.data()
 )
@@ -190,3 +220,60 @@ def test_pickles_end_in_one_sentence(content: bytes, data: st.DataObject) -> Non
     for one in (content, broken):
         with suppress(ValueError):
             safe_pickle.load(io.BytesIO(one))
+
+
+def pictures() -> list[bytes]:
+    """A small picture in each of several formats."""
+    found = []
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
+        file = io.BytesIO()
+        Image.new("RGB", (6, 5), (200, 10, 30)).save(file, kind)
+        found.append(file.getvalue())
+    return found
+
+
+@settings(max_examples=max(200, EXAMPLES), deadline=None, database=None, derandomize=True)
+@given(st.sampled_from(pictures()), st.integers(0, 400), st.binary(max_size=6))
+def test_pictures_end_in_pixels_or_one_sentence(good: bytes, place: int, other: bytes) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        file.write(good[:place] + other + good[place + len(other) :])
+        file.flush()
+        try:
+            told, mode = "", open_image(Path(file.name), max_pixels=10_000).mode
+        except ValueError as error:
+            told, mode = str(error), ""
+        assert mode == "RGB" or file.name in told
+        assert "\n" not in told
+
+
+MEMBERS = st.sampled_from(
+    [
+        "data/a.txt",
+        "data/../../evil.txt",
+        "/evil.txt",
+        "data/..",
+        "data/",
+        "../evil.txt",
+        "data/sub/b",
+        "C:\\evil.txt",
+        "data/a\\b",
+    ]
+)
+
+
+@settings(max_examples=max(200, EXAMPLES), deadline=None, database=None, derandomize=True)
+@given(st.lists(st.tuples(MEMBERS, st.binary(max_size=20)), max_size=4), st.integers(0, 600), st.binary(max_size=4))
+def test_archives_stay_in_their_folder(members: list[tuple[str, bytes]], place: int, other: bytes) -> None:
+    file = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    whole = file.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        inside = Path(folder) / "deep" / "inside"
+        inside.mkdir(parents=True)
+        (Path(folder) / "it.zip").write_bytes(whole[:place] + other + whole[place + len(other) :])
+        with suppress(ValueError):
+            unpack(Path(folder) / "it.zip", inside, [Archive(("",))])
+        outside = [path for path in Path(folder).rglob("*") if path.is_file() and inside not in path.parents]
+        assert [path.name for path in outside] == ["it.zip"]
