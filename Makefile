@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv/.matrix-%/.done
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-plan test test-fast test-matrix test-vllm test-slow bench-ray serve serve-check lint format typecheck lock \
+.PHONY: help demo demo-plan test test-fast test-matrix test-vllm test-slow test-app app bench-ray serve serve-check lint format typecheck lock \
     canary docs dist audit check-python clean distclean
 
 # The first Python that the locked torch has wheels for.
@@ -22,6 +22,7 @@ VLLM := .venv-vllm
 CANARY := .venv-canary
 EMPTY := .venv-empty
 BIN := $(VENV)/bin
+APP := $(VENV)/.app
 OUT ?= out/demo
 SERVE_PORT ?= 8000
 WORKERS ?= 2
@@ -50,7 +51,7 @@ demo-plan: | check-python
 	@echo "3 of 3: write $(OUT)/index.html"
 	@echo "Ctrl-C is safe at any moment: the same command goes on from there."
 
-test: lint typecheck test-vllm test-matrix ## install, then ruff, mypy (strict), test-vllm, test-matrix and every test
+test: lint typecheck test-vllm test-app test-matrix ## install, then ruff, mypy (strict), test-vllm, test-app, test-matrix and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 # One process: the engines of these tests live in it.
@@ -105,6 +106,12 @@ canary: | check-python ## the newest of everything, the next minor of what is ca
 	$(CANARY)/bin/python constraints/canary.py changes; \
 	if [ $$broke = 0 ]; then echo "canary: nothing broke, the caps in pyproject.toml can be raised after make lock and make test"; \
 	    else echo "canary: the tests listed above broke"; exit $$broke; fi
+
+app: $(APP)/.done ## the demo app in a browser: http://127.0.0.1:7860, lab model; APP_OPTIONS="--model FOLDER" or "--url http://..."
+	OMP_NUM_THREADS=1 $(APP)/bin/python -m demos.app $(APP_OPTIONS)
+
+test-app: $(APP)/.done ## the demo app in headless Chromium, where there is one
+	if test -e $(APP)/.done; then OMP_NUM_THREADS=1 $(APP)/bin/python -m pytest tests/demos; fi
 
 docs: $(VENV)/.docs ## the documentation as a site that needs no network: out/docs/site/index.html
 	$(BIN)/python -m benchmarks.pages.site --out out/docs
@@ -177,6 +184,12 @@ $(VENV)/.matrix-%/.done: $(VENV)/.dev
 	$(call lent,$(VENV)/.matrix-$*)
 	@$(VENV)/.matrix-$*/bin/python constraints/install.py "transformers $*" -c constraints/transformers-$*.txt transformers
 	@touch $@
+
+# gradio wants an older pillow than the rest.
+$(APP)/.done: constraints/app.txt $(VENV)/.dev
+	$(call lent,$(APP))
+	@if $(APP)/bin/python constraints/install.py gradio -c constraints/app.txt gradio httpx; \
+	    then touch $@; else rm -rf $(APP); echo "gradio cannot be installed here: the tests of the app are skipped"; fi
 
 # vLLM wants an older transformers than the rest. Its CPU wheels do not exist for every machine and index: then the tests
 # that start a server skip by name.

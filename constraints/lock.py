@@ -72,6 +72,8 @@ def main() -> None:
     tools = replaced([*everything, *ours("docs", "release")], f"transformers=={options.transformers}")
     main = for_every_python(tools)
     write("hf.txt", "for `make demo`, `make test`, `make docs` and `make dist`", main)
+    app = replaced(ours("app"), torch, f"transformers=={options.transformers}")
+    write("app.txt", "for `make app`", for_every_python(app))
     for version in options.matrix:
         others = resolved(replaced(everything, f"transformers=={version}"))
         write(f"transformers-{version}.txt", f"to test with transformers {version}", main | others)

@@ -110,5 +110,6 @@ class VISTA(Method):
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         late = step.early(self.at(step.n_layers), self.variant == "normed").mean(dim=0)
-        mixed = torch.lerp(logits.float(), late, self.gamma).to(logits.dtype)
+        now = (1.0 - self.gamma) * logits.float()  # a token that another method has cut stays cut
+        mixed = (now + self.gamma * late).to(logits.dtype)
         return mixed.where((step.image_end >= 0)[:, None], logits)

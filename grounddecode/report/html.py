@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from grounddecode.report.embed import data_uri, document
 from grounddecode.report.overlay import PALETTE, place_tags
+from grounddecode.report.plots import forest, scatter
+from grounddecode.report.samples import script
 
 if TYPE_CHECKING:
     from grounddecode.evaluate.benchmarks.base import Column
@@ -42,11 +44,18 @@ class Gallery:
     cases: Sequence[Case]
 
 
-def page(title: str, lede: str, tables: Sequence[Table], galleries: Sequence[Gallery], facts: Sequence[Facts]) -> str:
+def page(
+    title: str,
+    lede: str,
+    tables: Sequence[Table],
+    galleries: Sequence[Gallery],
+    facts: Sequence[Facts],
+    samples: str = "",
+) -> str:
     """The whole page as text.
 
     Args:
-        lede: one or two sentences under the title.
+        lede: one or two sentences under the title.  samples: the section of `grounddecode.report.samples`.
         facts: the provenance, what matters most first; the rest is folded away.
     """
     style = files("grounddecode.report").joinpath("page.css").read_text(encoding="utf-8")
@@ -56,11 +65,12 @@ def page(title: str, lede: str, tables: Sequence[Table], galleries: Sequence[Gal
             "<main>",
             _results(tables),
             _pictures([gallery for gallery in galleries if gallery.cases]),
+            samples,
             "</main>",
             _footer(facts),
         )
     )
-    return document(title, style, body, SCRIPT)
+    return document(title, style, body, SCRIPT + script())
 
 
 def _results(tables: Sequence[Table]) -> str:
@@ -76,7 +86,7 @@ def _table(table: Table) -> str:
     names = ["method", *(column.heading for column in table.columns), "verdict"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     return (
-        f'<p class="caption">{escape(table.caption)}</p><p class="hint">More columns to the right: swipe.</p>'
+        f'<p class="caption">{escape(table.caption)}</p>{forest(table)}{scatter(table)}'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.caption)}"><table>'
         f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(_row(row, table.columns) for row in table.rows)}</tbody></table></div>"
@@ -92,15 +102,18 @@ def _row(row: Row, columns: Sequence[Column]) -> str:
         )
     kind = ' class="control"' if row.of else ""
     cells = "".join(_cell(row.cells.get(column.key), column) for column in columns)
-    return f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}<td>{escape(row.sign)}</td></tr>'
+    said = f'<td data-heading="verdict">{escape(row.sign)}</td>'
+    return f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}{said}</tr>'
 
 
 def _cell(cell: Cell | None, column: Column) -> str:
+    heading = f' data-heading="{escape(column.heading)}"'
     if cell is None or cell.value is None:
-        return "<td>-</td>"
+        return f"<td{heading}>-</td>"
     number = _shown(cell.value, column)
     small = "".join(f"<small>{line}</small>" for line in _small_print(cell, column))
-    return f'<td class="{escape(cell.verdict)}">{number}{small}</td>' if cell.verdict else f"<td>{number}{small}</td>"
+    kind = f' class="{escape(cell.verdict)}"' if cell.verdict else ""
+    return f"<td{heading}{kind}>{number}{small}</td>"
 
 
 def _small_print(cell: Cell, column: Column) -> Iterator[str]:
@@ -194,12 +207,12 @@ def _said(said: Said) -> str:
     tail = f"; not named:{missed}" if missed else ""
     counts = f"{said.n_words} words, {said.n_invented} of {len(said.marks)} mentions hallucinated"
     return (
-        f'<div class="said"><h3>{escape(said.method)}</h3><p>{_marked(said.text, said.marks)}</p>'
+        f'<div class="said"><h3>{escape(said.method)}</h3><p>{marked(said.text, said.marks)}</p>'
         f'<p class="soft">{counts}{tail}</p></div>'
     )
 
 
-def _marked(text: str, marks: Iterable[Mark]) -> str:
+def marked(text: str, marks: Iterable[Mark]) -> str:
     pieces, at = [], 0
     for one in marks:
         kind = "real" if one.real else "invented"

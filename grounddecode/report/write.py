@@ -8,50 +8,61 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grounddecode.evaluate.benchmarks.rules import scoring_of
-from grounddecode.evaluate.folder.places import picture_file
-from grounddecode.evaluate.folder.store import Record, RunFolder
+from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.results.compare import compare
 from grounddecode.evaluate.whole_files import write_whole
 from grounddecode.registry import GREEDY
 from grounddecode.report import cases, html
 from grounddecode.report.picture import picture
-from grounddecode.report.provenance import facts
+from grounddecode.report.provenance import Facts, facts
+from grounddecode.report.runs import read_runs
+from grounddecode.report.samples import MOST, PICTURES, browser
 
 if TYPE_CHECKING:
     from grounddecode.evaluate.folder.run_file import RunFile
     from grounddecode.evaluate.results.tables import Table
+    from grounddecode.report.runs import Runs
 
 ON_PICTURE = 4  # cases, so that it stays one that people look at
 
 
-def write(run: Path, out: Path, images: int = 8, data: Path | None = None) -> tuple[Path, Path | None]:
-    """Write the page and, where the run has captions, the picture; their paths.
+def write(
+    run: Path | Sequence[Path],
+    out: Path,
+    images: int = 8,
+    data: Path | None = None,
+    *,
+    samples: int = MOST,
+    pictures: int = PICTURES,
+) -> tuple[Path, Path | None]:
+    """Write the page and, where there are captions, the picture; their paths.
 
     A run that is not finished, or going on, is shown as far as it is. A picture that is not there any more leaves an
     empty place.
 
     Args:
+        run: a run folder, or several that are compared as `grounddecode compare` does.
         images: pictures shown on the page: half of them where methods differ, half evenly spread over the run.
         data: where the folder of the run's data is now; None: where it was.
+        samples: how many are listed one by one.  pictures: how many the list carries with it.
 
     Raises:
         ValueError: no run.
         OSError: a folder that cannot be written.
     """
-    folder = RunFolder(run)
-    about = folder.run()
-    if about is None:
-        raise ValueError(f"{str(run)!r} is no run folder, make one with `grounddecode bench --out {run}`")
-    records = folder.records()
-    galleries = _galleries(records, images, run, about, data)
-    model, methods = about["settings"]["model"], ", ".join(about["methods"])
+    runs = read_runs([run] if isinstance(run, Path) else run, data)
+    galleries = _galleries(runs, images)
+    model = ", ".join(dict.fromkeys(runs.models.values())) or str(runs.about[0]["settings"]["model"])
+    methods = ", ".join(runs.plans) or ", ".join(runs.about[0]["methods"])
+    scoring = scoring_of(runs.about[0])
     text = html.page(
         f"What the model {model} says, method by method",
         f"The same pictures and questions, answered with {methods}. What the methods change, and what that is worth."
-        + _state(about, records),
-        _tables(run, records),
+        + "".join(_state(*one) for one in zip(runs.folders, runs.about, strict=True)),
+        _tables(runs),
         galleries,
-        facts(about),
+        _facts(runs),
+        browser(runs, scoring, out, samples, pictures),
     )
     out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"
@@ -65,15 +76,27 @@ def write(run: Path, out: Path, images: int = 8, data: Path | None = None) -> tu
     return page, out / "picture.png"
 
 
-def _tables(run: Path, records: Sequence[Record]) -> list[Table]:
+def _tables(runs: Runs) -> list[Table]:
     """CHAIR first; none where nothing has been answered yet."""
-    if not any(record["status"] == "ok" for record in records):
+    if not any(record["status"] == "ok" for record in runs.records):
         return []
-    return sorted(compare([run]).tables, key=lambda table: table.benchmark != "chair")
+    return sorted(compare(runs.folders).tables, key=lambda table: table.benchmark != "chair")
 
 
-def _state(about: RunFile, records: Sequence[Record]) -> str:
+def _facts(runs: Runs) -> list[Facts]:
+    """Of every run, under its name where there are several."""
+    if len(runs.about) == 1:
+        return facts(runs.about[0])
+    return [
+        Facts(f"{folder.name}: {group.heading or 'run'}", group.values)
+        for folder, about in zip(runs.folders, runs.about, strict=True)
+        for group in facts(about)
+    ]
+
+
+def _state(run: Path, about: RunFile) -> str:
     """What a reader of an unfinished run must know, else nothing."""
+    records = RunFolder(run).records()
     ended = about.get("refused", {})
     held = [record for record in records if record["method"] not in ended]
     failed, wanted = sum(record["status"] != "ok" for record in held), about["n_samples"] * len(about["methods"])
@@ -82,22 +105,16 @@ def _state(about: RunFile, records: Sequence[Record]) -> str:
     return told if len(held) >= wanted else f"{told} The run is not finished: {len(held)} of {wanted} answers are in."
 
 
-def _galleries(
-    records: Sequence[Record], images: int, run: Path, about: RunFile, data: Path | None
-) -> list[html.Gallery]:
-    ended, flavour = about.get("refused", {}), scoring_of(about).chair_flavour
-    found = cases.captions([record for record in records if record["method"] not in ended])
-    differing = cases.differing(cases.only(found, _methods(about)))
+def _galleries(runs: Runs, images: int) -> list[html.Gallery]:
+    flavour = scoring_of(runs.about[0]).chair_flavour
+    found = cases.captions(runs.records)
+    differing = cases.differing(cases.only(found, _methods(runs)))
     picked = cases.choose_differing(differing, images // 2)
     rest = [image for image in found if image not in picked]
     spread = cases.choose(rest, images - len(picked))
 
-    def find(image: str) -> Path | None:
-        moved = None if data is None else data / image
-        return moved if moved is not None and moved.is_file() else picture_file(image, run, about)
-
     def show(chosen: Sequence[str]) -> list[cases.Case]:
-        return [cases.case(found[image], flavour, find) for image in chosen]
+        return [cases.case(found[image], flavour, runs.find) for image in chosen]
 
     return [
         html.Gallery(
@@ -114,11 +131,11 @@ def _galleries(
     ]
 
 
-def _methods(about: RunFile) -> list[str]:
+def _methods(runs: Runs) -> list[str]:
     """Greedy and the plans with methods, where there are any: samples of the plain model differ from it always."""
-    plans = about["settings"]["plans"]
-    methods = [name for name in about["methods"] if name == GREEDY or plans[name]["methods"]]
-    return methods if len(methods) > 1 else about["methods"]
+    acting = {name for about in runs.about for name, plan in about["settings"]["plans"].items() if plan["methods"]}
+    methods = [label for label, name in runs.plans.items() if name == GREEDY or name in acting]
+    return methods if len(methods) > 1 else list(runs.plans)
 
 
 def _on_picture(galleries: Sequence[html.Gallery]) -> list[cases.Case]:

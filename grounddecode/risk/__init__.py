@@ -41,6 +41,7 @@ class WordRisk:
     probability: float | None
 
     def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self)
 
 

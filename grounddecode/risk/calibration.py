@@ -49,6 +49,7 @@ class RiskCalibration:
         return min(1.0, max(0.0, (math.log(probability / (1 - probability)) - self.intercept) / self.slope))
 
     def save(self, path: Path | str) -> None:
+        """Write to a JSON file; what it held is gone."""
         Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod

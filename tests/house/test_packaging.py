@@ -32,7 +32,8 @@ SPELT = {"PIL": "pillow", "yaml": "pyyaml"}
 LOCKS = sorted((ROOT / "constraints").glob("*.txt"))
 NOTICES = ("LICENSE", "NOTICE", "WORDNET_LICENSE.txt")
 TOOLS = ("dev", "docs", "release")
-"""Extras of this repository, whose packages no source of ours imports."""
+APART = ("app",)
+"""Extras of this repository, whose packages no source of ours imports; of `APART`, in an environment of its own."""
 ON_DEMAND = {"nltk", "spacy"}
 """Imported by name at run time, where the reader of the source sees a string."""
 OF_OTHERS = {"torchvision", "vllm"}
@@ -70,13 +71,13 @@ def pins(path: Path) -> dict[str, str]:
 
 
 def test_whatever_is_imported_is_declared() -> None:
-    optional = {name for extra, needs in EXTRAS.items() if extra not in TOOLS for name in wanted(needs)}
+    optional = {name for extra, needs in EXTRAS.items() if extra not in (*TOOLS, *APART) for name in wanted(needs)}
     assert imported() <= wanted(PROJECT["dependencies"]) | optional
 
 
 def test_no_extra_has_nothing_behind_it() -> None:
     for extra, needs in EXTRAS.items():
-        if extra not in TOOLS:
+        if extra not in (*TOOLS, *APART):
             assert wanted(needs) <= imported() | ON_DEMAND | OF_OTHERS, extra
 
 
@@ -103,7 +104,7 @@ def test_locks_hold_exact_versions_and_nothing_else(path: Path) -> None:
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_locks_are_what_pyproject_allows(path: Path) -> None:
     locked = pins(path)
-    extras = {"vllm.txt": (), "hf.txt": TOOLS}.get(path.name, ("dev",))
+    extras = {"vllm.txt": (), "hf.txt": TOOLS, "app.txt": APART}.get(path.name, ("dev",))
     needs = PROJECT["dependencies"] + [need for extra in extras for need in EXTRAS[extra]]
     for requirement in map(Requirement, needs):
         assert locked[canonicalize_name(requirement.name)] in requirement.specifier, (path.name, requirement)

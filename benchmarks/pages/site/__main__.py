@@ -28,6 +28,7 @@ RESULTS = {
     "Speed": "results/speed.md",
     "Speed on vLLM": "results/vllm_speed.md",
     "Model families": "support.md",
+    "Composition": "composition.md",
     "Ledger of the papers": "ledger.md",
     "Licences": "licences.md",
 }

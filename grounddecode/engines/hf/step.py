@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf.generation import FLAGS, Sequence
 from grounddecode.engines.plan import first_query
 from grounddecode.method import Method
-from grounddecode.view import Lens, Phase, StepView
+from grounddecode.view import Lens, Phase, StepView, VisionView
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attention.call import Call, Output
@@ -33,6 +33,8 @@ class Keys(Protocol):
     def hides(self, layer: int) -> bool: ...
 
     def at(self, call: Call, plan: LayerPlan, step: Step) -> Call: ...
+
+    def seen_by_any(self, call: Call) -> Call: ...
 
 
 @dataclass
@@ -83,6 +85,11 @@ class Step:
                 keys=self.keys,
             )
         return self._tails[length]
+
+    def look(self, vision: VisionView) -> None:
+        """Take what the vision tower said of the images; views made before know nothing of it."""
+        self.sequence.look(vision)
+        self._views.clear()
 
     def first_query(self, methods: Iterable[Method]) -> int:
         """Index of the first query of this forward that an edit of any of the methods concerns; `length` if none."""

@@ -161,7 +161,7 @@ class OpenAIEngine:
         if refused is not None:
             raise ValueError(refused)
         jobs = [
-            Job(name=f"sample {request.sample_id}", body=partial(self._body, request, decoding, methods))
+            Job(name=f"sample {request.sample_id}", body=partial(self.body, request, decoding, methods))
             for request in requests
         ]
         begin = time.perf_counter()
@@ -185,7 +185,7 @@ class OpenAIEngine:
         """Close the connections."""
         self.server.close()
 
-    def _body(self, request: Request, decoding: Decoding, methods: Sequence[Method]) -> bytes:
+    def body(self, request: Request, decoding: Decoding, methods: Sequence[Method]) -> bytes:
         parts: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": data_url(i, self.max_pixels)}} for i in request.images
         ]

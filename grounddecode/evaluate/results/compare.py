@@ -109,7 +109,7 @@ def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], sc
     names = [method for _, method, _ in found]
     return [
         Entry(
-            method if names.count(method) == 1 else f"{method} ({Path(runs[at]).name})",
+            label_of(method, runs[at], names.count(method)),
             method,
             parts,
             at,
@@ -117,6 +117,11 @@ def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], sc
         )
         for at, method, parts in found
     ]
+
+
+def label_of(method: str, run: Path | str, times: int) -> str:
+    """What a method is called in tables: with the name of its run where several runs (`times`) have it."""
+    return method if times == 1 else f"{method} ({Path(run).name})"
 
 
 def _in_order(

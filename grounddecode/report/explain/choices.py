@@ -59,7 +59,7 @@ def choice_of(
             text_of(one),
             tuple(stage.chances.get(one) for stage in shown),
             one == token,
-            tuple(_remarks(step, one, row)),
+            tuple(_remarks(step, one, row, one == token)),
         )
         for one in ranked[:MOST]
     )
@@ -100,7 +100,7 @@ def _moved(stages: Iterable[Stage]) -> Iterator[str]:
             yield after.name
 
 
-def _remarks(step: StepTrace, token: int, row: int) -> Iterator[str]:
+def _remarks(step: StepTrace, token: int, row: int, taken: bool) -> Iterator[str]:
     """What methods that judge candidates made of a token."""
     for method, tokens in step.judged.items():
         judged = tokens[row].tolist()
@@ -110,6 +110,6 @@ def _remarks(step: StepTrace, token: int, row: int) -> Iterator[str]:
         score = float(step.judged_by[method][row, at]) if method in step.judged_by else math.nan
         told = "" if math.isnan(score) else f" (score {score:.3f})"
         if method in step.turned_down and bool(step.turned_down[method][row, at]):
-            yield f"turned down by {method}{told}"
+            yield f"turned down by {method}{told}" + (", taken because no other passed" if taken else "")
         elif told:
             yield f"{method}: score {score:.3f}"

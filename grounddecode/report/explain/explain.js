@@ -75,7 +75,7 @@
       saliency: `It rests ${percent(word.grounding)} on the picture.`,
       none: `It rests ${percent(word.grounding)} on the picture.`,
     };
-    const risk = word.risk === null ? "" : ` Chance that it is invented: ${percent(word.risk)}.`;
+    const risk = word.risk === null ? "" : ` Chance that it is invented: ${word.risk < 0.01 ? "under 1 %" : percent(word.risk)}.`;
     const there = word.real === null ? "" : word.real ? " It is there." : " It is not there.";
     const lost = missing ? " The pieces of this model's picture form no grid: there is no heat map." : "";
     const about = by("about");
@@ -104,7 +104,7 @@
         row.append(cell(chance, second ? undefined : last));
         if (!second) last = chance === null ? 0 : chance;
       });
-      if (judged) row.append(make("td", one.remarks.join("; ")));
+      if (judged) row.append(make("td", one.remarks.join("; "), "judged"));
       return row;
     });
     const top = make("thead"), body = make("tbody");

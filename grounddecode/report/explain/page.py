@@ -118,11 +118,12 @@ def _boxes(boxes: tuple[Box, ...], picture: Image.Image, unit: float) -> str:
 
 
 def _box(box: Box, tag: Rectangle, colour: str, unit: float, letter: float) -> str:
-    left, top = tag[0] * unit, tag[1] * unit
+    left, top, wide = tag[0] * unit, tag[1] * unit, tag[2] * unit
     return (
         f'<rect class="halo" {_shape(box.bbox, unit)}/><rect class="edge" {_shape(box.bbox, unit)} stroke="{colour}"/>'
         f'<rect {_shape(tag, unit)} fill="{colour}"/>'
-        f'<text x="{left + 0.3 * letter:.1f}" y="{top + 0.95 * letter:.1f}" font-size="{letter:.1f}">'
+        f'<text x="{left + 0.3 * letter:.1f}" y="{top + 0.95 * letter:.1f}" font-size="{letter:.1f}" '
+        f'textLength="{wide - 0.6 * letter:.1f}" lengthAdjust="spacingAndGlyphs">'
         f"{escape(box.label)}</text>"
     )
 

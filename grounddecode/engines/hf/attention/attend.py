@@ -49,7 +49,10 @@ def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step:
     if hides and kernel not in _MASKED:
         return _rows(call, plan, step, 0)
     if first == step.length and not record:
-        return _masked(call, call.mask) if hides and kernel == "sdpa" else call.base(base, call.mask)
+        if step.keys is not None and hides and kernel == "sdpa":
+            call = step.keys.seen_by_any(call)
+            return _masked(call, call.mask)
+        return call.base(base, call.mask)
     if plan.gains_only and first == 0 and not record and kernel == "sdpa":
         return _biased(call, plan, step)
     if first == 0 and not record and not hides and can_group(call, plan, step):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from grounddecode.engines.plan import LayerPlan
     from grounddecode.method import Method
 
+_MOST = 0.75  # of the keys: where more are seen, leaving out the others costs more than it saves
+
 
 def require_keys(method: Method, decoder: Decoder) -> None:
     """Raise ValueError unless every layer that hides keys, and the one that chooses them, attends to the sequence."""
@@ -46,6 +48,7 @@ class ChosenKeys:
     keep: Tensor | None = None
     told: Callable[[Tensor, Tensor], None] | None = None
     _masks: dict[object, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # shared by layers of one kind
+    _seen: dict[int, tuple[Tensor, Tensor] | None] = field(default_factory=dict)  # likewise, by such a mask
 
     def hides(self, layer: int) -> bool:
         return self.first is not None and layer >= self.method.keys_from
@@ -57,6 +60,22 @@ class ChosenKeys:
         if self.keep is None and plan.layer == self.method.keys_from - 1:
             self._choose(call, plan, step)
         return self._narrowed(call, step) if self.hides(plan.layer) else call
+
+    def seen_by_any(self, call: Call) -> Call:
+        """The same call for a prompt without the keys that no query of a row sees, where that leaves out many."""
+        mask = call.mask
+        if mask is None or self.first != 0 or call.query.shape[2] == 1:
+            return call
+        if id(mask) not in self._seen:
+            self._seen[id(mask)] = _seen(mask)
+        found = self._seen[id(mask)]
+        if found is None:
+            return call
+        places, few = found
+        key, value = (
+            x.gather(2, places[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])) for x in (call.key, call.value)
+        )
+        return replace(call, key=key, value=value, mask=few)
 
     def _choose(self, call: Call, plan: LayerPlan, step: Step) -> None:
         """By the newest row: its weights after the edits of the layer, if another method has some there."""
@@ -99,3 +118,16 @@ class ChosenKeys:
         hidden = gone.new_zeros(self.first + len(gone), keys)
         hidden[self.first :, : gone.shape[1]] = gone
         return hidden
+
+
+def _seen(mask: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Places (rows, keys left) of the keys that a row's queries see, and the mask of these; None: most are seen.
+
+    mask: (rows, 1, queries, keys) bool.
+    """
+    seen = mask[:, 0].any(dim=1)
+    most = int(seen.sum(dim=1).max())  # a host read for a prompt
+    if mask.dtype != torch.bool or most > _MOST * seen.shape[1]:
+        return None
+    places = (~seen).int().argsort(dim=1, stable=True)[:, :most]
+    return places, mask.gather(3, places[:, None, None].expand(-1, 1, mask.shape[2], -1))

@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.part import Forward
 
 
+_ENDED = "ended"  # stands beside the calls of a run that is over
+
+
 @dataclass(frozen=True)
 class TowerWatch:
     """How the tower of a model is watched: the attention calls of its first layer, and of the one that is read."""
 
     config: Any
     layers: dict[str, nn.Module]  # "first" and "last", which may be one
+    end: nn.Module  # the last layer there is, which ends a run of the tower
     method: str
 
     @classmethod
@@ -46,7 +50,7 @@ class TowerWatch:
             )
         layers = [m for m in tower.modules() if "Attention" in type(m).__name__ and hasattr(m, "config")]
         last = _layer_read(getattr(config, "vision_feature_layer", -1), len(layers))
-        return cls(config, {"first": layers[0], "last": layers[last]}, method)
+        return cls(config, {"first": layers[0], "last": layers[last]}, layers[-1], method)
 
     @property
     def kernel(self) -> str:
@@ -60,14 +64,16 @@ class TowerWatch:
         """
 
         def keep(call: Call, base: BaseAttention) -> Output:
-            if call.module is self.layers["first"] is not self.layers["last"] and calls.get("last"):
+            if call.module is self.layers["first"] and _ENDED in calls:
                 calls.clear()  # another run begins
             for name, layer in self.layers.items():
                 if layer is call.module:
                     calls.setdefault(name, []).append(call)
+            if call.module is self.end:
+                calls[_ENDED] = []
             return call.base(base, call.mask)
 
-        return dict.fromkeys(self.layers.values(), keep)
+        return dict.fromkeys([*self.layers.values(), self.end], keep)
 
     def view(self, calls: Mapping[str, Calls], given: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """Attention received, (pictures, windows) by its name, and which of them each image token is (`Patches`).
@@ -157,7 +163,7 @@ class VisionAttention(Part):
         image_of, patch_of = (x.to(scores["first"].device) for x in self._places(step.sequence, tokens))
         first, last, top = (scores[name] for name in ("first", "last", "received"))
         vision = VisionView(first=first, last=last, received=top, image_of_key=image_of, patch_of_key=patch_of)
-        step.sequence.look(vision)
+        step.look(vision)
 
     def _places(self, sequence: Sequence, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, prompt) long, twice: image (-1: none) and patch of every prompt token.

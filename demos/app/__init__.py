@@ -1,0 +1,1 @@
+"""The demo app: `python -m demos.app --model lab`, or `make app`."""

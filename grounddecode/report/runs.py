@@ -1,0 +1,69 @@
+"""Runs that a page is made of: their records under the names they have in the tables, and where their pictures are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grounddecode.evaluate.folder.places import picture_file
+from grounddecode.evaluate.folder.store import RunFolder
+from grounddecode.evaluate.results.compare import label_of
+
+if TYPE_CHECKING:
+    from grounddecode.evaluate.folder.run_file import RunFile
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Some run folders: `about` is what the run files say, `records` of all, `plans` the methods by their names here.
+
+    `models`: the model of each name.
+    """
+
+    folders: tuple[Path, ...]
+    about: tuple[RunFile, ...]
+    records: tuple[Mapping[str, Any], ...]
+    plans: Mapping[str, str]
+    models: Mapping[str, str]
+    data: Path | None = None
+
+    def find(self, image: str) -> Path | None:
+        """The file of a stored picture; None where it is not there any more."""
+        moved = None if self.data is None else self.data / image
+        if moved is not None and moved.is_file():
+            return moved
+        found = (picture_file(image, *one) for one in zip(self.folders, self.about, strict=True))
+        return next((path for path in found if path is not None), None)
+
+
+def read_runs(folders: Sequence[Path], data: Path | None = None) -> Runs:
+    """The runs, finished or not.
+
+    Raises:
+        ValueError: no folder, or one that is no run.
+    """
+    if not folders:
+        raise ValueError("there is nothing to report: give at least one run folder")
+    stored = [RunFolder(folder) for folder in folders]
+    about = [one.run() for one in stored]
+    for folder, found in zip(folders, about, strict=True):
+        if found is None:
+            raise ValueError(f"{str(folder)!r} is no run folder, make one with `grounddecode bench --out {folder}`")
+    known = [found for found in about if found is not None]
+    held = [_held(one.records(), found.get("refused", {})) for one, found in zip(stored, known, strict=True)]
+    times = Counter(method for one in held for method in dict.fromkeys(record["method"] for record in one))
+    records, plans, models = [], {}, {}
+    for folder, found, one in zip(folders, known, held, strict=True):
+        for record in one:
+            label = label_of(record["method"], folder, times[record["method"]])
+            records.append({**record, "method": label, "plan": record["method"]})
+            plans[label], models[label] = record["method"], str(found["settings"]["model"])
+    return Runs(tuple(folders), tuple(known), tuple(records), plans, models, data)
+
+
+def _held(records: Sequence[Mapping[str, Any]], ended: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """The records of methods that the model has not refused."""
+    return [record for record in records if record["method"] not in ended]
