@@ -6,8 +6,8 @@ Runs where vLLM is installed, on CPU, in one process: bursts of the same request
 and each pair gives one ratio of their median steps; told are the median and a 95 % interval by bootstrap over pairs.
 "Without" is always an engine that was started for nothing.
 Time is that of the engine's thread, so that other work on the machine counts as little as it can. "idle" compares the
-engine with the plug-in's classes against vLLM's own, swapped in place, while no request uses a method. "hf" is engine
-hf with the same requests as one batch, a token.
+engine with the plug-in's classes against vLLM's own, swapped in place, while no request uses a method. The second table
+sets whole answers, prompts included, of 64 requests beside engine hf, which runs those of one method as one batch.
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ ROWS = (
     ("64 requests, one of them avc", 64, ("avc", *[""] * 63)),
     ("64 requests, a quarter mitigated", 64, ("locore", "", "heads", *[""] * 5)),
 )  # fmt: skip
+
+
+MIXES = {
+    "64 requests": {"": 64},
+    "64 requests, one of them avc": {"avc": 1, "": 63},
+    "64 requests, a quarter mitigated": {"locore": 8, "heads": 8, "": 48},
+}
 
 
 ENGINES: list = []  # one that is let go takes the process's groups with it
@@ -104,16 +111,7 @@ class Bursts:
 
     def run(self, specs: list[str]) -> float:
         """Median seconds of a decode step of these requests together."""
-        from vllm import SamplingParams
-
-        for i, spec in enumerate(specs):
-            self.count += 1
-            params = SamplingParams(
-                temperature=0, max_tokens=self.tokens + 4, ignore_eos=True,
-                extra_args={"grounddecode": spec} if spec else {"grounddecode": "none"},
-            )  # fmt: skip
-            prompt = {"prompt": self.prompt, "multi_modal_data": {"image": self.images[i % 8]}}
-            self.engine.add_request(str(self.count), prompt, params)
+        self.ask(specs)
         begun: set[str] = set()
         while len(begun) < len(specs):
             begun |= {out.request_id for out in self.engine.step() if out.outputs and out.outputs[0].token_ids}
@@ -125,6 +123,26 @@ class Bursts:
         while self.engine.has_unfinished_requests():
             self.engine.step()
         return statistics.median(times)
+
+    def whole(self, specs: list[str]) -> float:
+        """Seconds a token of these requests together, from their prompts to their ends."""
+        begin = time.thread_time()
+        self.ask(specs)
+        while self.engine.has_unfinished_requests():
+            self.engine.step()
+        return (time.thread_time() - begin) / (self.tokens + 4)
+
+    def ask(self, specs: list[str]) -> None:
+        from vllm import SamplingParams
+
+        for i, spec in enumerate(specs):
+            self.count += 1
+            params = SamplingParams(
+                temperature=0, max_tokens=self.tokens + 4, ignore_eos=True,
+                extra_args={"grounddecode": spec} if spec else {"grounddecode": "none"},
+            )  # fmt: skip
+            prompt = {"prompt": self.prompt, "multi_modal_data": {"image": self.images[i % 8]}}
+            self.engine.add_request(str(self.count), prompt, params)
 
 
 def swapped(plain: bool) -> None:
@@ -169,25 +187,44 @@ def interval(values: list[float]) -> tuple[float, float]:
     return medians[50], medians[1949]
 
 
-def by_hf(model: Path, batch: int, tokens: int) -> float:
-    """Seconds a token of engine hf's plain `generate` with the same requests as one batch, prompt included."""
+def beside_hf(bursts: Bursts, model: Path, turns: int) -> list[dict]:
+    """Seconds a token of 64 requests in vLLM and in engine hf, turn by turn, and the ratio of the second to the first.
+
+    Prompts are read anew each time: nothing lies in vLLM's prefix cache.
+    """
+    from grounddecode import registry
     from grounddecode.engines.base import Decoding, Request
     from grounddecode.engines.hf.engine import HFEngine
     from grounddecode.lab.scenes.world import scenes
 
     engine = HFEngine(str(model), device="cpu", dtype="float32")
     engine.model.generation_config.eos_token_id = None
-    images = [scene.image for scene in scenes("evaluation", 8)]
-    requests = [Request(sample_id=str(i), prompt=TEXT, images=(images[i % 8],)) for i in range(batch)]
-    times = []
-    for _ in range(3):
+    images, tokens = [scene.image for scene in scenes("evaluation", 8)], bursts.tokens + 4
+
+    def by_hf(mix: dict[str, int]) -> float:
         begin = time.thread_time()
-        engine.generate(requests, Decoding(max_new_tokens=tokens))
-        times.append((time.thread_time() - begin) / tokens)
-    return statistics.median(times)
+        for spec, count in mix.items():
+            asked = [Request(sample_id=str(i), prompt=TEXT, images=(images[i % 8],)) for i in range(count)]
+            engine.generate(asked, Decoding(max_new_tokens=tokens), registry.parse(spec) if spec else ())
+        return (time.thread_time() - begin) / tokens
+
+    found = []
+    for title, mix in MIXES.items():
+        ours, theirs = [], []
+        for _ in range(turns):
+            bursts.engine.reset_prefix_cache()
+            ours.append(bursts.whole([spec for spec, count in mix.items() for _ in range(count)]))
+            theirs.append(by_hf(mix))
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        low, high = interval(ratios)
+        ms = {"vllm_ms": 1e3 * statistics.median(ours), "hf_ms": 1e3 * statistics.median(theirs)}
+        found.append({"what": title, "ratio": statistics.median(ratios), "low": low, "high": high, **ms})
+        print(found[-1], flush=True)
+    return found
 
 
-def measure(name: str, model: Path, args: argparse.Namespace) -> list[dict]:
+def measure(name: str, model: Path, args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
+    """Rows of both tables."""
     found = []
     started = {"": (), "var": (f"var:{SINKS}",), "sgrs": ("sgrs:layers=2;3",)}
     bursts = {}
@@ -207,7 +244,7 @@ def measure(name: str, model: Path, args: argparse.Namespace) -> list[dict]:
                 }
             )  # fmt: skip
         print(found[-1], flush=True)
-    return found
+    return found, [{"model": name, **row} for row in beside_hf(bursts[""], model, args.turns)]
 
 
 def table(rows: list[dict], hf: list[dict], about: str) -> str:
@@ -222,8 +259,16 @@ def table(rows: list[dict], hf: list[dict], about: str) -> str:
         f"{r['plain_ms']:.1f} ms | {r['pairs']} |"
         for r in rows
     ]
-    lines += ["", "| model | batch | engine hf, a token (prompt included) |", "|---|---|---|"]
-    lines += [f"| {r['model']} | {r['batch']} | {r['ms']:.1f} ms |" for r in hf]
+    lines += [
+        "",
+        "| model | whole answers, a token | vLLM | engine hf | hf / vLLM | interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['model']} | {r['what']} | {r['vllm_ms']:.1f} ms | {r['hf_ms']:.1f} ms | {r['ratio']:.2f} | "
+        f"[{r['low']:.2f}, {r['high']:.2f}] |"
+        for r in hf
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -232,6 +277,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=24, help="decode steps of a burst")
+    parser.add_argument("--turns", type=int, default=3, help="of the whole answers beside engine hf")
     parser.add_argument("--models", default="lab,random-4x512")
     args = parser.parse_args()
     import torch
@@ -241,12 +287,13 @@ def main() -> None:
     from grounddecode import lab
 
     torch.set_num_threads(1)
-    rows, hf = [], []
+    rows: list[dict] = []
+    hf: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models.split(","):
             model = lab.checkpoint("seed0") if name == "lab" else random_checkpoint(Path(folder))
-            rows += measure(name, Path(model), args)
-            hf.append({"model": name, "batch": 64, "ms": 1e3 * by_hf(Path(model), 64, args.tokens)})
+            steps, answers = measure(name, Path(model), args)
+            rows, hf = rows + steps, hf + answers
     about = (
         f"`python -m benchmarks.timing.vllm_speed --pairs {args.pairs} --tokens {args.tokens} --out {args.out}`: CPU, "
         f"one thread, runner V1, eager, float32, torch {torch.__version__}, transformers {transformers.__version__}, "

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from grounddecode.reads import Reads
+    from grounddecode.trace import Recorder
     from grounddecode.view import StepView
 
 Note = Callable[[Method, str, "Tensor"], None]  # takes what is traced: a method, what it did, one value a row
@@ -23,6 +24,20 @@ Look = Callable[[str, "Tensor"], None]  # is shown logits (R, vocabulary): whose
 MODEL = "model"  # whose logits they are before any method moved them
 
 CHOSEN = 1e4  # logit of the chosen token: nothing competes with it, and half precision can hold it
+
+
+def showing(trace: Recorder | None, number: int) -> Look | None:
+    """What enters the most probable tokens of logits it is shown in a trace, as those of step `number`; None where that
+    wants none."""
+    if trace is None or "candidates" not in trace.want:
+        return None
+
+    def look(whose: str, logits: Tensor) -> None:
+        best = logits.float().log_softmax(dim=-1).topk(min(trace.top, logits.shape[-1]), dim=-1)
+        trace.record(number, whose, "candidates", best.indices)
+        trace.record(number, whose, "log_probs", best.values)
+
+    return look
 
 
 def adjusting(methods: Sequence[Method]) -> list[Method]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grounddecode.engines.choose import MODEL, adjusted
+from grounddecode.engines.choose import MODEL, adjusted, showing
 from grounddecode.engines.hf.generation import FLAGS
 
 if TYPE_CHECKING:
@@ -93,14 +93,13 @@ def tell(trace: Recorder, step: Step, ids: Tensor | None) -> None:
 
 def look_of(trace: Recorder | None, step: Step) -> Look | None:
     """What enters the most probable tokens of logits it is shown in a trace; None where that wants none."""
-    if trace is None or "candidates" not in trace.want:
+    show = showing(trace, step.generated)
+    if show is None:
         return None
 
     def look(whose: str, logits: Tensor) -> None:
         step.shown = True
-        best = logits.float().log_softmax(dim=-1).topk(min(trace.top, logits.shape[-1]), dim=-1)
-        trace.record(step.generated, whose, "candidates", best.indices)
-        trace.record(step.generated, whose, "log_probs", best.values)
+        show(whose, logits)
 
     return look
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from grounddecode.engines.vllm.params import (
     written,
 )
 from grounddecode.engines.vllm.stream.limit import holding_back
+from grounddecode.engines.vllm.tally import PLACE, Collected, agree_on_a_place
 from grounddecode.engines.vllm.worker import worker_of
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
@@ -35,6 +37,7 @@ def register() -> None:
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine.input_processor import InputProcessor
 
+    agree_on_a_place()
     wrap(Scheduler, "schedule", holding_back, ("self",))
     wrap(InputProcessor, "process_inputs", _admitting, ("self", "request_id", "prompt", "params"))
     wrap(BaseModelLoader, "load_model", _loading, ("self", "vllm_config", "model_config"))
@@ -147,8 +150,10 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
 
 @functools.lru_cache(maxsize=1)
 def _counter() -> Any:
-    """What `/metrics` tells: requests by their methods."""
-    from prometheus_client import Counter
+    """What `/metrics` tells: requests by their methods, and what was changed of their tokens."""
+    from prometheus_client import REGISTRY, Counter
+
+    REGISTRY.register(Collected(os.environ[PLACE]))
 
     return Counter("grounddecode_requests", "Requests that were admitted with methods.", ["methods"])
 

@@ -17,6 +17,7 @@ from grounddecode.engines.vllm.requests import Asked
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
 if TYPE_CHECKING:
+    from grounddecode.engines.choose import Look, Note
     from grounddecode.method import Method
     from grounddecode.view import StepView
 
@@ -97,8 +98,9 @@ class Processing:
             return logits
         rows = np.arange(len(logits)) if context is None else np.asarray(context.idx_mapping_np)
         slots = worker.row_slots[rows]
-        there = worker.requests.deciding[slots]
-        there &= worker.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has no next token
+        next_ = worker.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has no next token
+        worker.count(slots[next_])
+        there = worker.requests.deciding[slots] & next_
         asked = {int(i): one for i in there.nonzero()[0] if (one := worker.requests.by_slot[int(slots[i])]) is not None}
         if not asked:
             return logits
@@ -135,14 +137,16 @@ class Processing:
         if group.broken or layout is None:
             return self._ended(logits) if worker.settings.on_error == "stop" else logits
         lengths = layout.lengths[rows]
+        look, note = worker.watching()
         if group.judge is not None:
-            return _judged(worker, group.judge, members, logits, lengths, layout.starts[rows + 1] - 1)
+            ends = layout.starts[rows + 1] - 1
+            return _judged(worker, group.judge, members, logits, lengths, ends, look, note)
         view = worker.last_view(members, lengths)
         states = {m: _remembered(worker, m, logits, view, members) for m in group.remembering}
         if group.stream is not None:
             others = torch.stack([second[one.key] for one in members])
             view = view.with_(second_logits=others[:, : logits.shape[1]].float())
-        return adjusted(logits, group.adjusting, view, states)
+        return adjusted(logits, group.adjusting, view, states, note, look)
 
     def _ended(self, logits: Tensor) -> Tensor:
         """Logits of answers that end here."""
@@ -153,8 +157,9 @@ class Processing:
 
 
 def _judged(
-    worker: Worker, method: Method, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray
-) -> Tensor:
+    worker: Worker, method: Method, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray,
+    look: Look, note: Note | None,
+) -> Tensor:  # fmt: skip
     """Logits (R, vocabulary) with the chosen token raised. `at`: index of each newest token in the step."""
     reads = method.reads(worker.n_layers)
     view, saliency = worker.last_view(members, lengths), None
@@ -165,7 +170,7 @@ def _judged(
                 raise RuntimeError(f"{method.name}: the server was not started for gradients")
             saliency = functools.partial(worker.saliency.of, members, logits, lengths, at, reads.saliency)
         view = view.with_(state=_state(method, view, members))
-        raised, judgement = chosen(logits, method, reads, view, saliency)
+        raised, judgement = chosen(logits, method, reads, view, saliency, note, look)
         _keep(worker, method, view, members, judgement.state)
         return raised
 

@@ -73,6 +73,7 @@ class Requests:
         self.by_slot: list[Asked | None] = [None] * slots
         self._free = list(range(slots - 1, -1, -1))
         self._groups: dict[tuple[Method, ...], Group] = {}
+        self.by_order: dict[int, Group] = {}
         self._made = 0
         self.first = np.full(slots + 1, NOWHERE, dtype=np.int64)  # the last one: of rows without methods
         self.sure = np.full(slots + 1, NOWHERE, dtype=np.int64)  # from here on every edit concerns every row
@@ -134,6 +135,7 @@ class Requests:
             asked.group.members -= 1
             if not asked.group.members:
                 self._groups.pop(asked.group.methods, None)
+                self.by_order.pop(asked.group.order, None)
         return gone
 
     def _group(self, methods: tuple[Method, ...]) -> Group:
@@ -141,7 +143,7 @@ class Requests:
         if group is None:
             self._made += 1
             plans = plan_layers(methods, range(self.n_layers), self.n_layers)
-            group = self._groups[methods] = Group(self._made, methods, plans)
+            group = self._groups[methods] = self.by_order[self._made] = Group(self._made, methods, plans)
         group.members += 1
         return group
 

@@ -188,7 +188,8 @@ class Saliency:
             raise RuntimeError("no row runs again")
         rows, groups = run.rows, impl.num_kv_heads
         batch, count = rows.queries.shape
-        keys, values = (_usable(x) for x in self._reader.read(attention.kv_cache, rows))
+        reader, cache = self._reader, attention.kv_cache
+        keys, values = _usable(reader.keys(cache, rows)), _usable(reader.values(cache, rows))
         own = rows.queries[:, None, :, None].expand(-1, impl.num_heads, -1, 1)
         weights = impl.weights_of(
             impl.scores_of(query.view(len(query), impl.num_heads, -1), keys, rows, key), rows, layer, worker

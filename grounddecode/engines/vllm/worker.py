@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from grounddecode.engines.choose import showing
 from grounddecode.engines.plan import LayerPlan
 from grounddecode.engines.rows import edited_rows, image_row
 from grounddecode.engines.vllm.attention.cache import READERS, Reader
@@ -20,9 +23,14 @@ from grounddecode.engines.vllm.params import KEY, is_asked_for, refused, restore
 from grounddecode.engines.vllm.requests import Asked, Current, Layout, Requests
 from grounddecode.engines.vllm.saliency import Saliency
 from grounddecode.engines.vllm.stream.second import Streams
+from grounddecode.engines.vllm.tally import PLACE, Tally
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 from grounddecode.view import StepView
+
+if TYPE_CHECKING:
+    from grounddecode.engines.choose import Look, Note
+    from grounddecode.trace import Recorder
 
 log = logging.getLogger("vllm.grounddecode")  # below vLLM's own, whose handler shows it
 _workers: dict[int, Worker] = {}
@@ -65,6 +73,8 @@ class Worker(Current):
         self.streams = Streams(self, self.settings.streams or 2 * self.max_requests)
         self.observer: Observer | None = None
         self.saliency: Saliency | None = None
+        self.trace: Recorder | None = None  # of an engine in this process, for studies: what each step did
+        self._watched = 0  # how often it was told of a step
         self._methods: dict[str, tuple[Method, ...]] = {}
         self.row_slots = np.empty(0, dtype=np.int64)  # V1: by row of the batch; V2: by vLLM's own slot
 
@@ -139,6 +149,8 @@ class Worker(Current):
 
     def finished(self, keys: Sequence[str]) -> None:
         """Requests that have ended, however they did."""
+        if "tally" in vars(self):
+            self.tally.settle(at_once=True)
         for asked in self.requests.drop(keys):
             self.streams.drop(asked)
             self.row_slots[self.row_slots == asked.slot] = self.requests.nobody
@@ -147,6 +159,38 @@ class Worker(Current):
         """Requests that will be read again from their first token: only what cannot be read again is kept."""
         for asked in (self.requests.by_key[key] for key in keys if key in self.requests.by_key):
             self.streams.drop(asked)
+
+    # -- what was done ---------------------------------------------------------------------------------------------
+    @cached_property
+    def tally(self) -> Tally:
+        """Made when there is something to count: the ranks are known by then."""
+        return Tally(os.environ.get(PLACE) if self.rank == 0 else None)
+
+    def count(self, slots: np.ndarray) -> None:
+        """Once a step: the requests of these slots have their next token chosen."""
+        for order, many in zip(*np.unique(self.requests.order[slots], return_counts=True), strict=True):
+            group = self.requests.by_order.get(int(order))
+            if group is not None and not group.broken:
+                self.tally.tokens([m.name for m in group.methods], int(many))
+        self.tally.settle()
+
+    def watching(self) -> tuple[Look, Note | None]:
+        """What is shown the logits of one group of requests in a step, and what is told of it."""
+        self._watched += 1
+        number, trace, counting = self._watched, self.trace, self.tally.look()
+        if trace is None:
+            return counting, None
+        show = showing(trace, number)
+
+        def look(whose: str, logits: Tensor) -> None:
+            counting(whose, logits)
+            if show is not None:
+                show(whose, logits)
+
+        def note(method: Method, what: str, value: Tensor) -> None:
+            trace.record(number, method.name, what, value.float())
+
+        return look, note
 
     # -- attention -------------------------------------------------------------------------------------------------
     def plan(self, common: Any, block_size: int) -> Plan | None:
@@ -194,7 +238,7 @@ class Worker(Current):
         """Tell second streams how their last prompt row attends to the image."""
         for rows in plan.recorded:
             try:
-                weights, _ = impl.weights(query, cache, rows, layer, self)
+                weights = impl.weights(query, cache, rows, layer, self)
                 image = torch.cat([rows.view(part).image for part in rows.parts])
                 means = self.mean_of_ranks(image_row(weights[:, :, 0], image))
                 asked = [self.requests.by_slot[slot] for slot in rows.slots.tolist()]

@@ -173,18 +173,27 @@ def test_an_image_that_is_too_long_is_refused(server: str) -> None:
     assert is_healthy(server)
 
 
-def test_metrics_tell_which_methods_were_asked_for(server: str) -> None:
-    def told() -> float:
-        page = httpx.get(f"{server}/metrics", timeout=30, trust_env=False).text
-        found = [
-            line for line in page.splitlines() if line.startswith('grounddecode_requests_total{methods="avc+locore"}')
-        ]
-        return float(found[0].split()[-1]) if found else 0.0
+def metric(server: str, name: str) -> float:
+    """A number of `/metrics`, 0 where it is not there yet."""
+    page = httpx.get(f"{server}/metrics", timeout=30, trust_env=False).text
+    found = [line for line in page.splitlines() if line.startswith(name)]
+    return float(found[0].split()[-1]) if found else 0.0
 
-    before = told()
-    scene = next(iter(world.scenes("evaluation", 1)))
-    text(ask(server, body(scene.image, METHODS["locore:beta=3+avc:alpha=1"], tokens=2)))
-    assert told() == before + 1
+
+def test_metrics_tell_which_methods_were_asked_for_and_what_they_changed(server: str) -> None:
+    names = (
+        'grounddecode_requests_total{methods="avc+locore"}',
+        'grounddecode_tokens_total{method="avc"}',
+        'grounddecode_tokens_changed_total{method="avc"}',
+    )
+    before = [metric(server, name) for name in names]
+    scene = list(world.scenes("evaluation", 2))[1]
+    text(ask(server, body(scene.image, METHODS["locore:beta=3+avc:alpha=1"], tokens=24, ignore_eos=True)))
+    text(ask(server, body(scene.image, {"method": "none"}, tokens=2)))  # workers hear of ends with the next step
+    requests, tokens, changed = (metric(server, name) - was for name, was in zip(names, before, strict=True))
+    assert requests == 1
+    assert 24 <= tokens <= 25
+    assert 0 < changed < tokens
 
 
 def test_after_a_refusal_the_same_picture_is_answered(server: str) -> None:
@@ -196,13 +205,11 @@ def test_after_a_refusal_the_same_picture_is_answered(server: str) -> None:
 
 def test_clients_that_leave_take_their_second_streams_with_them(server: str, local: Engine) -> None:
     scenes = list(world.scenes("evaluation", 4))
-    before = None
-    for round_ in range(3):
-        _crowd(server, scenes, 60)
-        if round_ == 0:
-            before = _memory(server)
-    assert before is not None
-    assert _memory(server) - before < 40, "megabytes by which the server has grown in 120 requests"
+    _crowd(server, scenes, 100)
+    before = _memory(server)
+    for _ in range(5):
+        _crowd(server, scenes, 100)
+    assert _memory(server) - before < 40, "megabytes by which the server has grown in 500 requests"
     assert is_healthy(server)
     image = scenes[0].image
     assert text(ask(server, body(image, METHODS["avc:alpha=1"]))) == by_hf(local, image, "avc:alpha=1")

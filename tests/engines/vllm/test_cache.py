@@ -32,12 +32,15 @@ def scattered(lengths):
 
 
 def check(reader, cache, rows, key, value, tokens):
-    keys, values = reader.read(cache, rows)
+    keys, values = reader.keys(cache, rows), reader.values(cache, rows)
     batch = len(rows.queries)
     keys, values = keys.view(batch, HEADS, WIDTH, -1), values.view(batch, HEADS, -1, WIDTH)
     for n, (i, t) in enumerate(tokens):
         assert torch.equal(keys[i, :, :, t], key[n].float())
         assert torch.equal(values[i, :, t], value[n].float())
+    for i in range(batch):  # one request after the other
+        assert torch.equal(reader.keys(cache, rows, slice(i, i + 1)), keys[i])
+        assert torch.equal(reader.values(cache, rows, slice(i, i + 1)), values[i])
 
 
 @pytest.mark.parametrize("lengths", [[40, 7, 97], [2], [32, 64]])

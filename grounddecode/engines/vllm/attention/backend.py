@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.rows import log_gains
+from grounddecode.engines.vllm.attention.cache import Reader, pieces_of
 from grounddecode.engines.vllm.stream.second import Pass
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
@@ -113,20 +114,32 @@ class EditedRows:
 
     def edited(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Output (B * count, H, D) of these rows under their methods."""
-        weights, values = self.weights(query, cache, rows, layer, worker)
+        weights = self.weights(query, cache, rows, layer, worker)
         batch, heads, count, keys = weights.shape
-        out = torch.bmm(weights.reshape(batch * self.num_kv_heads, -1, keys), values)
+        grouped, reader = weights.reshape(batch, self.num_kv_heads, -1, keys), self._reader(rows, worker)
+        found = [
+            torch.bmm(grouped[piece].flatten(0, 1), reader.values(cache, rows, piece)) for piece in self._pieces(rows)
+        ]
+        out = found[0] if len(found) == 1 else torch.cat(found)
         if count == 1:
             return out.view(batch, heads, -1)
         return out.view(batch, heads, count, -1).transpose(1, 2).reshape(batch * count, heads, -1)
 
-    def weights(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> tuple[Tensor, Tensor]:
-        """Edited weights (B, H, count, T) and values (B * Hkv, T, D)."""
-        reader = worker.reader if rows.blocks is not None else worker.streams.cache
-        keys, values = reader.read(cache, rows)
-        return self.weights_of(
-            self.scores_of(query.index_select(0, rows.tokens), keys, rows), rows, layer, worker
-        ), values
+    def weights(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
+        """Edited weights (B, H, count, T)."""
+        asked, reader = self.asked_of(query.index_select(0, rows.tokens), rows), self._reader(rows, worker)
+        groups = asked.view(len(rows.slots), self.num_kv_heads, -1, self.head_size)
+        found = [
+            torch.bmm(groups[piece].flatten(0, 1), reader.keys(cache, rows, piece)) for piece in self._pieces(rows)
+        ]
+        scores = found[0] if len(found) == 1 else torch.cat(found)
+        return self.weights_of(scores.view(len(rows.slots), -1, rows.count, rows.keys), rows, layer, worker)
+
+    def _reader(self, rows: Rows, worker: Worker) -> Reader:
+        return worker.reader if rows.blocks is not None else worker.streams.cache
+
+    def _pieces(self, rows: Rows) -> list[slice]:
+        return pieces_of(rows, self.num_kv_heads, self.head_size)
 
     def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Edited weights (B, H, count, T) of scaled scores, after the methods of each part."""
@@ -146,24 +159,27 @@ class EditedRows:
             known = rows.biases[gaining, window] = _make_bias(rows, layer, window, gaining, worker)
         return known
 
-    def scores_of(self, query: Tensor, keys: Tensor, rows: Rows, newest: Tensor | None = None) -> Tensor:
-        """Scaled scores (B, H, count, T), float32.
-
-        Args:
-            query: (B * count, H, D).  keys: (B * Hkv, D, T).
-            newest: (B * count, Hkv * D) keys to be used for the rows' own tokens, in a graph of their own.
-        """
+    def asked_of(self, query: Tensor, rows: Rows) -> Tensor:
+        """Scaled queries (B * Hkv, H / Hkv * count, D), float32, of (B * count, H, D)."""
         batch, count = rows.queries.shape
         asked = query.float() * self.scale
         if count > 1:
             asked = asked.view(batch, count, -1, self.head_size).transpose(1, 2)
-        asked = asked.reshape(batch * self.num_kv_heads, -1, self.head_size)
+        return asked.reshape(batch * self.num_kv_heads, -1, self.head_size)
+
+    def scores_of(self, query: Tensor, keys: Tensor, rows: Rows, newest: Tensor) -> Tensor:
+        """Scaled scores (B, H, count, T), float32, whose rows' own keys are in a graph.
+
+        Args:
+            query: (B * count, H, D).  keys: (B * Hkv, D, T).  newest: (B * count, Hkv * D), the rows' own.
+        """
+        batch, count = rows.queries.shape
+        asked = self.asked_of(query, rows)
+        given = newest.view(batch, count, self.num_kv_heads, 1, -1).permute(0, 2, 3, 1, 4).float()
+        mine = asked.view(batch, self.num_kv_heads, -1, count, self.head_size) * given
+        at = rows.queries[:, None, None].expand(mine.shape[:-1])
         scores = torch.bmm(asked, keys)
-        if newest is not None:
-            given = newest.view(batch, count, self.num_kv_heads, 1, -1).permute(0, 2, 3, 1, 4).float()
-            mine = asked.view(batch, self.num_kv_heads, -1, count, self.head_size) * given
-            at = rows.queries[:, None, None].expand(mine.shape[:-1])
-            scores = scores.scatter(2, at.reshape(len(asked), -1, 1), mine.sum(dim=-1).view(len(asked), -1, 1))
+        scores = scores.scatter(2, at.reshape(len(asked), -1, 1), mine.sum(dim=-1).view(len(asked), -1, 1))
         return scores.view(batch, -1, count, rows.keys)
 
 

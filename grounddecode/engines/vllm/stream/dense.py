@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from grounddecode.engines.vllm.attention.cache import EVERY
+
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.attention.step import Rows
 
@@ -84,10 +86,12 @@ class DenseCache:
             self._keys[name], self._values[name] = like.new_zeros(shape), like.new_zeros(shape)
         return self._keys[name], self._values[name]
 
-    def read(self, cache: tuple[Tensor, Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-        """Keys (B * Hkv, D, T) and values (B * Hkv, T, D), float32: what `attention.cache.Reader` says, of this one."""
-        keys, values = (used(x, rows).flatten(0, 1).float() for x in cache)
-        return keys.mT, values
+    def keys(self, cache: tuple[Tensor, Tensor], rows: Rows, piece: slice = EVERY) -> Tensor:
+        """See `attention.cache.Reader`; `cache`: what `of_layer` gave."""
+        return used(cache[0], rows)[piece].flatten(0, 1).float().mT
+
+    def values(self, cache: tuple[Tensor, Tensor], rows: Rows, piece: slice = EVERY) -> Tensor:
+        return used(cache[1], rows)[piece].flatten(0, 1).float()
 
     def note(self, flags: Tensor, index: int, name: str, places: Tensor, at: Tensor) -> None:
         """Flags of the tokens at `at` of the streams in `places`."""

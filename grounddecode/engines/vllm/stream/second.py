@@ -219,7 +219,7 @@ class Streams:
         values[running.places, :, running.at] = value
         index = self.worker.layer_index(layer)
         for rows in running.rows:
-            edited = self._fused(impl, query, keys, values, rows, index)
+            edited = self._fused(impl, query, keys, values, rows, index) if rows.count > 1 else None
             if edited is None:
                 edited = impl.edited(query, (keys, values), rows, index, self.worker)
             output.index_copy_(0, rows.tokens, edited.to(output.dtype))

@@ -1,0 +1,114 @@
+"""How many tokens each method had a hand in, and how many it changed: counted in the worker, told under `/metrics`.
+
+The two are processes of their own. What a worker has counted lies in a small file that its frontend reads when it is
+asked; the file's name is in the environment that both have from the process that started them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grounddecode.engines.choose import MODEL, Look
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PLACE = "GROUNDDECODE_TALLY"
+_COUNTS = np.dtype([("method", "S40"), ("tokens", "i8"), ("changed", "i8")])
+_MOST = 64  # methods
+_PATIENCE = 32  # steps until the device is asked what has changed
+
+
+def agree_on_a_place() -> None:
+    """Name the file, in the first process that comes here; it is made when there is something to count."""
+    os.environ.setdefault(PLACE, str(Path(tempfile.gettempdir()) / f"grounddecode-{secrets.token_hex(8)}"))
+
+
+class Tally:
+    """The counts of one worker.
+
+    Args:
+        place: the file; None: nobody is told, as of all ranks but the first.
+    """
+
+    def __init__(self, place: str | None) -> None:
+        self._counts: Any = np.zeros(_MOST, _COUNTS)
+        if place is not None and Path(place).is_file():  # another engine of this process counts there already
+            self._counts = np.memmap(place, _COUNTS, "r+", shape=(_MOST,))
+        elif place is not None:
+            self._counts = np.memmap(place, _COUNTS, "w+", shape=(_MOST,))
+        self._changed: dict[str, Tensor] = {}  # on the device, since the last look there
+        self._best: Tensor | None = None
+        self._steps = 0
+
+    def tokens(self, methods: Iterable[str], count: int) -> None:
+        """So many tokens are chosen from logits of requests with these methods."""
+        for method in methods:
+            self._row(method)["tokens"] += count
+
+    def look(self) -> Look:
+        """To be shown the logits of a step: counts where the most probable token is another behind a method."""
+        self._best = None
+
+        def look(whose: str, logits: Tensor) -> None:
+            if whose.endswith(".second"):
+                return
+            before, self._best = self._best, logits.argmax(dim=-1)
+            if whose != MODEL and before is not None:
+                moved = (before != self._best).sum()
+                self._changed[whose] = self._changed[whose] + moved if whose in self._changed else moved
+
+        return look
+
+    def settle(self, at_once: bool = False) -> None:
+        """Once a step: now and then, or `at_once`, what the device has counted is written down."""
+        self._steps += 1
+        if self._changed and (at_once or self._steps % _PATIENCE == 0):
+            for method, moved in self._changed.items():
+                self._row(method)["changed"] += int(moved)
+            self._changed.clear()
+
+    def told(self) -> dict[str, tuple[int, int]]:
+        """Tokens and changed ones by method, as written down."""
+        return dict(_entries(self._counts))
+
+    def _row(self, method: str) -> Any:
+        name = method.encode()[:40]
+        at = next((i for i, known in enumerate(self._counts["method"]) if known in (name, b"")), _MOST - 1)
+        self._counts["method"][at] = name
+        return self._counts[at]
+
+
+def _entries(counts: Any) -> Iterator[tuple[str, tuple[int, int]]]:
+    for row in counts:
+        if row["method"]:
+            yield row["method"].decode(), (int(row["tokens"]), int(row["changed"]))
+
+
+class Collected:
+    """What `/metrics` tells of the file: a collector of prometheus_client."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        atexit.register(Path(place).unlink, missing_ok=True)
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily
+
+        tokens = CounterMetricFamily("grounddecode_tokens", "Tokens of requests with a method.", labels=["method"])
+        changed = CounterMetricFamily(
+            "grounddecode_tokens_changed", "Those whose most probable token a method has changed.", labels=["method"]
+        )
+        if Path(self.place).is_file():
+            for method, (all_, moved) in _entries(np.memmap(self.place, _COUNTS, "r", shape=(_MOST,))):
+                tokens.add_metric([method], all_)
+                changed.add_metric([method], moved)
+        yield from (tokens, changed)

@@ -1,0 +1,79 @@
+"""What methods did to the tokens of a server: counted for `/metrics`, and step by step for whoever asks in-process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from grounddecode import AvisC, ground
+from grounddecode.engines.choose import MODEL
+from grounddecode.engines.vllm.tally import Collected, Tally
+from grounddecode.lab.scenes import world
+from grounddecode.trace import Trace
+from tests.engines.vllm.asking import DETAIL, Question, by_vllm
+
+
+def logits(*best: int) -> torch.Tensor:
+    """(rows, 4) whose largest is the given one of each row."""
+    return torch.nn.functional.one_hot(torch.tensor(best), 4).float()
+
+
+def test_it_counts_rows_whose_best_token_is_another(tmp_path: Path) -> None:
+    tally = Tally(str(tmp_path / "counts"))
+    look = tally.look()
+    look(MODEL, logits(0, 1, 2))
+    look("avc.second", logits(3, 3, 3))
+    look("avc", logits(0, 3, 3))
+    look("flb", logits(1, 3, 3))
+    tally.tokens(["avc", "flb"], 3)
+    assert tally.told() == {"avc": (3, 0), "flb": (3, 0)}, "the device is asked now and then only"
+    tally.settle(at_once=True)
+    assert tally.told() == {"avc": (3, 2), "flb": (3, 1)}
+    beside = Tally(str(tmp_path / "counts"))  # of another engine of the process
+    beside.tokens(["flb"], 4)
+    assert Tally(str(tmp_path / "counts")).told() == {"avc": (3, 2), "flb": (7, 1)}
+    assert Tally(None).told() == {}
+
+
+def test_the_frontend_tells_what_lies_in_the_file(tmp_path: Path) -> None:
+    registry = pytest.importorskip("prometheus_client").CollectorRegistry()
+    place = str(tmp_path / "counts")
+    registry.register(Collected(place))
+    assert registry.get_sample_value("grounddecode_tokens_total", {"method": "avc"}) is None
+    Tally(place).tokens(["avc"], 5)
+    assert registry.get_sample_value("grounddecode_tokens_total", {"method": "avc"}) == 5
+    assert registry.get_sample_value("grounddecode_tokens_changed_total", {"method": "avc"}) == 0
+
+
+@pytest.mark.vllm
+def test_an_engine_in_this_process_tells_each_step_as_engine_hf(llm: Any, local: Any) -> None:
+    from grounddecode.engines.hf.engine import chat_prompt
+    from grounddecode.engines.vllm.worker import worker_of
+
+    worker = worker_of(llm.llm_engine.vllm_config)
+    assert worker is not None
+    scene = list(world.scenes("evaluation", 2))[1]
+    before = worker.tally.told().get("avc", (0, 0))
+    worker.trace = ours = Trace(want={"candidates"}, top=1)
+    (answer,) = by_vllm(llm, local.processor, [Question("avc:alpha=1", (scene.image,))], 24)
+    worker.trace = None
+    by_vllm(llm, local.processor, [Question("", (scene.image,))], 2)  # workers hear of ends with the next step
+    theirs = Trace(want={"candidates"}, top=1)
+    text = chat_prompt(local.processor, DETAIL, 1)
+    inputs = local.processor(images=[scene.image], text=[text], return_tensors="pt")
+    with ground(local.model, AvisC(alpha=1.0), trace=theirs):
+        local.model.generate(**inputs, do_sample=False, max_new_tokens=24)
+    count = len(answer.tokens)
+    for mine, other in zip(ours.steps()[:count], theirs.steps(), strict=True):
+        assert list(mine.candidates) == [MODEL, "avc.second", "avc"] == list(other.candidates)
+        for whose, tokens in mine.candidates.items():
+            assert torch.equal(tokens, other.candidates[whose])
+            assert torch.allclose(mine.log_probs[whose], other.log_probs[whose], atol=2e-4)
+        assert mine.told["avc.contrast"] == pytest.approx(other.told["avc.contrast"].item(), abs=1e-3)
+    changed = sum("avc" in step.moved for step in theirs.steps())
+    assert 0 < changed < count
+    tokens, moved = (after - was for after, was in zip(worker.tally.told()["avc"], before, strict=True))
+    assert (tokens, moved) == (count, changed)
