@@ -2,8 +2,7 @@
 
     python constraints/licences.py
 
-Extras that resolve together are asked for at once; what the lock settles is taken from it. Wants a pip of 25 or newer:
-older ones read no SPDX expressions.
+Extras that resolve together are asked for at once. Wants a pip of 25 or newer: older ones read no SPDX expressions.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from requirements import HERE, name, ours
 
 PAGE = HERE.parent / "docs" / "licences.md"
 TOGETHER = ("chair-wordnet", "amber-spacy", "openai", "lmms-eval", "ray", "qwen-vl", "dev", "docs", "release")
-"""The extras that resolve together: all but vllm."""
+"""The extras that resolve together: vllm and what the demo app wants go into environments of their own."""
 HEAD = """# Licences of what is installed
 
 Written by `python constraints/licences.py`; do not edit. grounddecode is under Apache-2.0, what its tables come from is
 in NOTICE. Below: every package that an installation brings on Linux, by what asks for it, with the licence that its own
 metadata name. `make dist` writes the same of one installation as an SBOM (CycloneDX), with versions.
 
-All extras but vllm resolve together. vllm wants an older transformers than the rest, so `grounddecode[vllm]` goes into
-an environment of its own; it is not in the table.
+The extras that are named in the table resolve together. vllm wants an older transformers than the rest and the demo app
+an older pillow: each goes into an environment of its own, and is not in the table.
 """
 
 
@@ -37,8 +36,7 @@ def reported(requirements: list[str]) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report")
         command = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
-        locked = ["-c", str(HERE / "hf.txt")]
-        subprocess.run([*command, *locked, "--report", str(report), *requirements], check=True)
+        subprocess.run([*command, "--report", str(report), *requirements], check=True)
         packages = [package["metadata"] for package in json.loads(report.read_text(encoding="utf-8"))["install"]]
     return {name(package["name"]): package for package in packages}
 

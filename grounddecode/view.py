@@ -259,6 +259,7 @@ class StreamInputs:
 
     @property
     def streams(self) -> int:
+        """How many streams read these inputs: one for each reference picture."""
         return self.pictures.count if isinstance(self.pictures, References) else 1
 
 

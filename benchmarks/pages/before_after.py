@@ -135,8 +135,8 @@ def main(spec: str) -> None:
     worse = sum(a.invented > b.invented for b, a in pairs)
     first = next(n for n in better if pairs[n][1].invented == 0)
     note = (
-        f"Underlined: invented. The first of {SCENES} drawn pictures where this shows: in {len(better)} of them fewer "
-        f"words are invented and no object is lost, in {worse} more are."
+        f"Underlined: invented. The first of {SCENES} drawn pictures to show it; {len(better)} invent fewer words and "
+        f"lose no object, {worse} invent more."
     )
     OUT.write_text(drawing(scenes[first], *pairs[first], note), encoding="utf-8")
 
