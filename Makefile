@@ -26,7 +26,10 @@ APP := $(VENV)/.app
 OUT ?= out/demo
 SERVE_PORT ?= 8000
 WORKERS ?= 2
-SMOKE ?= tests/contract tests/engines tests/lab tests/core/test_calibration.py
+# What touches transformers: all of it with the oldest version, what meets every family with those between.
+SMOKE ?= tests/contract/test_engine.py tests/engines/hf tests/lab tests/core/test_calibration.py
+SMOKE_BETWEEN ?= $(addprefix tests/engines/hf/,test_families.py test_generate.py test_dropin.py test_wrappers.py \
+    test_transformers_names.py)
 
 # How much the demo does: 200 captions and 600 questions a method; sample+cut is a control that comparisons need. In one
 # thread: a model this small only waits for a second one (same answers, a fifth of the processor time on a busy machine).
@@ -67,7 +70,7 @@ test-fast: $(VENV)/.dev ## the tests without the slow ones
 test-matrix: $(MATRIX:%=matrix-%) ## what touches transformers with its oldest version and vLLM's, in environments of their own
 
 matrix-%: $(VENV)/.matrix-%/.done
-	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(SMOKE)
+	OMP_NUM_THREADS=1 $(VENV)/.matrix-$*/bin/python -m pytest -n $(WORKERS) -m "not slow" $(if $(filter $*,$(firstword $(MATRIX))),$(SMOKE),$(SMOKE_BETWEEN))
 
 bench-ray: $(VENV)/.dev ## the bench spread over two engines on this machine, in a Ray cluster of its own: out/ray
 	OMP_NUM_THREADS=1 $(BIN)/grounddecode bench --model lab --methods $(DEMO_METHODS) --benchmarks pope,chair \
