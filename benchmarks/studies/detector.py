@@ -108,18 +108,56 @@ def summary(rows: list[dict]) -> dict:
     return result
 
 
+def reliability(fitted: list[dict], seen: list[dict], what: str, bins: int = 8) -> dict:
+    """A risk read off one set of mentions and tried on another: the share of hallucinated ones by bin of the score.
+
+    Edges are quantiles of `fitted`; the risk of a bin is its share there, made not to rise with the score. `error` is
+    the mean distance of risk and share on `seen`, weighted by mentions, and `brier` beside that of the plain rate.
+    """
+    scores, wrong = (np.array([row[k] for row in fitted], dtype=float) for k in (what, "hallucinated"))
+    edges = np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1])
+    place = np.searchsorted(edges, scores, side="right")
+    shares = np.array([wrong[place == i].mean() if (place == i).any() else np.nan for i in range(bins)])
+    risk = np.array([np.nanmax(shares[i:]) for i in range(bins)])
+    there = np.searchsorted(edges, [row[what] for row in seen], side="right")
+    truth = np.array([row["hallucinated"] for row in seen], dtype=float)
+    curve = [
+        {
+            "risk": round(float(risk[i]), 4),
+            "share": round(float(truth[there == i].mean()), 4),
+            "n": int((there == i).sum()),
+        }
+        for i in range(bins)
+        if (there == i).any()
+    ]
+    error = sum(abs(bin_["risk"] - bin_["share"]) * bin_["n"] for bin_ in curve) / len(seen)
+    return {
+        "score": what,
+        "curve": curve,
+        "error": round(error, 4),
+        "brier": round(float(((risk[there] - truth) ** 2).mean()), 4),
+        "brier_of_the_rate": round(float(((wrong.mean() - truth) ** 2).mean()), 4),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="seed0")
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--each-layer", action="store_true")
+    parser.add_argument("--reliability", action="store_true", help="also a risk fitted on calibration scenes")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows, lost = collect(args.model, args.images, args.batch, "auto")
-    result = {"model": f"lab:{args.model}", "images": args.images, "prompt": PROMPT, "mentions_not_placed": lost}
+    split = "evaluation2" if args.model.startswith("lab2-") else "evaluation"
+    rows, lost = collect(args.model, args.images, args.batch, "auto", split)
+    model = args.model.replace("-", ":", 1) if args.model.startswith("lab2-") else f"lab:{args.model}"
+    result = {"model": model, "images": args.images, "prompt": PROMPT, "mentions_not_placed": lost}
     result |= {"layers": "auto", **summary(rows)}
+    if args.reliability:
+        fitted, _ = collect(args.model, args.images, args.batch, "auto", split.replace("evaluation", "calibration"))
+        result["reliability"] = [reliability(fitted, rows, what) for what in ("probability", "grounding", "coherence")]
     if args.each_layer:
         depth = lab.load(args.model)[0].config.text_config.num_hidden_layers
         result["each_layer"] = {

@@ -204,7 +204,10 @@ def write(folder: Path, lab: int) -> None:
     command = f"python -m benchmarks.studies.lab_table run {which}{' '.join(runs)}"
     table: dict[str, Any] = {"command": command, "tuned": tuned, "checkpoints": runs}
     if lab != 1:
-        table |= {"title": "the second lab's models", "writer": f"python -m benchmarks.studies.lab_table write {which}"}
+        table |= {
+            "title": "the second lab's models",
+            "writer": f"python -m benchmarks.studies.lab_table write {which}".strip(),
+        }
     RESULTS[lab].mkdir(exist_ok=True)
     (RESULTS[lab] / "methods.json").write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
     (RESULTS[lab] / "methods.md").write_text(page(table), encoding="utf-8")
