@@ -36,7 +36,8 @@ def test_rows() -> None:
 def test_every_method_of_the_package_has_its_paper() -> None:
     claimed = {part for claim in CLAIMS for part in claim["method"].split("+")}
     kin = {"heads": "paint"}  # ours, after that paper
-    assert {kin.get(name, name) for name in names()} <= claimed
+    unseen = {paper["key"] for paper in PAPERS if not paper["claims"]}  # no number of theirs was seen
+    assert {kin.get(name, name) for name in names()} <= claimed | unseen
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: f"{c['method']}-{c['model'].split('/')[-1]}-{c['benchmark']}")

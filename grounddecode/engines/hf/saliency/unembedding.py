@@ -30,7 +30,8 @@ def few_rows(head: nn.Linear) -> Callable[[Callable[[Tensor], Tensor], Tensor], 
 
     def forward(usual: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         rows = x.numel() // x.shape[-1]
-        if rows not in _FEW or x.device.type != "cpu" or x.dtype != torch.float32:
+        elsewhere = x.device.type != "cpu" or head.weight.device != x.device  # offloaded between forwards
+        if rows not in _FEW or elsewhere or x.dtype != torch.float32:
             return usual(x)
         return (head.weight @ x.reshape(rows, -1).T).T.contiguous().view(*x.shape[:-1], -1)
 
@@ -106,6 +107,10 @@ class Lens:
                 f"{method}: the norm behind the last layer of {type(model).__name__} was not found, use another model"
             )
         self._norm, self._head, self._method = norm, model.get_output_embeddings(), method
+        plain = (
+            isinstance(self._head, nn.Linear) and type(self._head.weight) is nn.Parameter and self._head.bias is None
+        )
+        self._few = few_rows(self._head) if plain else None
         setting = partial(transformers_names.logit_setting, model, decoder.text)
         scale, divisor = setting(transformers_names.LOGIT_SCALE), setting(transformers_names.LOGIT_DIVISOR)
         self._factor, self._softcap = (scale or 1.0) / (divisor or 1.0), setting(transformers_names.LOGIT_CAP)
@@ -113,7 +118,8 @@ class Lens:
 
     def __call__(self, hidden: Tensor, normed: bool = True) -> Tensor:
         rows = hidden[:, None]
-        logits: Tensor = self._head(self._norm(rows) if normed else rows)[:, 0]
+        rows = self._norm(rows) if normed else rows
+        logits: Tensor = (self._head(rows) if self._few is None else self._few(self._head, rows))[:, 0]
         if self._factor != 1.0:
             logits = logits * self._factor
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
