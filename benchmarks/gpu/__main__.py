@@ -46,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--families", type=_listed, help="of tiny models, for correctness")
     parser.add_argument("--models", type=_listed, help="shapes to time")
     parser.add_argument("--batches", type=_listed, default=["1", "8"], help="rows to time")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs of calls, plain and grounded, of each method")
     parser.add_argument("--budget", type=float, default=420, help="seconds after which what is left is skipped")
     args = parser.parse_args()
     if unknown := set(args.only) - set(PARTS):
@@ -83,7 +84,7 @@ def _kernel(device: str) -> dict:
 
 def _speed(args: Any, device: str, begin: float) -> Iterable[dict]:
     names = args.models or [name for name in shapes.builders(device, args.reduced) if "8x" not in name]
-    tokens, repeats = (4, 1) if args.reduced else (12, 7)
+    tokens, repeats = (4, 1) if args.reduced else (12, args.repeats)
     for number, name in enumerate(names, 1):
         built = shapes.builders(device, args.reduced)[name]()
         until = begin + args.budget * (0.35 + 0.5 * number / len(names))

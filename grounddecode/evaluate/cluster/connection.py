@@ -84,7 +84,8 @@ def package() -> ModuleType:
         import ray
     except ImportError as error:
         raise RuntimeError(f"--ray needs Ray ({error}), install it: pip install 'grounddecode[ray]'") from None
-    return ray  # type: ignore[no-any-return]
+    found: ModuleType = ray
+    return found
 
 
 @contextmanager

@@ -212,7 +212,7 @@ class AdamW:
         """One step at `factor` times the rates; the gradient is zeroed afterwards."""
         d, (b1, b2) = self.decoders, self.betas
         self.steps += 1
-        grads = [d.weights[name].grad.flatten(1) for name in self.names]  # type: ignore[union-attr]
+        grads = [grad.flatten(1) for name in self.names if (grad := d.weights[name].grad) is not None]
         norm = torch.stack([g.square().sum(1) for g in grads]).sum(0).sqrt()
         scale = (clip / (norm + 1e-6)).clamp(max=1.0)[:, None]
         for g in grads:

@@ -90,8 +90,8 @@ def _kept(folder: Path, key: tuple[Any, ...], made: Callable[[], Iterable[Any]])
     if not path.exists():
         parts = [part if isinstance(part, dict) else {"rows": part} for part in made()]
         folder.mkdir(parents=True, exist_ok=True)
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        np.savez(path.with_suffix(".tmp.npz"), **whole)  # type: ignore[arg-type]
+        whole: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        np.savez(path.with_suffix(".tmp.npz"), **whole)
         path.with_suffix(".tmp.npz").rename(path)
     with np.load(path) as file:
         return {name: file[name] for name in file.files}

@@ -1,7 +1,7 @@
 """The three stages of the second lab: text alone, the projector before a frozen decoder, and both together."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,10 +194,10 @@ def packed_mask(segment: Tensor) -> Tensor:
     return causal & ((segment[:, None] == 0) | (segment[:, None] == segment[:, :, None]))
 
 
-def _targets(decoders: Decoders, names: object) -> Tensor:
+def _targets(decoders: Decoders, names: Iterable[str]) -> Tensor:
     """(copies, names + 1, width): mean word embedding of each name, and zeros."""
     table = decoders.weights["embed"].detach()
-    rows = [table[:, encode(name)].mean(1) for name in names]  # type: ignore[attr-defined]
+    rows = [table[:, encode(name)].mean(1) for name in names]
     return torch.stack([*rows, torch.zeros_like(rows[0])], dim=1)
 
 

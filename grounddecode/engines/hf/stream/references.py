@@ -81,8 +81,8 @@ class Bank:
 
 def _resized(picture: Tensor, height: int, width: int) -> Tensor:
     """(channels, height, width), bilinear."""
-    options = {"mode": "bilinear", "antialias": True}
-    return torch.nn.functional.interpolate(picture[None], (height, width), **options)[0]  # type: ignore[arg-type]
+    options: dict[str, Any] = {"mode": "bilinear", "antialias": True}
+    return torch.nn.functional.interpolate(picture[None], (height, width), **options)[0]
 
 
 def _patches(picture: Tensor, patch: int, merge: int, frames: int) -> Tensor:
