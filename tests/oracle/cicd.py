@@ -6,6 +6,7 @@ The banks hold as many pictures as there are references, so that it does not mat
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,18 @@ from tests.oracle.prompts import cut
 from tests.oracle.vcd import BEFORE
 from tests.oracle.whole import Adjustment, Oracle
 
-FOLDER = Path(tempfile.mkdtemp(prefix="grounddecode-banks-"))
+# The same in every process of a run: names of tests hold it. torch as it is named keeps versions apart.
+FOLDER = Path(tempfile.gettempdir()) / f"grounddecode-banks-{os.getuid()}-{torch.__version__}"
 
 
 def bank(count: int) -> str:
     """A file of normal pictures of 3 x 32 x 32."""
     path = FOLDER / f"{count}.pt"
     if not path.exists():
-        torch.save(pictures(count), path)
+        FOLDER.mkdir(exist_ok=True)
+        own = path.with_suffix(f".{os.getpid()}")
+        torch.save(pictures(count), own)
+        own.replace(path)
     return str(path)
 
 

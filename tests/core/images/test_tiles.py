@@ -60,7 +60,7 @@ def spot_found(layout: ImageLayout, seen: list[np.ndarray], size: tuple[int, int
     assert heat.shape == (size[1], size[0])
     y, x = np.nonzero(heat > 0.7 * heat.max())
     places = dict(zip(span.positions, span.places(size), strict=True))
-    left, top, right, bottom = places[max((at for at in of_token if at in places), key=lambda at: of_token[at])]
+    left, top, right, bottom = places[max((at for at in of_token if places.get(at)), key=lambda at: of_token[at])]
     spot = min(size) / 10  # its radius: the brightest token lies anywhere in it
     assert left - (right - left) - spot <= x.mean() + 0.5 <= right + (right - left) + spot
     assert top - (bottom - top) - spot <= y.mean() + 0.5 <= bottom + (bottom - top) + spot
