@@ -54,7 +54,7 @@ demo-plan: | check-python
 	@echo "3 of 3: write $(OUT)/index.html"
 	@echo "Ctrl-C is safe at any moment: the same command goes on from there."
 
-test: lint typecheck test-vllm test-app test-matrix ## install, then ruff, mypy (strict), test-vllm, test-app, test-matrix and every test
+test: lint typecheck $(VENV)/.docs $(VENV)/.release test-vllm test-app test-matrix ## install, then ruff, mypy (strict), test-vllm, test-app, test-matrix and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 # One process: the engines of these tests live in it.
