@@ -65,13 +65,8 @@ class PAI(Method):
     gamma: float = option(1.1, "weight of the text-only guidance; 1 is none", low=0, source="released", neutral=1.0)
     beta: float = option(0.1, "plausibility cut of the guidance relative to the best token", low=0, high=1)
     layers: tuple[int, ...] | None = option(
-        None, "decoder layers lo;hi of the edit, hi not included; none: 2 to the last", low=0
+        None, "decoder layers lo;hi of the edit, hi not included; none: 2 to the last", low=0, span=True
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layers is not None and (len(self.layers) != 2 or self.layers[0] > self.layers[1]):
-            raise ValueError(f"pai: layers is {self.layers}, give two layers lo;hi with 0 <= lo <= hi")
 
     def active_needs(self) -> Needs:
         guidance = Needs.SECOND_STREAM | Needs.OTHER_INPUTS | Needs.LOGITS

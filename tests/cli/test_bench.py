@@ -73,7 +73,7 @@ def test_other_settings_are_refused(grounddecode: Run, run: Path) -> None:
     ("arguments", "words"),
     [
         (["--methods", "gredy"], ("gredy",)),
-        (["--methods", "locore+avd"], ("'avd'", "'avc'")),
+        (["--methods", "locore+avcc"], ("'avcc'", "'avc'")),
         (["--benchmarks", "pop"], ("'pop'", "'pope'")),
         (["--shard", "3/2"], ("3/2",)),
         (["--engine", "hg"], ("'hg'", "'hf'")),

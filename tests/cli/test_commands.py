@@ -72,7 +72,7 @@ def test_the_module_runs_as_the_command(monkeypatch: pytest.MonkeyPatch, capsys:
     ("arguments", "words"),
     [
         (("genrate",), ("No such command 'genrate'", "generate")),
-        (("methods", "avd"), ("'avd'", "did you mean 'avc'")),
+        (("methods", "avcc"), ("'avcc'", "did you mean 'avc'")),
         (("generate", "--modle", "lab"), ("--modle", "--model")),
         (("generate", "--model", "lab"), ("--prompt",)),
         (("generate", "--model", "lab", "--prompt", "p", "--max-new-tokens", "0"), ("--max-new-tokens",)),

@@ -50,7 +50,7 @@ def test_each_half_is_switched_off_by_itself():
 
 @pytest.mark.parametrize("layers", [(3,), (4, 2), (1, 2, 3)])
 def test_layers_are_two(layers):
-    with pytest.raises(ValueError, match="give two layers lo;hi"):
+    with pytest.raises(ValueError, match="pai: layers is"):
         PAI(layers=layers)
 
 

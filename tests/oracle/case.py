@@ -44,7 +44,18 @@ class Case:
     @property
     def refuses_drafts(self) -> bool:
         """Whether it mixes next-token logits, or looks at the prompt before it is read."""
-        return bool(self.contrast or self.adjustments or any(Needs.PROBE in m.active_needs() for m in self.methods))
+        return bool(self.contrast or self.adjustments or self.reads_whole_prompts)
+
+    @property
+    def reads_whole_prompts(self) -> bool:
+        """Whether a prompt in pieces is refused: something is decided for all of it."""
+        return any((Needs.PROBE | Needs.IMAGE_FEATURES) & m.active_needs() for m in self.methods)
+
+    @property
+    def wants_a_cache(self) -> bool:
+        """Whether a generation without one is refused: steps differ by what earlier ones decided."""
+        deciding = Needs.MEMORY | Needs.PROBE | Needs.KEY_SETS | Needs.IMAGE_FEATURES
+        return any(deciding & m.active_needs() for m in self.methods)
 
     def around(self, model: Any, family: Any) -> whole.Oracle:
         """The oracle of whole passes."""

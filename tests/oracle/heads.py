@@ -49,14 +49,14 @@ class GainEdit(Edit):
 class ConstantGains(Edit):
     """Image weights of each head times a number given for it (layers x heads, or heads), the row divided by its sum."""
 
-    gains: Tensor
+    given: Tensor
     layers: tuple[int, ...] = (0, 1, 2, 3)
 
     def weights(self, weights: Tensor, context: Context) -> Tensor:
         if context.layer not in self.layers:
             return weights
         edited = weights.clone()
-        gains = (self.gains if self.gains.dim() == 1 else self.gains[context.layer]).double()
+        gains = (self.given if self.given.dim() == 1 else self.given[context.layer]).double()
         for row, end in enumerate(context.end):
             for i in range(context.prompt - 1, context.length if end >= 0 else 0):
                 new = weights[row, :, i].double() * torch.where(context.image[row], gains[:, None], 1.0)

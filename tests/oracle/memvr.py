@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,33 +13,24 @@ import torch
 from torch import Tensor
 
 from grounddecode.methods.memvr import MemVR
-from tests.oracle.avc import Contrast
-from tests.oracle.case import Case, Greedy
-from tests.oracle.whole import Edit, Oracle
+from tests.oracle.case import Case
+from tests.oracle.whole import Oracle
 
 
 @dataclass
 class Retracing:
     """Whole passes anew for every token: what an early layer says decides what the next network is mixed with.
 
-    The prompt's tokens hang together, by its last one; every later token stands for itself. `edits` of attention and a
-    `contrast`, or an oracle of its own kind, act beside it.
+    The prompt's tokens hang together, by its last one; every later token stands for itself.
     """
 
     layers: tuple[int, int]
     r: float = 0.12
     tau: float = 0.75
     activation: Any = field(default=lambda x: x)
-    edits: tuple[Edit, ...] = ()
-    contrast: Contrast | None = None
-    beside: Greedy | None = None
 
-    def greedy(self, model: Any, family: Any, inputs: dict[str, Tensor], steps: int) -> tuple[Tensor, Tensor]:
-        with self.hooked(model, family, inputs):
-            if self.beside is not None:
-                found: tuple[Tensor, Tensor] = self.beside.greedy(model, family, inputs, steps)
-                return found
-            return Oracle(model, family, self.edits, self.contrast).greedy(inputs, steps)
+    def around(self, oracle: Oracle, inputs: dict[str, Tensor]) -> AbstractContextManager[None]:
+        return self.hooked(oracle.model, oracle.family, inputs)
 
     @contextmanager
     def hooked(self, model: Any, family: Any, inputs: dict[str, Tensor]) -> Iterator[None]:
@@ -139,11 +130,11 @@ def _early(model: Any, stack: Any, hidden: Tensor) -> Tensor:
 
 
 CASES = (
-    Case("memvr", (MemVR(r=0.4, tau=0.99, layers=(0, 3)),), oracle=lambda: Retracing((0, 3), 0.4, 0.99)),
+    Case("memvr", (MemVR(r=0.4, tau=0.99, layers=(0, 3)),), steering=Retracing((0, 3), 0.4, 0.99)),
     Case(
         "memvr-auto-silu",
         (MemVR(r=0.3, tau=0.0, activation="silu"),),
-        oracle=lambda: Retracing((1, 2), 0.3, 0.0, torch.nn.functional.silu),
+        steering=Retracing((1, 2), 0.3, 0.0, torch.nn.functional.silu),
         everywhere=False,
     ),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.locore import LocoRE
 from grounddecode.methods.memvr import MemVR
@@ -20,10 +18,7 @@ from tests.oracle.var import VAREdit
 
 _VAR, _VAR_EDIT = VAR(sink_dims=(3, 11), tau=1.5, p=0.9, rho=0.2), VAREdit((3, 11), 1.5, p=0.9, rho=0.2)
 _MEMVR = MemVR(r=0.4, tau=0.99, layers=(0, 3))
-
-
-def _retracing(**beside: Any) -> Retracing:
-    return Retracing((0, 3), 0.4, 0.99, **beside)
+_RETRACING = Retracing((0, 3), 0.4, 0.99)
 
 
 CASES = (
@@ -38,10 +33,11 @@ CASES = (
     Case(
         "locore+sid",
         (LocoRE(beta=3.0), SID(n=200)),
-        oracle=lambda: Introspection(n=200, edits=(LocoREEdit(3.0),)),
+        edits=(LocoREEdit(3.0),),
+        adjustments=(Introspection(n=200),),
     ),
-    Case("var+sid", (_VAR, SID(n=200)), oracle=lambda: Introspection(n=200, edits=(_VAR_EDIT,)), everywhere=False),
-    Case("memvr+avc", (_MEMVR, AvisC(alpha=1.0)), oracle=lambda: _retracing(contrast=Contrast(alpha=1.0))),
-    Case("memvr+sid", (_MEMVR, SID(n=200)), oracle=lambda: _retracing(beside=Introspection(n=200)), everywhere=False),
-    Case("memvr+var", (_MEMVR, _VAR), oracle=lambda: _retracing(edits=(_VAR_EDIT,)), everywhere=False),
+    Case("var+sid", (_VAR, SID(n=200)), edits=(_VAR_EDIT,), adjustments=(Introspection(n=200),), everywhere=False),
+    Case("memvr+avc", (_MEMVR, AvisC(alpha=1.0)), contrast=Contrast(alpha=1.0), steering=_RETRACING),
+    Case("memvr+sid", (_MEMVR, SID(n=200)), adjustments=(Introspection(n=200),), steering=_RETRACING, everywhere=False),
+    Case("memvr+var", (_MEMVR, _VAR), edits=(_VAR_EDIT,), steering=_RETRACING, everywhere=False),
 )

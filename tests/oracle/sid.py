@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from grounddecode.methods.sid import SID
 from tests.oracle.case import Case
-from tests.oracle.whole import Context, Edit, Oracle
-from tests.zoo import FIRST_SPECIAL
+from tests.oracle.whole import Adjustment, Context, Edit, Oracle
 
 
 @dataclass
@@ -49,40 +47,34 @@ class HiddenImage(Edit):
 
 
 @dataclass
-class Introspection:
-    """Two whole passes a step: the plain one, and one under `HiddenImage`; `edits` act in both, before it."""
+class Introspection(Adjustment):
+    """A second whole pass a step, under `HiddenImage` and whatever edits act in the first, before it."""
 
     k: int = 2
     n: int = 100
     alpha: float = 1.0
     beta: float = 0.1
-    edits: tuple[Edit, ...] = ()
 
-    def mix(self, main: Tensor, other: Tensor, image: Tensor) -> Tensor:
-        mixed = (1 + self.alpha) * main.double() - self.alpha * other.double()
-        likely = main.double().softmax(-1)
+    @property
+    def strength(self) -> float:
+        return self.alpha
+
+    def logits(self, now: Tensor, oracle: Oracle, inputs: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        prompt, image = inputs["input_ids"].shape[1], inputs["input_ids"] == oracle.family.image_token
+        hiding = Oracle(oracle.model, oracle.family, (*oracle.edits, HiddenImage(self.k, self.n)))
+        _, other = hiding.forward(oracle.family.extended(inputs, tokens), prompt)
+        mixed = (1 + self.alpha) * now.double() - self.alpha * other.double()
+        likely = now.double().softmax(-1)
         kept = likely >= self.beta * likely.max(-1, keepdim=True).values
-        return torch.where(image.any(1, keepdim=True), torch.where(kept, mixed, -torch.inf), main.double()).float()
-
-    def greedy(self, model: Any, family: Any, inputs: dict[str, Tensor], steps: int) -> tuple[Tensor, Tensor]:
-        prompt, image = inputs["input_ids"].shape[1], inputs["input_ids"] == family.image_token
-        tokens = torch.zeros(len(image), 0, dtype=torch.long)
-        found = []
-        for _ in range(steps):
-            grown = family.extended(inputs, tokens)
-            _, main = Oracle(model, family, self.edits).forward(grown, prompt)
-            _, other = Oracle(model, family, (*self.edits, HiddenImage(self.k, self.n))).forward(grown, prompt)
-            found.append(self.mix(main, other, image))
-            tokens = torch.cat([tokens, found[-1][:, :FIRST_SPECIAL].argmax(-1)[:, None]], dim=1)
-        return torch.stack(found), tokens
+        return torch.where(image.any(1, keepdim=True), torch.where(kept, mixed, -torch.inf), now.double()).float()
 
 
 CASES = (
-    Case("sid", (SID(),), oracle=Introspection),
+    Case("sid", (SID(),), adjustments=(Introspection(),)),
     Case(
         "sid-settings",
         (SID(k=1, n=300, alpha=0.5, beta=0.02),),
-        oracle=lambda: Introspection(1, 300, 0.5, 0.02),
+        adjustments=(Introspection(1, 300, 0.5, 0.02),),
         everywhere=False,
     ),
 )

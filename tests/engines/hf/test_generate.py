@@ -61,8 +61,8 @@ def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
 @cases_on("llava", "qwen2_5_vl", "gemma3")
 def test_without_a_cache(name: str, case: Case) -> None:
     model, inputs = zoo.model(name), zoo.family(name).batch()
-    if any((Needs.MEMORY | Needs.PROBE) & method.active_needs() for method in case.methods):
-        with ground(model, case.methods), pytest.raises(ValueError, match="leave use_cache on"):
+    if case.wants_a_cache:
+        with ground(model, case.methods), pytest.raises(ValueError, match="leave use_cache"):
             generate(model, inputs, use_cache=False)
         return
     with ground(model, case.methods):
@@ -79,7 +79,7 @@ def test_chunked_prefill(name: str, case: Case, chunk: int) -> None:
     model, inputs = zoo.model(name), zoo.family(name).batch()
     plain = generate(model, inputs)[0]
     dropped = difference(generate(model, inputs, prefill_chunk_size=chunk)[0], plain) > TOLERANCE
-    if dropped or any(Needs.PROBE in method.active_needs() for method in case.methods):
+    if dropped or case.reads_whole_prompts:
         with ground(model, case.methods), pytest.raises(ValueError, match="unset prefill_chunk_size"):
             generate(model, inputs, prefill_chunk_size=chunk)
         return
@@ -90,9 +90,7 @@ def test_chunked_prefill(name: str, case: Case, chunk: int) -> None:
     assert torch.equal(chunked_tokens, tokens)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in MAIN if not any(Needs.PROBE in m.active_needs() for m in c.methods)], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("case", [c for c in MAIN if not c.reads_whole_prompts], ids=lambda c: c.name)
 def test_a_chunk_behind_one_image_and_inside_the_padding_of_another_row(case: Case) -> None:
     """All rows of such a chunk may be edited; those of padding look at nothing and must not spoil the cache."""
     model, inputs = zoo.model("llava"), zoo.family("llava").batch([(1, -1, *range(3, 33)), (1, -2, 5)])

@@ -239,6 +239,7 @@ def inputs_of(
             changed[name] = prompt.of(kwargs[name])
     if kwargs.get("inputs_embeds") is not None:
         changed |= {"input_ids": None, "inputs_embeds": _embedded(prompt, kwargs["inputs_embeds"], decoder)}
+    changed |= dict.fromkeys({"labels"} & kwargs.keys())  # they are the main stream's alone
     return {**kwargs, **off, **changed}
 
 

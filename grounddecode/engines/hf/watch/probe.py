@@ -43,6 +43,8 @@ class Probing(Part):
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         name = self.methods[0].name
+        if kwargs.get("labels") is not None and torch.is_grad_enabled():
+            raise ValueError(f"{name} takes its directions from passes that no gradient runs through: leave labels out")
         if transformers_names.given_cache(kwargs) is None:
             raise ValueError(f"{name} reads the prompt once and steers by the cache, leave use_cache on")
         if step.past or self.binding.step is not step:  # the answer, or a further stream
