@@ -210,7 +210,13 @@ OBJECTS = st.recursive(
 )
 
 
-@settings(max_examples=max(200, EXAMPLES), deadline=None, database=None, derandomize=True)
+@settings(
+    max_examples=max(200, EXAMPLES),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize=True,
+)
 @given(
     st.binary(max_size=60) | st.tuples(OBJECTS, st.integers(0, 5)).map(lambda given: pickle.dumps(*given)), st.data()
 )
@@ -232,7 +238,13 @@ def pictures() -> list[bytes]:
     return found
 
 
-@settings(max_examples=max(200, EXAMPLES), deadline=None, database=None, derandomize=True)
+@settings(
+    max_examples=max(200, EXAMPLES),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize=True,
+)
 @given(st.sampled_from(pictures()), st.integers(0, 400), st.binary(max_size=6))
 def test_pictures_end_in_pixels_or_one_sentence(good: bytes, place: int, other: bytes) -> None:
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
@@ -261,7 +273,13 @@ MEMBERS = st.sampled_from(
 )
 
 
-@settings(max_examples=max(200, EXAMPLES), deadline=None, database=None, derandomize=True)
+@settings(
+    max_examples=max(200, EXAMPLES),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize=True,
+)
 @given(st.lists(st.tuples(MEMBERS, st.binary(max_size=20)), max_size=4), st.integers(0, 600), st.binary(max_size=4))
 def test_archives_stay_in_their_folder(members: list[tuple[str, bytes]], place: int, other: bytes) -> None:
     file = io.BytesIO()

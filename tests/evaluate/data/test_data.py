@@ -254,7 +254,7 @@ def test_a_report_says_where_from_how_large_which_licence_and_which_checksum(tmp
         "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
     ):
         assert part in text
-    assert names() == ["coco", "pope", "chair", "amber", "mme"]
+    assert names()[:5] == ["coco", "pope", "chair", "amber", "mme"]
     with pytest.raises(ValueError, match="did you mean 'coco'"):
         check("cocoo", tmp_path)
     (tmp_path / "file").write_text("")
