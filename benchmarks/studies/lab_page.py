@@ -41,6 +41,8 @@ SETTINGS = {  # what a plan's settings are; the tuned ones are known from the tu
     "vcd:share=0.9": "ours, by calibration scenes",
     "cicd:references=4": "ours",
     "heads+vcd:share=0.9": "pair",
+    "vcd:share=0.9,beta=0.3": "ours, by calibration scenes",
+    "heads+vcd:share=0.9,alpha=0.5": "pair, by calibration scenes",
 }
 
 
