@@ -58,7 +58,7 @@ def view(entropies, **extra):
     rows = len(next(iter(entropies.values())))
     step = step_view([6] * rows, 7, image=[1, 2], prompt_length=6, n_layers=6, **extra)
     sure = torch.arange(12.0) * 10
-    return step.with_(hidden=hidden, lens=lambda x: (1 - x) * sure, image_features=Z.expand(rows, -1, -1))
+    return step.with_(hidden=hidden, lens=lambda x, normed: (1 - x) * sure, image_features=Z.expand(rows, -1, -1))
 
 
 def test_only_the_first_unsure_layer_of_a_row_has_its_image_recalled():
