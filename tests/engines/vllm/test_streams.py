@@ -15,9 +15,13 @@ MOST = 2
 PAINT = "paint:layers=0;0,gamma=1.5"  # its contrast alone
 
 
+_KEPT: list[Any] = []  # an engine that is let go takes the process's groups with it
+
+
 @pytest.fixture(scope="module")
 def bounded() -> Any:
-    return open_llm(str(lab.checkpoint("seed0")), additional_config={"grounddecode": {"streams": MOST}})
+    _KEPT.append(open_llm(str(lab.checkpoint("seed0")), additional_config={"grounddecode": {"streams": MOST}}))
+    return _KEPT[-1]
 
 
 @pytest.fixture
