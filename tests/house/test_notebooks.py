@@ -18,7 +18,7 @@ def shown(notebook: Any) -> list[str]:
     found = []
     for cell in notebook["cells"]:
         kinds = [kind for output in cell.get("outputs", ()) for kind in output.get("data", {"text/plain": ""})]
-        found.append(" ".join(dict.fromkeys(kinds)))
+        found.append(" ".join(sorted(set(kinds))))  # some libraries give them in any order
     return found
 
 
