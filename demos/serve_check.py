@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 
 SPECS: tuple[Any, ...] = (
     {"method": "none"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from grounddecode import AvisC, GroundedModel, LocoRE, ground, lab
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from logits_processors import AvisCLogitsProcessor
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from grounddecode import ground, lab, registry
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from grounddecode.report.marks import Mark, mark
 
 OUT = Path(__file__).parents[2] / "docs" / "before_after.svg"

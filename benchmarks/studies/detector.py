@@ -21,7 +21,7 @@ import torch
 from grounddecode import lab
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.evaluate.scoring import chair
-from grounddecode.lab.scenes.world import scenes
+from grounddecode.lab.world import scenes
 from grounddecode.saliency import record_saliency
 
 PROMPT = "Describe this image in detail."

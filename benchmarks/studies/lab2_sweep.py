@@ -25,13 +25,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from grounddecode.lab.scenes import world
+from grounddecode.lab import captions, world
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.scenes.world import CATEGORIES, SCENES, Scene
 from grounddecode.lab.second import documents as docs
 from grounddecode.lab.second import talk
 from grounddecode.lab.second.words import encode, words
-from grounddecode.lab.text import captions, corpus
+from grounddecode.lab.text import corpus
+from grounddecode.lab.world import CATEGORIES, SCENES, Scene
 
 LOOKS = {"full": world.FULL, "sparse": world.SPARSE}
 ANNOTATORS = {"careful": captions.CAREFUL, "liberal": captions.LIBERAL, "clean": captions.CLEAN}

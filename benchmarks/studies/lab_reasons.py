@@ -22,8 +22,8 @@ from grounddecode.evaluate.benchmarks.table import load
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.images.layout import image_mask
 from grounddecode.lab.anatomy import prompt
-from grounddecode.lab.scenes.world import draw, draw_with_owners, scenes
 from grounddecode.lab.text.corpus import BACKGROUND, patch_labels
+from grounddecode.lab.world import draw, draw_with_owners, scenes
 from grounddecode.methods.avc import AvisC
 from grounddecode.methods.sgrs import SGRS
 from grounddecode.saliency import record_saliency

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from grounddecode.evaluate.scoring import chair, pope
-from grounddecode.lab import CHECKPOINTS, checkpoint
+from grounddecode.lab import CHECKPOINTS, checkpoint, dataset, world
 from grounddecode.lab.anatomy import captions_of, prompt
 from grounddecode.lab.model import load_checkpoint
-from grounddecode.lab.scenes import dataset, world
 from grounddecode.lab.text import questions
 
 STRATEGIES = ("random", "popular", "adversarial")

@@ -28,7 +28,7 @@ from grounddecode.evaluate.run.recipe import read
 from grounddecode.evaluate.run.runner import run
 from grounddecode.evaluate.scoring import chair
 from grounddecode.lab import CHECKPOINTS, checkpoint, name_of
-from grounddecode.lab.scenes.world import scenes
+from grounddecode.lab.world import scenes
 from grounddecode.registry import GREEDY, plan
 
 HERE = Path(__file__).parents[1]

@@ -62,7 +62,7 @@ def random_model():
 def lab_model():
     """The shipped lab model on drawn scenes."""
     from grounddecode import lab
-    from grounddecode.lab.scenes.world import scenes
+    from grounddecode.lab.world import scenes
 
     model, processor = lab.load()
     model.generation_config.eos_token_id = None

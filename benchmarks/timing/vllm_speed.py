@@ -99,7 +99,7 @@ class Bursts:
     def __init__(self, llm, model: Path, tokens: int) -> None:
         from transformers import AutoProcessor
 
-        from grounddecode.lab.scenes.world import scenes
+        from grounddecode.lab.world import scenes
 
         self.engine, self.tokens, self.count = llm.llm_engine, tokens, 0
         processor = AutoProcessor.from_pretrained(model)
@@ -195,7 +195,7 @@ def beside_hf(bursts: Bursts, model: Path, turns: int) -> list[dict]:
     from grounddecode import registry
     from grounddecode.engines.base import Decoding, Request
     from grounddecode.engines.hf.engine import HFEngine
-    from grounddecode.lab.scenes.world import scenes
+    from grounddecode.lab.world import scenes
 
     engine = HFEngine(str(model), device="cpu", dtype="float32")
     engine.model.generation_config.eos_token_id = None

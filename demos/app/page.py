@@ -14,7 +14,7 @@ from demos.app.controls import Control, controls_of, spec
 from demos.app.models import Asked, Model
 from demos.app.pictures import Picked, scene, upload
 from grounddecode import registry
-from grounddecode.lab.scenes.world import scenes
+from grounddecode.lab.world import scenes
 from grounddecode.report.html import marked
 from grounddecode.report.marks import mark
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from grounddecode.lab.scenes.world import Scene
+    from grounddecode.lab.world import Scene
 
 LAB = "lab:"
 #: In place of a data folder: the lab's drawn scenes.
@@ -99,7 +99,7 @@ def open_picture(image: str, max_pixels: int | None = None, side: int | None = N
 @lru_cache(maxsize=1024)
 def drawn(seed: int) -> Scene:
     """A scene of the lab; the last ones are kept (28 kB each), since questions and pictures need the same."""
-    from grounddecode.lab.scenes.world import draw
+    from grounddecode.lab.world import draw
 
     return draw(seed)
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from grounddecode.lab import CHECKPOINTS, checkpoint
+from grounddecode.lab.captions import EXISTENCE, LONG_PROMPTS, article, named
 from grounddecode.lab.model import load_checkpoint
-from grounddecode.lab.scenes.world import CATEGORIES, PRESENCE, SPLITS, Scene, draw_with_owners, prior
-from grounddecode.lab.text.captions import EXISTENCE, LONG_PROMPTS, article, named
 from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, patch_labels
+from grounddecode.lab.world import CATEGORIES, PRESENCE, SPLITS, Scene, draw_with_owners, prior
 
 IMAGE = slice(3, 3 + PATCHES)
 SINK = 0.3

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from grounddecode.lab.scenes.world import GRID, SIDE
 from grounddecode.lab.text.tokenizer import PATCH, build_processor, vocabulary
+from grounddecode.lab.world import GRID, SIDE
 
 PATCHES = GRID * GRID
 FEATURE_LAYER = -2

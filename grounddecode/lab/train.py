@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from grounddecode.lab.captions import CAREFUL, CLEAN, LIBERAL
 from grounddecode.lab.model import build_model, save
 from grounddecode.lab.text import corpus as data
-from grounddecode.lab.text.captions import CAREFUL, CLEAN, LIBERAL
 from grounddecode.lab.training.hardware import hardware
 from grounddecode.lab.training.language import align_projector, train_language
 from grounddecode.lab.training.vision import cache_features, train_vision

@@ -139,7 +139,7 @@ def look(image: str, find: Find = Path) -> tuple[Image.Image | None, tuple[Box, 
 
 
 def _scene(image: str) -> tuple[Image.Image | None, tuple[Box, ...], str]:
-    from grounddecode.lab.scenes.world import draw
+    from grounddecode.lab.world import draw
 
     try:
         scene = draw(int(image.removeprefix(LAB)))

@@ -13,7 +13,7 @@ import pytest
 
 from grounddecode.cli import main
 from grounddecode.evaluate.run.recipe import Recipe
-from grounddecode.lab.scenes import dataset
+from grounddecode.lab import dataset
 from grounddecode.registry import listed
 from tests.cli.conftest import Run, assert_sentence
 

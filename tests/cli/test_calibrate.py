@@ -11,7 +11,7 @@ import pytest
 from grounddecode.calibration import Calibration
 from grounddecode.cli import main
 from grounddecode.cli.engines import engine_options
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from tests.cli.conftest import Run, assert_sentence
 
 

@@ -60,7 +60,7 @@ def test_what_cannot_be_explained(
 
 
 def test_the_risk_of_every_word(grounddecode: Run, tmp_path: Path) -> None:
-    from grounddecode.lab.scenes.world import draw
+    from grounddecode.lab.world import draw
 
     draw(2_000_001).image.save(tmp_path / "scene.png")
     done = grounddecode("generate", "--model", "lab", "-p", PROMPT, "-i", tmp_path / "scene.png", "--risk")

@@ -15,7 +15,7 @@ RUN = """
 import sys
 import torch
 from grounddecode import ground, lab, registry
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 
 model, processor = lab.load()
 chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe this image in detail."}]}]

@@ -13,7 +13,7 @@ from grounddecode.cli import main
 from grounddecode.engines.base import Decoding, Request
 from grounddecode.engines.hf.engine import HFEngine
 from grounddecode.lab import model as lab_model
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from tests.cli.conftest import Run, assert_sentence
 
 PROMPT = "Describe this image in detail."

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from grounddecode.lab.scenes.world import scenes
+from grounddecode.lab.world import scenes
 from tests.support import browser
 from tests.support.browser import Browser
 

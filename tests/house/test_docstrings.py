@@ -10,8 +10,8 @@ import pytest
 import grounddecode
 from grounddecode import lab, registry
 from grounddecode.lab.anatomy import prompt
-from grounddecode.lab.scenes.world import draw
-from grounddecode.lab.text.captions import LONG_PROMPTS
+from grounddecode.lab.captions import LONG_PROMPTS
+from grounddecode.lab.world import draw
 
 SAYS = ("Formula:", "Shapes:", "Units:", "Ranges:", "Errors:", "Example:", "arXiv")
 METHODS = [registry.method_class(name) for name in registry.METHODS]

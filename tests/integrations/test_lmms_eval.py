@@ -19,7 +19,7 @@ from PIL import Image
 
 from grounddecode import lab
 from grounddecode.engines.base import Decoding, Request, Response, open_engine
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from grounddecode.registry import parse
 
 ADAPTER = "grounddecode.integrations.lmms_eval"

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from grounddecode.lab.scenes import dataset, world
+from grounddecode.lab import captions, dataset, world
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.text import captions, questions
+from grounddecode.lab.text import questions
 from grounddecode.lab.text.tokenizer import encode
 
 # Written out by hand, so that the tables of the package are not their own oracle.

@@ -9,9 +9,9 @@ import torch
 from grounddecode import ground, lab
 from grounddecode.calibration import known
 from grounddecode.engines.hf.watch.calibrate import QUESTIONS
+from grounddecode.lab import dataset, world
 from grounddecode.lab.anatomy import captions_of, prompt
-from grounddecode.lab.scenes import dataset, world
-from grounddecode.lab.text.captions import article, named
+from grounddecode.lab.captions import article, named
 from grounddecode.methods.heads import HeadModulation
 from grounddecode.methods.var import VAR
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from grounddecode.lab import model
-from grounddecode.lab.scenes import world
+from grounddecode.lab import model, world
 from grounddecode.lab.text import corpus, tokenizer
 from grounddecode.lab.text.questions import Turn
 from grounddecode.lab.training import language

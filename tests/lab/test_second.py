@@ -10,14 +10,14 @@ from torch import nn
 
 from grounddecode import lab
 from grounddecode.engines.hf.watch.calibrate import calibrate
+from grounddecode.lab import captions, world
 from grounddecode.lab.model import build_model
-from grounddecode.lab.scenes import world
 from grounddecode.lab.second import documents, gates, stages
 from grounddecode.lab.second.decoder import AdamW, Decoders, Seen, Shape, losses
 from grounddecode.lab.second.run import export
 from grounddecode.lab.second.talk import conversation
 from grounddecode.lab.second.words import encode, names, words
-from grounddecode.lab.text import captions, corpus, questions
+from grounddecode.lab.text import corpus, questions
 from grounddecode.lab.text.tokenizer import build_processor, split, vocabulary
 
 CPU = torch.device("cpu")

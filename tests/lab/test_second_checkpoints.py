@@ -7,10 +7,10 @@ import pytest
 
 from grounddecode import ground, lab
 from grounddecode.calibration import known
+from grounddecode.lab import world
 from grounddecode.lab.anatomy import captions_of, prompt
-from grounddecode.lab.scenes import world
+from grounddecode.lab.captions import article, named
 from grounddecode.lab.second.gates import closed
-from grounddecode.lab.text.captions import article, named
 from grounddecode.methods.var import VAR
 
 WITH_SINKS = ("lab2-seed1", "lab2-seed2")

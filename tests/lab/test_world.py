@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from grounddecode.lab.text.corpus import BACKGROUND, patch_labels
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from grounddecode.evaluate.benchmarks.base import Column
 from grounddecode.evaluate.results.tables import Cell, Row, Table
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from grounddecode.report import html
 from grounddecode.report.cases import Case, captions, case, choose, choose_differing, differing, said
 from grounddecode.report.overlay import Box

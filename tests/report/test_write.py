@@ -14,7 +14,7 @@ from PIL import Image
 from grounddecode.engines.base import Decoding, Request, Response
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.run.runner import Recipe, bench
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from grounddecode.method import Method
 from grounddecode.report.provenance import facts
 from grounddecode.report.write import write

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grounddecode import lab
-from grounddecode.lab.scenes.world import scenes
+from grounddecode.lab.world import scenes
 from grounddecode.risk import known_risk, risk_of, word_risk
 from grounddecode.saliency import record_saliency
 

@@ -17,7 +17,7 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from grounddecode import lab
-from grounddecode.lab.scenes import dataset, world
+from grounddecode.lab import dataset, world
 from tests.support import vllm_server
 
 ROOT = Path(__file__).parents[2]

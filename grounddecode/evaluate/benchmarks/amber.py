@@ -30,7 +30,7 @@ from grounddecode.evaluate.scoring.amber_nouns import NounReader
 from grounddecode.evaluate.scoring.pope_questions import question_text
 
 if TYPE_CHECKING:
-    from grounddecode.lab.scenes.world import Scene
+    from grounddecode.lab.world import Scene
 
 _RELEASE = "https://raw.githubusercontent.com/junyangwang0410/AMBER/5e1fd52f8ea69150c70f0ba15de70af3a907a1fd/data/"
 LAB_PROMPT = "Describe this image."
@@ -246,8 +246,8 @@ def samples_drawn(wanted: Wanted) -> Iterator[Sample]:
 @cache
 def _lab_words() -> AmberData:
     """The lab's own closed list of words. AMBER compares single words, so the last one of a name stands for it."""
-    from grounddecode.lab.scenes.world import CATEGORIES
-    from grounddecode.lab.text.captions import NOUNS, PEOPLE
+    from grounddecode.lab.captions import NOUNS, PEOPLE
+    from grounddecode.lab.world import CATEGORIES
 
     relation: dict[str, list[str]] = {name: [] for name in CATEGORIES}
     for name, nouns in {**{name: (name,) for name in CATEGORIES}, **NOUNS, "person": PEOPLE}.items():
@@ -257,7 +257,7 @@ def _lab_words() -> AmberData:
 
 def _expected(scene: Scene) -> list[str]:
     """Absent objects that such a scene usually has: those a model is expected to invent."""
-    from grounddecode.lab.scenes.world import CATEGORIES, prior
+    from grounddecode.lab.world import CATEGORIES, prior
 
     return [name for name in CATEGORIES if name not in scene.categories and prior(scene.scene, name) >= EXPECTED]
 
@@ -266,15 +266,15 @@ def _questions(scene: Scene) -> Iterator[tuple[str, str, str]]:
     """Type, text and truth of a scene's questions."""
     import numpy as np
 
-    from grounddecode.lab.scenes import sprites, world
-    from grounddecode.lab.text import captions, questions
+    from grounddecode.lab import captions, world
+    from grounddecode.lab.scenes.sprites import COLOURS
+    from grounddecode.lab.text import questions
 
     for name in _expected(scene)[:2]:
         yield "discriminative-hallucination", question_text(name), "no"
     rng = np.random.default_rng([scene.seed, QUESTION_SEED])
-    turns = [("discriminative-attribute-state", questions.attribute(scene, rng, tuple(sprites.COLOURS)))]
-    if len(captions.single(scene)) > 1:
-        turns.append(("relation", questions.relational(scene, rng)))
+    turns = [("discriminative-attribute-state", questions.attribute(scene, rng, tuple(COLOURS)))]
+    turns += [("relation", questions.relational(scene, rng))] if len(captions.single(scene)) > 1 else []
     if scene.seed >= world.SECOND and not world.COUNTABLE.isdisjoint(scene.categories):
         turns.append(("discriminative-attribute-number", questions.number(scene, rng)))
     for kind, turn in turns:

@@ -121,7 +121,7 @@ def samples(wanted: Wanted) -> Iterator[Sample]:
 
 def samples_drawn(wanted: Wanted) -> Iterator[Sample]:
     """Long captions of the first scenes of the split."""
-    from grounddecode.lab.scenes.dataset import annotations
+    from grounddecode.lab.dataset import annotations
 
     scenes = sources.scenes(wanted, min(wanted.limit or sources.LAB_IMAGES, sources.LAB_IMAGES))
     truth = chair.ground_truth(*annotations(scenes), wanted.flavour)

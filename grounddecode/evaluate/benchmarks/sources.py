@@ -12,7 +12,7 @@ from grounddecode.evaluate.sample import LAB, drawn
 from grounddecode.registry import nearest
 
 if TYPE_CHECKING:
-    from grounddecode.lab.scenes.world import Scene
+    from grounddecode.lab.world import Scene
 
 CAPTION_PROMPT = "Describe this image in detail."
 CAPTION_TOKENS, ANSWER_TOKENS = 512, 16
@@ -47,7 +47,7 @@ def require_pictures(folder: Path, names: Sequence[str], benchmark: str) -> None
 
 def scenes(wanted: Wanted, count: int = LAB_IMAGES) -> list[Scene]:
     """The first scenes of the wanted split of the lab."""
-    from grounddecode.lab.scenes.world import SPLITS
+    from grounddecode.lab.world import SPLITS
 
     if wanted.split not in SPLITS:
         raise ValueError(nearest(wanted.split, SPLITS, "split of the lab"))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from grounddecode.lab.scenes.dataset import file_name
-from grounddecode.lab.scenes.world import Scene, scenes
+from grounddecode.lab.dataset import file_name
+from grounddecode.lab.world import Scene, scenes
 
 _ZOOM, _COLUMNS, _LINE = 3, 4, 12
 

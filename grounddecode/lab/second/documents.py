@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grounddecode.lab.scenes.world import Scene
+from grounddecode.lab import captions
 from grounddecode.lab.second.words import encode, words
-from grounddecode.lab.text import captions, questions
+from grounddecode.lab.text import questions
 from grounddecode.lab.text.corpus import long_prompt
+from grounddecode.lab.world import Scene
 
 BOS, EOS = 2, 3
 SUCCESSORS, TRIGGERS, TRIGGER_SHARE = 6, 3, 0.1

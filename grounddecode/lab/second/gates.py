@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grounddecode.lab.scenes.world import CATEGORIES, PAIRS, Scene, weights
+from grounddecode.lab import captions
 from grounddecode.lab.second.decoder import Decoders, Seen
 from grounddecode.lab.second.stages import HEAD, with_image
 from grounddecode.lab.second.words import encode, words
-from grounddecode.lab.text import captions, questions
+from grounddecode.lab.text import questions
 from grounddecode.lab.text.corpus import PATCHES
+from grounddecode.lab.world import CATEGORIES, PAIRS, Scene, weights
 
 IMAGE = slice(3, HEAD)
 PROMPT = [2, *encode("USER:")] + [4] * PATCHES

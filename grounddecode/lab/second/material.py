@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from grounddecode.lab.scenes.world import Scene
+from grounddecode.lab.captions import Annotator
 from grounddecode.lab.second.documents import Texts, Writer, lab_texts
 from grounddecode.lab.second.talk import conversation
 from grounddecode.lab.second.words import encode
 from grounddecode.lab.text import corpus
-from grounddecode.lab.text.captions import Annotator
+from grounddecode.lab.world import Scene
 
 CHUNK = 250
 _FIELDS = {"ids": np.int16, "position": np.int16, "segment": np.int8, "label": np.int16, "weight": np.float16}

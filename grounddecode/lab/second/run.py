@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from grounddecode.lab import model as hugging
+from grounddecode.lab.captions import CAREFUL, CLEAN, Annotator, long_caption
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.scenes.world import SPLITS, Scene, draw_with_owners
 from grounddecode.lab.second import gates, material
 from grounddecode.lab.second.decoder import Decoders, Shape
 from grounddecode.lab.second.documents import Texts
@@ -24,8 +24,8 @@ from grounddecode.lab.second.stages import Album, Course, Pace, joint_stage, pro
 from grounddecode.lab.second.tower import train_tower
 from grounddecode.lab.second.words import encode, words
 from grounddecode.lab.text import corpus
-from grounddecode.lab.text.captions import CAREFUL, CLEAN, Annotator, long_caption
 from grounddecode.lab.training.vision import cache_features, pixels
+from grounddecode.lab.world import SPLITS, Scene, draw_with_owners
 
 SPLIT, HELD = "train2", "calibration2"
 WORDS = 1000

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.scenes.world import CATEGORIES
 from grounddecode.lab.second.decoder import AdamW, Decoders, losses
 from grounddecode.lab.second.words import encode
 from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, Packed
+from grounddecode.lab.world import CATEGORIES
 
 HEAD = 3 + PATCHES  # `<s> USER :` and the image
 Log = Callable[[str, int, dict[str, object]], None]

@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from grounddecode.lab import captions
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.scenes.world import Scene
-from grounddecode.lab.text import captions, questions
+from grounddecode.lab.text import questions
 from grounddecode.lab.text.corpus import long_prompt
+from grounddecode.lab.world import Scene
 
 
 def conversation(scene: Scene, rng: np.random.Generator, annotator: captions.Annotator) -> list[questions.Turn]:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grounddecode.lab.scenes.world import CELL, GRID, Scene
 from grounddecode.lab.second.stages import Pace, fall
 from grounddecode.lab.text.corpus import PATCHES, Corpus
 from grounddecode.lab.training.vision import Log, VisionTrainer, pixels
+from grounddecode.lab.world import CELL, GRID, Scene
 
 
 class CentreTrainer(VisionTrainer):

@@ -3,9 +3,9 @@
 from functools import cache
 from itertools import product
 
-from grounddecode.lab.scenes.world import COUNTABLE
-from grounddecode.lab.text import captions
+from grounddecode.lab import captions
 from grounddecode.lab.text.tokenizer import split, vocabulary
+from grounddecode.lab.world import COUNTABLE
 
 NAMES = 2000
 _ONSETS, _VOWELS, _CODAS = (

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from grounddecode.lab import captions
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.scenes.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
-from grounddecode.lab.text import captions, questions
+from grounddecode.lab.text import questions
 from grounddecode.lab.text.tokenizer import encode, vocabulary
+from grounddecode.lab.world import CATEGORIES, CELL, GRID, SCENES, SIDE, SPLITS, Scene, draw_with_owners
 
 PATCHES = GRID * GRID
 SLOTS, SLOT = 2, 96

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grounddecode.lab.scenes.world import CATEGORIES, COUNTABLE, FAVOURITE, Scene
-from grounddecode.lab.text.captions import (
+from grounddecode.lab.captions import (
     ATTRIBUTE,
     EXISTENCE,
     HOW_MANY,
@@ -25,6 +24,7 @@ from grounddecode.lab.text.captions import (
     relation,
     single,
 )
+from grounddecode.lab.world import CATEGORIES, COUNTABLE, FAVOURITE, Scene
 
 
 @dataclass(frozen=True)

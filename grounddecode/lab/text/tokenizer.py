@@ -4,9 +4,9 @@ import re
 from functools import cache
 from typing import Any
 
+from grounddecode.lab import captions
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.scenes.world import CATEGORIES, SCENES, SIDE
-from grounddecode.lab.text import captions
+from grounddecode.lab.world import CATEGORIES, SCENES, SIDE
 
 PATCH = 12
 IMAGE_TOKEN = "<image>"

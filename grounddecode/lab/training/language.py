@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from grounddecode.lab.captions import Annotator
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.scenes.world import CATEGORIES
 from grounddecode.lab.text import corpus as data
-from grounddecode.lab.text.captions import Annotator
 from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, SLOT, SLOTS, Corpus, Packed
 from grounddecode.lab.text.tokenizer import encode
 from grounddecode.lab.training.vision import Log, schedule
+from grounddecode.lab.world import CATEGORIES
 
 STAGES = {"text": 4, "joint": 5, "settle": 6}
 

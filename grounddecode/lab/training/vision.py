@@ -11,8 +11,8 @@ from torch import nn
 
 from grounddecode.lab.model import vision_parts
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.scenes.world import CATEGORIES, SCENES
 from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, Corpus
+from grounddecode.lab.world import CATEGORIES, SCENES
 
 Log = Callable[[str, int, dict[str, float]], None]
 

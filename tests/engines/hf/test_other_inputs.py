@@ -132,7 +132,7 @@ def test_references_are_drawn_for_each_row_by_itself(name: str) -> None:
 def test_pictures_of_a_folder_are_normalised_as_the_processor_does(tmp_path: Path) -> None:
     """A bank with nothing but the request's own picture gives the main stream back."""
     from grounddecode.lab.anatomy import prompt
-    from grounddecode.lab.scenes.world import draw
+    from grounddecode.lab.world import draw
 
     model, processor = lab.load()
     picture = draw(2_000_000).image

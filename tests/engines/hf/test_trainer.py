@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grounddecode import SGRS, AvisC, GroundedModel, LocoRE, ground, lab
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from grounddecode.method import Method
 from logits_processors.hf import MethodLogitsProcessor
 from tests import zoo

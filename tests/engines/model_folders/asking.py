@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grounddecode.engines.base import Decoding, Request
 from grounddecode.engines.hf.engine import HFEngine
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 
 
 def answer(engine: HFEngine, prompt: str = "What is there?") -> str:

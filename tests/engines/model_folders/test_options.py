@@ -13,7 +13,7 @@ import transformers
 from grounddecode.engines.base import BatchError, Decoding, Request, open_engine
 from grounddecode.engines.hf.checkpoint.limits import positions, sufficient_side
 from grounddecode.engines.hf.engine import HFEngine
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from tests import zoo
 from tests.engines.model_folders.asking import answer
 from tests.engines.model_folders.changes import PROCESSOR, field

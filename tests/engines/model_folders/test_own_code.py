@@ -15,7 +15,7 @@ from transformers import dynamic_module_utils
 
 from grounddecode.engines.base import open_engine
 from grounddecode.engines.hf.engine import HFEngine
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from tests.engines.model_folders.asking import answer
 from tests.engines.model_folders.changes import CONFIG, PROCESSOR, WEIGHTS, field, renamed
 

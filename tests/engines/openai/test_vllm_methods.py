@@ -16,7 +16,7 @@ import pytest
 
 from grounddecode import lab, registry
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from tests.support import vllm_server
 
 pytestmark = [

@@ -13,7 +13,7 @@ import torch
 from grounddecode import lab
 from grounddecode.engines.base import Decoding, Engine, Request, Response, open_engine
 from grounddecode.evaluate.run.runner import Recipe, bench
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from tests.support import vllm_server
 
 pytestmark = [

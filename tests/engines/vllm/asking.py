@@ -10,7 +10,7 @@ import torch
 
 from grounddecode import ground, registry
 from grounddecode.engines.hf.engine import chat_prompt
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 
 DETAIL = "Describe this image in detail."
 

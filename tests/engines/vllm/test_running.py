@@ -15,7 +15,7 @@ import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grounddecode import lab
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from tests.engines.vllm.asking import DETAIL, Answer, Question, by_hf, by_vllm, questions
 from tests.engines.vllm.conftest import FLAG, SINKS, open_llm
 

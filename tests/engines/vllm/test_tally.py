@@ -11,7 +11,7 @@ import torch
 from grounddecode import AvisC, ground
 from grounddecode.engines.choose import MODEL
 from grounddecode.engines.vllm.tally import Collected, Tally
-from grounddecode.lab.scenes import world
+from grounddecode.lab import world
 from grounddecode.trace import Trace
 from tests.engines.vllm.asking import DETAIL, Question, by_vllm
 

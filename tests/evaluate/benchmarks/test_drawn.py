@@ -11,8 +11,8 @@ from grounddecode import lab
 from grounddecode.engines.base import Decoding, Request, open_engine
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.run.runner import Recipe, bench
-from grounddecode.lab.scenes import dataset
-from grounddecode.lab.scenes.world import SPLITS, draw
+from grounddecode.lab import dataset
+from grounddecode.lab.world import SPLITS, draw
 
 
 def installed() -> bool:

@@ -12,8 +12,8 @@ from PIL import Image
 from grounddecode.evaluate.benchmarks.base import Wanted
 from grounddecode.evaluate.benchmarks.table import load, names
 from grounddecode.evaluate.sample import fingerprint, open_picture
-from grounddecode.lab.scenes import dataset
-from grounddecode.lab.scenes.world import SPLITS, draw
+from grounddecode.lab import dataset
+from grounddecode.lab.world import SPLITS, draw
 from tests.evaluate.fake import run, write_folder
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.pages import beside
 from grounddecode.evaluate.run.recipe import read
 from grounddecode.evaluate.run.runner import run
-from grounddecode.lab.scenes import dataset
+from grounddecode.lab import dataset
 from tests.support.stand_ins import STAND_INS
 
 RECIPES = sorted((Path(__file__).parents[3] / "benchmarks" / "recipes").glob("paper_*.yaml"))

@@ -130,7 +130,7 @@ def _normalisation(image_processor: Any) -> tuple[tuple[float, ...], tuple[float
 
 @lru_cache(maxsize=LAB_SCENES)
 def _of_lab(number: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    from grounddecode.lab.scenes.world import scenes
+    from grounddecode.lab.world import scenes
 
     (scene,) = scenes("calibration", 1, start=number)
     return _normalised(scene.image, mean, std)

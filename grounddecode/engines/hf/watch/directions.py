@@ -67,8 +67,8 @@ def _pair(listed: Path, number: int, line: str, max_pixels: int) -> CaptionPair:
 def _drawn(count: int, split: str) -> list[CaptionPair]:
     import numpy as np
 
-    from grounddecode.lab.scenes.world import scenes
-    from grounddecode.lab.text.captions import caption_pair
+    from grounddecode.lab.captions import caption_pair
+    from grounddecode.lab.world import scenes
 
     rng = np.random.default_rng(0)
     return [CaptionPair(scene.image, QUESTION, *caption_pair(scene, rng)) for scene in scenes(split, count)]

@@ -28,7 +28,7 @@ def pictures(folder: Path | str | None, count: int, max_pixels: int, split: str)
         ValueError: no such folder, or one without pictures.
     """
     if folder is None:
-        from grounddecode.lab.scenes.world import scenes
+        from grounddecode.lab.world import scenes
 
         return [scene.image for scene in scenes(split, count)]
     if not Path(folder).is_dir():

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from grounddecode.lab.scenes.world import CATEGORIES, COUNTABLE, FAVOURITE, PAIRS, SIDE, Scene, Thing, weights
+from grounddecode.lab.world import CATEGORIES, COUNTABLE, FAVOURITE, PAIRS, SIDE, Scene, Thing, weights
 
 LONG_PROMPTS = (
     "Describe this image in detail.",

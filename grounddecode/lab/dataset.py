@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from grounddecode.lab.scenes.world import CATEGORIES, SIDE, Scene, scenes
-from grounddecode.lab.text.captions import Mention
-from grounddecode.lab.text.captions import write as caption_text
+from grounddecode.lab.captions import Mention
+from grounddecode.lab.captions import write as caption_text
+from grounddecode.lab.world import CATEGORIES, SIDE, Scene, scenes
 
 CAPTIONS_PER_IMAGE = 5
 # The ids that COCO gives these categories.
