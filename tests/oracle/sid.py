@@ -63,10 +63,13 @@ class Introspection(Adjustment):
         prompt, image = inputs["input_ids"].shape[1], inputs["input_ids"] == oracle.family.image_token
         hiding = Oracle(oracle.model, oracle.family, (*oracle.edits, HiddenImage(self.k, self.n)))
         _, other = hiding.forward(oracle.family.extended(inputs, tokens), prompt)
-        mixed = (1 + self.alpha) * now.double() - self.alpha * other.double()
-        likely = now.double().softmax(-1)
+        return self.mix(now, other, image)
+
+    def mix(self, main: Tensor, other: Tensor, image: Tensor) -> Tensor:
+        mixed = (1 + self.alpha) * main.double() - self.alpha * other.double()
+        likely = main.double().softmax(-1)
         kept = likely >= self.beta * likely.max(-1, keepdim=True).values
-        return torch.where(image.any(1, keepdim=True), torch.where(kept, mixed, -torch.inf), now.double()).float()
+        return torch.where(image.any(1, keepdim=True), torch.where(kept, mixed, -torch.inf), main.double()).float()
 
 
 CASES = (

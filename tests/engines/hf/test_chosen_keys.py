@@ -69,7 +69,7 @@ def test_kernels_that_take_no_such_mask_have_their_rows_computed(name: str, monk
 
 def test_an_eager_model_and_a_static_cache() -> None:
     family, model = zoo.family("llava"), zoo.fresh("llava")
-    expected, _ = Introspection(n=200).greedy(model, family, family.batch(), STEPS)
+    expected, _ = Oracle(model, family, adjustments=(Introspection(n=200),)).greedy(family.batch(), STEPS)
     with ground(model, METHOD):
         assert difference(generate(model, family.batch(), max_new_tokens=STEPS)[0], expected) <= TOLERANCE
         static = generate(model, family.batch(), max_new_tokens=STEPS, cache_implementation="static")
@@ -82,7 +82,7 @@ def test_an_eager_model_and_a_static_cache() -> None:
 def test_without_padding_the_kernel_is_given_no_mask() -> None:
     family, model = zoo.family("llava"), zoo.model("llava")
     inputs = family.batch(family.rows[:1])
-    expected, _ = Introspection(n=200).greedy(model, family, inputs, STEPS)
+    expected, _ = Oracle(model, family, adjustments=(Introspection(n=200),)).greedy(inputs, STEPS)
     assert difference(run("llava", inputs=inputs)[0], expected) <= TOLERANCE
 
 
@@ -90,7 +90,7 @@ def test_an_image_that_comes_first_leaves_its_rows_themselves() -> None:
     """Rows of hidden image tokens with nothing before them; not only no NaN, but what the oracle says."""
     family, model = zoo.family("llava"), zoo.model("llava")
     inputs = family.batch([(-1, 7, 8, 9), (-2, 5, 5)])
-    expected, _ = Introspection(n=200).greedy(model, family, inputs, STEPS)
+    expected, _ = Oracle(model, family, adjustments=(Introspection(n=200),)).greedy(inputs, STEPS)
     assert difference(run("llava", inputs=inputs)[0], expected) <= TOLERANCE
 
 

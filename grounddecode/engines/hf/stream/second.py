@@ -115,7 +115,7 @@ class SecondStream(Part):
         if step.phase is Phase.MIXED:
             raise ValueError(
                 f"{self.method.name}: every step chooses image keys anew beside those that are cached, leave use_cache "
-                "as it is"
+                "as it is and assisted decoding off"
             )
         return ChosenKeys(self.method, step, first, told=functools.partial(self._reader.tell, step))
 
