@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PAYS_FROM = 4  # tokens of an answer: to record a graph takes as long as some steps
+
 new_stream: Callable[[], Any] = torch.cuda.Stream  # torch does not type it
 
 

@@ -15,19 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.grouped.merge import HIDDEN, merged
+from grounddecode.engines.grouped.replay import PAYS_FROM, Replay
 from grounddecode.engines.hf.generation import FLAGS
 from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS, WINDOW
 from grounddecode.method import Needs
 from grounddecode.view import Phase
 
 if TYPE_CHECKING:
-    from grounddecode.engines.grouped.replay import Replay
     from grounddecode.engines.hf.attention.call import Call
     from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
     from grounddecode.method import Method
-
-_PAYS_FROM = 4  # tokens of an answer: to record a graph takes as long as some steps
 
 
 @cache
@@ -52,7 +50,7 @@ def can_group(call: Call, plan: LayerPlan, step: Step) -> bool:
         and options.get(SOFT_CAP) is None
         and not options.get(WANTS_WEIGHTS)
         and _reads_its_mask(call, step)
-        and (step.generated >= _PAYS_FROM or _known(plan, call) in plan.kept)
+        and (step.generated >= PAYS_FROM or _known(plan, call) in plan.kept)
         and _has_triton()
         and not torch.cuda.is_current_stream_capturing()
     )
@@ -89,7 +87,6 @@ def grouped_rows(call: Call, plan: LayerPlan, step: Step) -> Tensor:
 def _graph(method: Method, call: Call, plan: LayerPlan) -> Replay:
     """What follows the kernel; one graph a shape, for all layers."""
     from grounddecode.engines.grouped.kernel import splits_of
-    from grounddecode.engines.grouped.replay import Replay
 
     rows, heads, _, width = call.query.shape
     known = _known(plan, call)

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.grouped.replay import Replay
+from grounddecode.engines.grouped.replay import PAYS_FROM, Replay
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.generation import FLAGS
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.transformers_names import layer_kind, shares_keys
 from grounddecode.method import Method
-
-_PAYS_FROM = 4  # tokens of an answer: to record a graph takes as long as some steps
 
 
 class TokenFlags(Part):
@@ -58,7 +56,7 @@ class TokenFlags(Part):
 
     def _flagged(self, hidden: Tensor, layer: int, step: Step) -> Tensor:
         """What the method says; on a card, where it says the same in every layer, by one launch a step and layer."""
-        graphed = hidden.is_cuda and step.generated >= _PAYS_FROM and not self.method.flags_by_layer
+        graphed = hidden.is_cuda and step.generated >= PAYS_FROM and not self.method.flags_by_layer
         if not graphed or step.length > 1 or torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
             return self.method.flag_tokens(hidden, layer)
         known = (hidden.shape, hidden.dtype, hidden.device)
