@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,20 @@ def papers(ledger: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{title}:"
                 yield from (f"* {item}" for item in items)
                 yield ""
-        yield "To try:"
-        yield "```sh"
-        for trial in paper["tries"]:
-            yield f"# needs {trial['needs']}; data: {', '.join(trial['data'])}"
-            yield trial["command"]
-        yield "```"
-        yield ""
+        yield from tries(paper["tries"])
+
+
+def tries(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The commands that anybody can run as they stand; a paper may have none."""
+    if not found:
+        return
+    yield "To try:"
+    yield "```sh"
+    for trial in found:
+        yield f"# needs {trial['needs']}; data: {', '.join(trial['data'])}"
+        yield trial["command"]
+    yield "```"
+    yield ""
 
 
 def row(claim: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from tests.support import vllm_server
 ROOT = Path(__file__).parents[2]
 HUB_ID = "llava-hf/llava-1.5-7b-hf"
 PICTURES = 4
+REFERENCES = 4
 WIDTH, SINK = 4096, 1415
 """LLaVA-1.5-7B's width, and one of the two dimensions that the built-in table says its sinks show in."""
 
@@ -96,6 +97,10 @@ def desk(folder: Path) -> Path:
     caption = {"image_id": scene.seed, "caption": "A photo of a kitchen with a dog and a cat."}
     (folder / "llava-1.5_greedy.jsonl").write_text(json.dumps(caption) + "\n")
     dataset.write(folder / "DATA" / "coco", "evaluation", PICTURES)
+    references = folder / "DATA" / "references"
+    references.mkdir()
+    for reference in world.scenes("calibration", REFERENCES):
+        reference.image.save(references / f"{reference.seed}.png")
     _amber(folder / "DATA" / "amber")
     return folder
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from grounddecode.evaluate.benchmarks.table import DATA_SETS
 from grounddecode.evaluate.data.download import digest, download
@@ -162,9 +162,16 @@ def unpack(archive: Path, folder: Path, wanted: Iterable[Archive]) -> None:
 def _write_member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     beside = target.with_name(f".{target.name}.part")  # hidden, so that it is not counted when this is killed
     target.parent.mkdir(parents=True, exist_ok=True)
-    with opened.open(member) as source, open(beside, "wb") as file:
+    with _member(opened, member) as source, open(beside, "wb") as file:
         shutil.copyfileobj(source, file)
     os.replace(beside, target)
+
+
+def _member(opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    try:
+        return opened.open(member)
+    except OSError as error:  # the archive's table of contents points to a place that no file has
+        raise zipfile.BadZipFile(str(error)) from None
 
 
 def _size(size: int) -> str:
