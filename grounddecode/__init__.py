@@ -13,27 +13,27 @@ if TYPE_CHECKING:  # for type checkers and editors, tested against the table bel
     from grounddecode.engines.hf import GroundedModel as GroundedModel
     from grounddecode.engines.hf import ground as ground
     from grounddecode.method import Method as Method
-    from grounddecode.methods.avc import AvisC as AvisC
-    from grounddecode.methods.cicd import CICD as CICD
-    from grounddecode.methods.deco import DeCo as DeCo
-    from grounddecode.methods.dola import DoLa as DoLa
-    from grounddecode.methods.flb import FLB as FLB
-    from grounddecode.methods.heads import HeadModulation as HeadModulation
-    from grounddecode.methods.icd import ICD as ICD
-    from grounddecode.methods.locore import LocoRE as LocoRE
-    from grounddecode.methods.m3id import M3ID as M3ID
-    from grounddecode.methods.memvr import MemVR as MemVR
-    from grounddecode.methods.nolan import NoLan as NoLan
-    from grounddecode.methods.pai import PAI as PAI
-    from grounddecode.methods.paint import PAINT as PAINT
-    from grounddecode.methods.sgrs import SGRS as SGRS
-    from grounddecode.methods.sid import SID as SID
-    from grounddecode.methods.spin import SPIN as SPIN
-    from grounddecode.methods.vaf import VAF as VAF
-    from grounddecode.methods.var import VAR as VAR
-    from grounddecode.methods.vcd import VCD as VCD
-    from grounddecode.methods.vista import VISTA as VISTA
-    from grounddecode.methods.vti import VTI as VTI
+    from grounddecode.methods.attention.heads import HeadModulation as HeadModulation
+    from grounddecode.methods.attention.locore import LocoRE as LocoRE
+    from grounddecode.methods.attention.pai import PAI as PAI
+    from grounddecode.methods.attention.paint import PAINT as PAINT
+    from grounddecode.methods.attention.spin import SPIN as SPIN
+    from grounddecode.methods.attention.vaf import VAF as VAF
+    from grounddecode.methods.attention.var import VAR as VAR
+    from grounddecode.methods.choice.flb import FLB as FLB
+    from grounddecode.methods.choice.sgrs import SGRS as SGRS
+    from grounddecode.methods.contrast.avc import AvisC as AvisC
+    from grounddecode.methods.contrast.cicd import CICD as CICD
+    from grounddecode.methods.contrast.icd import ICD as ICD
+    from grounddecode.methods.contrast.m3id import M3ID as M3ID
+    from grounddecode.methods.contrast.nolan import NoLan as NoLan
+    from grounddecode.methods.contrast.sid import SID as SID
+    from grounddecode.methods.contrast.vcd import VCD as VCD
+    from grounddecode.methods.layers.deco import DeCo as DeCo
+    from grounddecode.methods.layers.dola import DoLa as DoLa
+    from grounddecode.methods.layers.memvr import MemVR as MemVR
+    from grounddecode.methods.layers.vista import VISTA as VISTA
+    from grounddecode.methods.layers.vti import VTI as VTI
     from grounddecode.trace import Trace as Trace
 
 _LAZY = {

@@ -24,8 +24,8 @@ from grounddecode.images.layout import image_mask
 from grounddecode.lab.anatomy import prompt
 from grounddecode.lab.text.corpus import BACKGROUND, patch_labels
 from grounddecode.lab.world import draw, draw_with_owners, scenes
-from grounddecode.methods.avc import AvisC
-from grounddecode.methods.sgrs import SGRS
+from grounddecode.methods.choice.sgrs import SGRS
+from grounddecode.methods.contrast.avc import AvisC
 from grounddecode.saliency import record_saliency
 
 BATCH = 25

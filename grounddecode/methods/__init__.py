@@ -1,1 +1,1 @@
-"""The methods, one file each. Import them by name from the registry, or directly."""
+"""The methods, one file each, in rooms by what they change. Import them by name from the registry, or directly."""

@@ -13,7 +13,7 @@ from grounddecode import ground
 from grounddecode.engines.plan import refusal
 from grounddecode.engines.vllm.params import read_request
 from grounddecode.method import Method, Needs
-from grounddecode.methods.avc import AvisC
+from grounddecode.methods.contrast.avc import AvisC
 from tests import zoo
 from tests.contract.test_functions import ROWS, WORDS, fresh_view
 from tests.engines.hf.test_families import effect, generate

@@ -11,9 +11,9 @@ import torch
 from grounddecode import ground
 from grounddecode.calibration import BUILT_IN, Calibration, fingerprint, known, scaled_tau
 from grounddecode.engines.hf.watch.calibrate import calibrate
-from grounddecode.methods.heads import HeadModulation
-from grounddecode.methods.locore import LocoRE
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.heads import HeadModulation
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.attention.var import VAR
 from tests import zoo
 from tests.engines.hf.footprint import footprint
 from tests.oracle.whole import Oracle

@@ -79,8 +79,8 @@ def test_what_is_no_method_or_takes_a_name_does_not_harm_the_others() -> None:
         packages=("outside", "broken"),
     )
     assert told.splitlines() == [
-        "grounddecode.methods.avc False",
+        "grounddecode.methods.contrast.avc False",
         "grounddecode.method:option is no method named 'wrong', give a Method whose `name` it is",
-        "grounddecode.methods.var:VAR is no method named 'other', give a Method whose `name` it is",
+        "grounddecode.methods.attention.var:VAR is no method named 'other', give a Method whose `name` it is",
         "the method 'gone' cannot be had (No module named 'a_package_that_is_gone'), install its package anew",
     ]

@@ -2,7 +2,7 @@
 
 import torch
 
-from grounddecode.methods.paint import PAINT
+from grounddecode.methods.attention.paint import PAINT
 from grounddecode.view import StepView, VisionView
 from tests.core.views import step_view
 

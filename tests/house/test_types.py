@@ -57,7 +57,7 @@ def test_mypy_knows_the_public_names_and_refuses_mistakes(tmp_path: Path) -> Non
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"MYPYPATH": str(ROOT)})
     said = [line.partition("program.py:")[2] for line in ran.stdout.splitlines() if line.startswith("program.py:")]
     notes = " ".join(line for line in said if "Revealed type" in line)
-    for kind in ("grounddecode.methods.avc.AvisC", "Session", "dict[", "list["):
+    for kind in ("grounddecode.methods.contrast.avc.AvisC", "Session", "dict[", "list["):
         assert kind in notes, ran.stdout
     errors = {int(line.partition(":")[0]): line for line in said if ": error:" in line}
     first = len(lines) - len(WRONG) + 1

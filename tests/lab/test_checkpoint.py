@@ -12,8 +12,8 @@ from grounddecode.engines.hf.watch.calibrate import QUESTIONS
 from grounddecode.lab import dataset, world
 from grounddecode.lab.anatomy import captions_of, prompt
 from grounddecode.lab.captions import article, named
-from grounddecode.methods.heads import HeadModulation
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.heads import HeadModulation
+from grounddecode.methods.attention.var import VAR
 
 
 @pytest.fixture(scope="module")

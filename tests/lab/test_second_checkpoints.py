@@ -11,7 +11,7 @@ from grounddecode.lab import world
 from grounddecode.lab.anatomy import captions_of, prompt
 from grounddecode.lab.captions import article, named
 from grounddecode.lab.second.gates import closed
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.var import VAR
 
 WITH_SINKS = ("lab2-seed1", "lab2-seed2")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grounddecode.engines.choose import adjusted
-from grounddecode.methods.cicd import CICD, disagreement
+from grounddecode.methods.contrast.cicd import CICD, disagreement
 from tests.core.views import step_view
 from tests.methods.test_vcd import INF, C, L
 

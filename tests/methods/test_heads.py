@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grounddecode.calibration import Calibration
-from grounddecode.methods.heads import HeadModulation
+from grounddecode.methods.attention.heads import HeadModulation
 from tests.core.views import step_view
 
 # keys 1 and 2 are the image; image masses of the heads .5, .2, .2, .8

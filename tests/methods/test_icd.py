@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grounddecode import registry
-from grounddecode.methods.icd import ICD
+from grounddecode.methods.contrast.icd import ICD
 from tests.core.views import step_view
 from tests.methods.test_vcd import INF, C, L
 

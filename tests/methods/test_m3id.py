@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from grounddecode.methods.m3id import M3ID
+from grounddecode.methods.contrast.m3id import M3ID
 from tests.core.views import step_view
 from tests.methods.test_vcd import INF, C, L
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from grounddecode.methods.memvr import MemVR
+from grounddecode.methods.layers.memvr import MemVR
 from grounddecode.view import Phase
 from tests.core.views import step_view
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from grounddecode.methods.nolan import NoLan
+from grounddecode.methods.contrast.nolan import NoLan
 from tests.core.views import step_view
 
 P, Q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grounddecode.method import Needs
-from grounddecode.methods.pai import PAI
+from grounddecode.methods.attention.pai import PAI
 from tests.core.views import step_view
 from tests.methods.test_vcd import INF, C, L
 

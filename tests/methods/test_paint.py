@@ -8,7 +8,7 @@ import torch
 
 from grounddecode.maths import outliers, rank_among
 from grounddecode.method import Needs
-from grounddecode.methods.paint import PAINT
+from grounddecode.methods.attention.paint import PAINT
 from grounddecode.view import VisionView
 from tests.core.views import step_view
 

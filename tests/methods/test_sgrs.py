@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grounddecode.coherence import NOT_THERE, coherence, target_layers
-from grounddecode.methods.sgrs import SGRS
+from grounddecode.methods.choice.sgrs import SGRS
 from grounddecode.reads import Reads
 from grounddecode.view import Candidates
 from tests.core.views import step_view

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from grounddecode.methods.sid import SID
+from grounddecode.methods.contrast.sid import SID
 from tests.core.views import step_view
 
 IMAGE = (1, 2, 3, 4)

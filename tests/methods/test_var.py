@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grounddecode.calibration import Calibration
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.var import VAR
 from tests.core.views import step_view
 
 # keys: 0 text sink, 1 image sink, 2 and 3 image, 4 text

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grounddecode.maths import picture_noise
-from grounddecode.methods.vcd import VCD, noise_share
+from grounddecode.methods.contrast.vcd import VCD, noise_share
 from grounddecode.view import Pictures
 from tests.core.views import step_view
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.avc import AvisC
+from grounddecode.methods.contrast.avc import AvisC
 from tests.oracle.case import Case
 from tests.oracle.whole import Context
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from grounddecode.methods.cicd import CICD
-from grounddecode.methods.locore import LocoRE
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.contrast.cicd import CICD
 from tests.oracle.case import Case
 from tests.oracle.locore import LocoREEdit
 from tests.oracle.prompts import cut

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.deco import DeCo
+from grounddecode.methods.layers.deco import DeCo
 from tests.oracle.case import Case
 from tests.oracle.whole import Adjustment, Oracle
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.dola import DoLa
+from grounddecode.methods.layers.dola import DoLa
 from tests.oracle.case import Case
 from tests.oracle.whole import Adjustment, Oracle
 

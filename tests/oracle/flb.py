@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.flb import FLB
-from grounddecode.methods.locore import LocoRE
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.choice.flb import FLB
 from tests.oracle.case import Case
 from tests.oracle.locore import LocoREEdit
 from tests.oracle.whole import Adjustment, Oracle

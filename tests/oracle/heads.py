@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.heads import HeadModulation
+from grounddecode.methods.attention.heads import HeadModulation
 from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from grounddecode.methods.icd import ICD
-from grounddecode.methods.locore import LocoRE
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.contrast.icd import ICD
 from tests.oracle.case import Case
 from tests.oracle.locore import LocoREEdit
 from tests.oracle.prompts import cut, with_text_behind

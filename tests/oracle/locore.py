@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.locore import LocoRE
+from grounddecode.methods.attention.locore import LocoRE
 from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit
 

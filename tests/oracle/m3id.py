@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.m3id import M3ID
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.var import VAR
+from grounddecode.methods.contrast.m3id import M3ID
 from tests.oracle.case import Case
 from tests.oracle.prompts import cut, text_logits
 from tests.oracle.var import VAREdit

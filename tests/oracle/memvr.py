@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grounddecode.methods.memvr import MemVR
+from grounddecode.methods.layers.memvr import MemVR
 from tests.oracle.case import Case
 from tests.oracle.whole import Oracle
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.nolan import NoLan
+from grounddecode.methods.contrast.nolan import NoLan
 from tests.oracle.case import Case
 from tests.oracle.prompts import cut, text_logits
 from tests.oracle.whole import Adjustment, Oracle

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.pai import PAI
+from grounddecode.methods.attention.pai import PAI
 from tests.oracle.case import Case
 from tests.oracle.prompts import cut, text_logits
 from tests.oracle.whole import Adjustment, Context, Edit, Oracle

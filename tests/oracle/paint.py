@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grounddecode.methods.paint import PAINT
+from grounddecode.methods.attention.paint import PAINT
 from tests.oracle.avc import Contrast
 from tests.oracle.case import Case
 from tests.oracle.tower import Picture, pictures

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from grounddecode.methods.avc import AvisC
-from grounddecode.methods.locore import LocoRE
-from grounddecode.methods.memvr import MemVR
-from grounddecode.methods.sgrs import SGRS
-from grounddecode.methods.sid import SID
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.attention.var import VAR
+from grounddecode.methods.choice.sgrs import SGRS
+from grounddecode.methods.contrast.avc import AvisC
+from grounddecode.methods.contrast.sid import SID
+from grounddecode.methods.layers.memvr import MemVR
 from tests.oracle.avc import Contrast
 from tests.oracle.case import Case
 from tests.oracle.locore import LocoREEdit

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grounddecode.methods.sgrs import SGRS
+from grounddecode.methods.choice.sgrs import SGRS
 from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit, Oracle
 from tests.zoo import FIRST_SPECIAL, Family

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from grounddecode.methods.sid import SID
+from grounddecode.methods.contrast.sid import SID
 from tests.oracle.case import Case
 from tests.oracle.whole import Adjustment, Context, Edit, Oracle
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.locore import LocoRE
-from grounddecode.methods.spin import SPIN
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.attention.spin import SPIN
 from tests.oracle.case import Case
 from tests.oracle.locore import LocoREEdit
 from tests.oracle.whole import Context, Edit

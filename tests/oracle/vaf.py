@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.vaf import VAF
+from grounddecode.methods.attention.vaf import VAF
 from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit
 

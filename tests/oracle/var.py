@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.var import VAR
 from tests.oracle.case import Case
 from tests.oracle.whole import Context, Edit
 

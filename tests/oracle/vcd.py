@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grounddecode.methods.locore import LocoRE
-from grounddecode.methods.vcd import VCD
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.contrast.vcd import VCD
 from tests.oracle.case import Case
 from tests.oracle.locore import LocoREEdit
 from tests.oracle.prompts import cut

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grounddecode.methods.locore import LocoRE
-from grounddecode.methods.vista import VISTA
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.layers.vista import VISTA
 from tests.oracle.case import Case
 from tests.oracle.locore import LocoREEdit
 from tests.oracle.prompts import text_logits

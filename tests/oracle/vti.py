@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from grounddecode.methods.vti import VTI
+from grounddecode.methods.layers.vti import VTI
 from tests.oracle.case import Case
 from tests.oracle.vista import Turned
 from tests.oracle.whole import Oracle

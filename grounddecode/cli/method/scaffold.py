@@ -11,6 +11,7 @@ from string import Template
 from grounddecode import registry
 
 TEMPLATES = Path(__file__).parent / "templates"
+ROOM = "attention"  # of grounddecode/methods: what the template changes
 OF_A_CLONE = ("grounddecode/registry.py", "grounddecode/__init__.py", "logits_processors/__init__.pyi")
 
 
@@ -56,7 +57,7 @@ def of_clone(name: str, root: Path) -> dict[Path, str]:
             "package of your own"
         )
     new = {
-        f"grounddecode/methods/{name}.py": "method",
+        f"grounddecode/methods/{ROOM}/{name}.py": "method",
         f"tests/methods/test_{name}.py": "test",
         f"tests/oracle/{name}.py": "oracle",
     }
@@ -84,10 +85,13 @@ def _named(path: str, text: str, said: Mapping[str, str]) -> str:
     name, cls = said["name"], said["cls"]
     if path == "grounddecode/registry.py":
         return _behind(
-            path, text, r"^METHODS[^\n]*\{\n(?:    [^\n]*\n)*", f'    "{name}": "grounddecode.methods.{name}:{cls}",\n'
+            path,
+            text,
+            r"^METHODS[^\n]*\{\n(?:    [^\n]*\n)*",
+            f'    "{name}": "grounddecode.methods.{ROOM}.{name}:{cls}",\n',
         )
     if path == "grounddecode/__init__.py":
-        line = f"    from grounddecode.methods.{name} import {cls} as {cls}\n"
+        line = f"    from grounddecode.methods.{ROOM}.{name} import {cls} as {cls}\n"
         return _sorted_in(path, text, r"(?:    from grounddecode\.methods\.[^\n]*\n)+", line)
     stub = f"class {cls}LogitsProcessor(MethodLogitsProcessor): ...\n"
     text = _behind(path, text, r"(?:^class [^\n]*\n)+", stub)

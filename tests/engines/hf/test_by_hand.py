@@ -14,8 +14,8 @@ from transformers import DynamicCache, LogitsProcessor
 from grounddecode import SGRS, AvisC, GroundedModel, HeadModulation, LocoRE, ground
 from grounddecode.engines.hf.transformers_names import CACHE
 from grounddecode.method import Method
-from grounddecode.methods.paint import PAINT
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.paint import PAINT
+from grounddecode.methods.attention.var import VAR
 from tests import zoo
 from tests.engines.hf.footprint import footprint
 from tests.engines.hf.test_families import EFFECT, TOLERANCE, difference, generate

@@ -12,7 +12,7 @@ from grounddecode import Trace, ground
 from grounddecode.engines.hf.attention import attend
 from grounddecode.engines.openai.engine import OpenAIEngine
 from grounddecode.engines.vllm.params import Settings, not_offered
-from grounddecode.methods.sid import SID
+from grounddecode.methods.contrast.sid import SID
 from grounddecode.view import StepView
 from tests import zoo
 from tests.engines.hf.test_families import TOLERANCE, difference, generate

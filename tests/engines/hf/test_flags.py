@@ -14,8 +14,8 @@ from grounddecode import ground
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.generation import FLAGS
 from grounddecode.engines.hf.watch.flags import _source
-from grounddecode.methods.avc import AvisC
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.var import VAR
+from grounddecode.methods.contrast.avc import AvisC
 from tests import zoo
 from tests.oracle.whole import Oracle
 

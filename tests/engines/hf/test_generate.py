@@ -11,8 +11,8 @@ from transformers import DynamicCache
 
 from grounddecode import AvisC, GroundedModel, LocoRE, ground
 from grounddecode.method import Needs
-from grounddecode.methods.heads import HeadModulation
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.heads import HeadModulation
+from grounddecode.methods.attention.var import VAR
 from tests import zoo
 from tests.engines.hf.test_families import TOLERANCE, difference, generate
 from tests.oracle.cases import CASES, Case

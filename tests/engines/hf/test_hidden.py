@@ -13,7 +13,7 @@ from grounddecode import AvisC, ground
 from grounddecode.engines.openai.engine import OpenAIEngine
 from grounddecode.engines.vllm.params import Settings, not_offered
 from grounddecode.method import Method, Needs
-from grounddecode.methods.sgrs import SGRS
+from grounddecode.methods.choice.sgrs import SGRS
 from grounddecode.reads import Reads
 from grounddecode.view import StepView
 from tests import zoo

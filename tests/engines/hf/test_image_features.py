@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grounddecode import AvisC, Trace, ground
-from grounddecode.methods.memvr import MemVR
+from grounddecode.methods.layers.memvr import MemVR
 from grounddecode.view import StepView
 from tests import zoo
 from tests.engines.hf.test_families import TOLERANCE, difference, generate

@@ -16,10 +16,10 @@ from grounddecode import AvisC, GroundedModel, ground, lab
 from grounddecode.engines.openai.engine import OpenAIEngine
 from grounddecode.engines.vllm.params import Settings, not_offered
 from grounddecode.method import Method, option
-from grounddecode.methods.cicd import CICD
-from grounddecode.methods.icd import ICD
-from grounddecode.methods.m3id import M3ID
-from grounddecode.methods.sgrs import SGRS
+from grounddecode.methods.choice.sgrs import SGRS
+from grounddecode.methods.contrast.cicd import CICD
+from grounddecode.methods.contrast.icd import ICD
+from grounddecode.methods.contrast.m3id import M3ID
 from grounddecode.view import References, StepView, StreamEdit, StreamInputs
 from tests import zoo
 from tests.engines.hf.test_families import difference, generate

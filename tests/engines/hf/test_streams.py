@@ -12,7 +12,7 @@ from grounddecode import AvisC, ground
 from grounddecode.engines.hf.decoder import find_decoder
 from grounddecode.engines.hf.saliency.unembedding import few_rows
 from grounddecode.engines.hf.stream import newest
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.var import VAR
 from tests import zoo
 from tests.engines.hf.test_families import TOLERANCE, difference, generate
 

@@ -14,7 +14,7 @@ from transformers import StoppingCriteria
 
 from grounddecode import SGRS, AvisC, GroundedModel, LocoRE, ground
 from grounddecode.method import Method
-from grounddecode.methods.paint import PAINT
+from grounddecode.methods.attention.paint import PAINT
 from logits_processors.hf import MethodLogitsProcessor
 from tests import zoo
 from tests.engines.hf.footprint import footprint

@@ -14,7 +14,7 @@ from grounddecode import ground
 from grounddecode.engines.hf.attention import kernels
 from grounddecode.engines.hf.attention.call import Call
 from grounddecode.engines.hf.watch.vision import TowerWatch, _layer_read
-from grounddecode.methods.paint import PAINT
+from grounddecode.methods.attention.paint import PAINT
 from grounddecode.view import VisionView
 from tests import zoo
 from tests.oracle.paint import _TOWERS

@@ -12,7 +12,7 @@ from torch import nn
 
 from grounddecode import SGRS, AvisC, GroundedModel, HeadModulation, LocoRE, ground
 from grounddecode.method import Method
-from grounddecode.methods.paint import PAINT
+from grounddecode.methods.attention.paint import PAINT
 from grounddecode.saliency import record_saliency
 from logits_processors.hf import MethodLogitsProcessor
 from tests import zoo

@@ -9,7 +9,7 @@ import torch
 from grounddecode.engines.vllm.attention.cache import Columns, Paged
 from grounddecode.engines.vllm.attention.step import plan_rows
 from grounddecode.engines.vllm.requests import Layout, Requests
-from grounddecode.methods.locore import LocoRE
+from grounddecode.methods.attention.locore import LocoRE
 
 HEADS, WIDTH, BLOCK = 2, 32, 32
 

@@ -8,9 +8,9 @@ import pytest
 
 from grounddecode import registry
 from grounddecode.engines.vllm.params import Settings, json_schema, not_offered, read_request, restored, written
-from grounddecode.methods.avc import AvisC
-from grounddecode.methods.locore import LocoRE
-from grounddecode.methods.var import VAR
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.attention.var import VAR
+from grounddecode.methods.contrast.avc import AvisC
 
 
 @pytest.mark.parametrize(

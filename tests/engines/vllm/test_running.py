@@ -56,7 +56,7 @@ def expected(local: Any, asked: list[Question]) -> list[Answer]:
 def sabotaged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """LocoRE fails in the middle of an answer; what is logged of it."""
     from grounddecode.engines.vllm import requests
-    from grounddecode.methods.locore import LocoRE
+    from grounddecode.methods.attention.locore import LocoRE
 
     usual = LocoRE._gain
 

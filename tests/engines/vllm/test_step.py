@@ -7,9 +7,9 @@ import torch
 
 from grounddecode.engines.vllm.attention.step import last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.requests import Layout, Requests
-from grounddecode.methods.avc import AvisC
-from grounddecode.methods.heads import HeadModulation
-from grounddecode.methods.locore import LocoRE
+from grounddecode.methods.attention.heads import HeadModulation
+from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.contrast.avc import AvisC
 
 IMAGE = 9
 PROMPT = [1, 2, IMAGE, IMAGE, IMAGE, 3, 4, 5]  # the image ends at 4, the last token is 7

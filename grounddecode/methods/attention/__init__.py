@@ -1,0 +1,1 @@
+"""Methods that change which keys a token attends to."""

@@ -1,0 +1,1 @@
+"""Methods that change or judge the choice of a token, from what its own step offers."""
