@@ -2,7 +2,7 @@
 
     python -m benchmarks.timing.lab2_training --out benchmarks/results/lab2/training_time.json
 
-Every stage runs as `grounddecode.lab.train --lab 2` runs it, on real documents and conversations about 320 scenes, in one
+Every stage runs as `grounddecode.lab.train --lab 2` runs it, on documents and conversations about 320 scenes, in one
 thread and in two. Processor time is what other work on the machine disturbs least: the projection is made of that of
 one thread. Two cores take the longest of three chains until the text stage is over (documents and text; tower; rows),
 or half of their sum where that is more; then the projector and the joint stage run alone, in one thread.
