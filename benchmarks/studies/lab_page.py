@@ -89,13 +89,14 @@ def legend(table: Mapping[str, Any]) -> str:
     made = [c for found in table["checkpoints"].values() for c in (found["commit"], *found.get("made_at", ())) if c]
     commits = sorted({commit["id"][:10] for commit in made})
     batch, seed = first["settings"]["batch_size"], first["settings"]["seed"]
+    tuned = TUNED.format(seed=table.get("tuned_on", "seed0")) if table["tuned"] else ""
     return (
         f"Evaluation scenes: {n['captions']} captions of up to 60 tokens, {n['random']} POPE questions a split (six a "
         "picture, of the first pictures with three objects or more). In percent, except words, speed and memory. Small "
         "print: greedy's own 95 % interval; elsewhere the difference from greedy; in rows `greedy cut to X` the "
         "difference of X from greedy's captions cut to as many words as X's. Intervals are paired and resampled by "
         "picture; bold where 0 lies outside. No correction for the number of comparisons was made.\n\n"
-        f"{TUNED.format(seed=table.get('tuned_on', 'seed0')) if table['tuned'] else ''}Speed is the median over batches of the ratio to greedy on the same "
+        f"{tuned}Speed is the median over batches of the ratio to greedy on the same "
         "batch, of a small model, where fixed costs weigh most. Memory is the peak of the whole process (the program "
         "itself is most of it).\n\n"
         f"torch {versions['torch']}, transformers {versions['transformers']}, float32, {hardware['cores']} CPU cores, "
