@@ -136,7 +136,7 @@ class Lens:
         """
         rows = torch.cat([x, self._norm(torch.cat(list(hidden))[:, None]).to(x.dtype)])
         made = head(rows) if self._few is None else self._few(head, rows)
-        return made[: len(x)], self._settled(made[len(x) :, 0]).split(len(x))
+        return made[: len(x)], self._settled(made[len(x) :, 0]).unflatten(0, (-1, len(x))).unbind()
 
     def _settled(self, logits: Tensor) -> Tensor:
         """What the model does to the output of its unembedding."""
