@@ -127,16 +127,14 @@ class Lens:
         rows = self._norm(rows) if normed else rows
         return self._settled((self._head(rows) if self._few is None else self._few(self._head, rows))[:, 0])
 
-    def beside(
-        self, head: Callable[[Tensor], Tensor], x: Tensor, hidden: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """What `head` makes of `x` (R, 1, width), and the logits of each of `hidden` (R, width), of one product.
+    def beside(self, head: Callable[[Tensor], Tensor], x: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What `head` makes of `x` (R, 1, width), and the logits (n, R, vocabulary) of n `hidden` (R, width).
 
-        Its matrix, often the largest that a step reads, is read once for all of them.
+        Of one product: its matrix, often the largest that a step reads, is read once for all of them.
         """
         rows = torch.cat([x, self._norm(torch.cat(list(hidden))[:, None]).to(x.dtype)])
         made = head(rows) if self._few is None else self._few(head, rows)
-        return made[: len(x)], self._settled(made[len(x) :, 0]).unflatten(0, (-1, len(x))).unbind()
+        return made[: len(x)], self._settled(made[len(x) :, 0]).view(len(hidden), len(x), -1)
 
     def _settled(self, logits: Tensor) -> Tensor:
         """What the model does to the output of its unembedding."""

@@ -182,7 +182,7 @@ class HiddenStates(Part):
         if len(behind) < len(self._exits) or any(hidden.device != x.device for hidden in behind):
             return head(x)
         output, exits = lens.beside(head, x, behind)
-        step.exits = {layer + 1: logits for layer, logits in zip(self._exits, exits, strict=True)}
+        step.exits = {layer + 1: exits[number] for number, layer in enumerate(self._exits)}
         return output
 
 
