@@ -48,6 +48,7 @@ class Step:
     seen: set[int] = field(default_factory=set)
     recorded: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, keys) head mean of the last prompt row
     record: bool = False
+    parallel: bool = False  # rows of several streams
     newest_only: int | None = None  # a layer behind which only the newest token is read
     second_logits: Tensor | None = None
     wanted: AbstractSet[str] = frozenset()  # of the newest query's attention to the image
