@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, MaxPixels, Model, Others, Trust, engine_options
+from grounddecode.cli.engines import (
+    Calibration,
+    Device,
+    Dtype,
+    Engine,
+    MaxPixels,
+    Model,
+    Others,
+    Seed,
+    Trust,
+    engine_options,
+)
 from grounddecode.cli.errors import complain, resumable
 from grounddecode.cli.output import results_only, width, write_json, write_line
 from grounddecode.cli.progress import Meter
@@ -88,7 +99,7 @@ def bench(
     split: Annotated[str, typer.Option("--split", help=SPLIT_HELP)] = "evaluation",
     ids: Annotated[str | None, typer.Option("--ids", metavar="LIST", help=IDS_HELP)] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples of each split at most.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
+    seed: Seed = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples answered together.")] = 8,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help=LONGEST_HELP)] = None,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help=SHARD_HELP)] = None,
