@@ -21,12 +21,6 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, .
 Calibration = Annotated[Path | None, typer.Option("--calibration", help="File of `grounddecode calibrate`.")]
 TRUST_HELP = "Let the model's folder run Python of its own (its `auto_map`). Read it first."
 PIXELS_HELP = "Largest picture, in pixels; a larger one is refused before it is decoded. Default: 50 million."
-SETTING_HELP = "A hyper-parameter, e.g. alpha=1.5; may be given again."
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTING_HELP)]
-Longest = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
-Temperature = Annotated[float | None, typer.Option("--temperature", min=0.0, help="Of sampling; 0 decodes greedily.")]
-TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of sampling.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help=TRUST_HELP)]
 MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, help=PIXELS_HELP)]
 Others = Annotated[

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from grounddecode.cli.engines import (
-    Calibration,
-    Device,
-    Dtype,
-    Longest,
-    MaxPixels,
-    Model,
-    Others,
+from grounddecode.cli.asking import (
+    MaxNewTokens,
+    Prompt,
     Seed,
     Settings,
+    Spec,
     Temperature,
     TopP,
-    Trust,
-    engine_options,
+    decoding,
+    readable_picture,
 )
-from grounddecode.cli.model.generate import METHOD_HELP, decoding, readable_picture
+from grounddecode.cli.engines import Calibration, Device, Dtype, MaxPixels, Model, Others, Trust, engine_options
 from grounddecode.cli.output import results_only, write_json, write_line
 
 if TYPE_CHECKING:
@@ -37,8 +33,8 @@ def explain(
     model: Model,
     image: Annotated[list[str], typer.Option("--image", "-i", help=IMAGE_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file: one file, nothing else needed.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What you ask.")] = PROMPT,
-    method: Annotated[str, typer.Option("--method", help=METHOD_HELP)] = "greedy",
+    prompt: Prompt = PROMPT,
+    method: Spec = "greedy",
     settings: Settings = None,
     png: Annotated[Path | None, typer.Option("--png", help="The same as one picture, for papers.")] = None,
     risk: Annotated[
@@ -50,7 +46,7 @@ def explain(
     others: Others = None,
     trust: Trust = False,
     max_pixels: MaxPixels = None,
-    max_new_tokens: Longest = 64,
+    max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = None,
     top_p: TopP = None,
     seed: Seed = 0,

@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from grounddecode.cli.engines import (
-    Calibration,
-    Device,
-    Dtype,
-    Engine,
-    MaxPixels,
-    Model,
-    Others,
-    Seed,
-    Trust,
-    engine_options,
-)
+from grounddecode.cli.asking import Seed
+from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, MaxPixels, Model, Others, Trust, engine_options
 from grounddecode.cli.errors import complain, resumable
 from grounddecode.cli.output import results_only, width, write_json, write_line
 from grounddecode.cli.progress import Meter
@@ -47,6 +37,8 @@ RECIPE_HELP = "YAML file that says what the other options do not."
 RAY_HELP = "Spread over a Ray cluster: local, auto, or the address that `ray start` printed. Same answers."
 ACTORS_HELP = "Engines on the cluster; default: one for each share of its GPUs, without GPUs one a node."
 GPUS_HELP = "GPUs of one engine, or a fraction of one; default: 1 where there are any."
+AllowErrors = Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help=RAY_HELP)]
 RayActors = Annotated[int | None, typer.Option("--ray-actors", min=1, help=ACTORS_HELP)]
 RayGpus = Annotated[float | None, typer.Option("--gpus-per-actor", min=0, help=GPUS_HELP)]
@@ -118,8 +110,8 @@ def bench(
     ray_actors: RayActors = None,
     gpus_per_actor: RayGpus = None,
     keep: Annotated[Path | None, typer.Option("--keep", metavar="FILE", help=KEEP_HELP)] = None,
-    allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+    allow_errors: AllowErrors = False,
+    as_json: AsJson = False,
 ) -> None:
     """Answer benchmarks with several methods, score the answers, write a run folder."""
     from grounddecode.evaluate.run.recipe import Recipe
@@ -153,8 +145,8 @@ def _cluster(address: str | None, actors: int | None, gpus: float | None) -> Clu
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of all shards of one run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
-    allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+    allow_errors: AllowErrors = False,
+    as_json: AsJson = False,
 ) -> None:
     """Put the shards of a run together and score them."""
     from grounddecode.evaluate.run.merge import merge as together
