@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from grounddecode.maths import image_groups
+from grounddecode.maths import image_groups, rank_among
 from grounddecode.method import Method, Needs, option
 
 if TYPE_CHECKING:
@@ -78,27 +78,20 @@ class SPIN(Method):
         return step.of_image(image_groups)
 
     def group_factors(self, masses: Tensor) -> Tensor:
-        return self._of_mass(masses[..., 1])[..., None].expand_as(masses)
+        return self._gain(masses[..., 1], masses[..., 1].amax(dim=-1, keepdim=True) > 0)[..., None].expand_as(masses)
 
     def head_gain(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
+        image = step.of_image(_alone)
         if self.score == "mass":
-            return self._of_mass(torch.bmm(scores.softmax(dim=-1), step.of_image(_of_image).mT)[..., 0])
-        there = step.of_image(_alone) & scores.isfinite()
+            masses = (scores.softmax(dim=-1) * image).sum(dim=-1)
+            return self._gain(masses, masses.amax(dim=-1, keepdim=True) > 0)
+        there = image & (scores > -torch.inf)
         return self._gain(scores.masked_fill(~there, 0.0).sum(dim=-1), there.any(dim=-1))
-
-    def _of_mass(self, masses: Tensor) -> Tensor:
-        return self._gain(masses, masses.any(dim=-1, keepdim=True))
 
     def _gain(self, sums: Tensor, sees: Tensor) -> Tensor:
         """(R, heads) from what each head is ranked by, and whether it sees an image token."""
-        kept = sums.sort(dim=-1, descending=True, stable=True).indices[..., : int(self.rho * sums.shape[-1])]
-        gain = torch.full_like(sums, self.damp).scatter(-1, kept, 1.0)
-        return torch.where(sees, gain, 1.0)
-
-
-def _of_image(image: Tensor) -> Tensor:
-    """(R, 1, T), 1 on image tokens."""
-    return image[:, None].float()
+        damped = sees & (rank_among(sums) >= int(self.rho * sums.shape[-1]))
+        return torch.ones_like(sums).masked_fill(damped, self.damp)
 
 
 def _alone(image: Tensor) -> Tensor:
