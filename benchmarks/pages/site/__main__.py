@@ -80,9 +80,10 @@ def write(out: Path) -> None:
 def settings(source: Path) -> dict[str, object]:
     """What the builder is told: no network at build time or afterwards."""
     palette = [
-        {"media": f"(prefers-color-scheme: {kind})", "scheme": scheme, "toggle": {"icon": icon, "name": "Colours"}}
-        for kind, scheme, icon in (
-            ("light", "default", "material/weather-night"), ("dark", "slate", "material/weather-sunny"),
+        {"media": f"(prefers-color-scheme: {kind})", "scheme": scheme, "toggle": {"icon": icon, "name": name}}
+        for kind, scheme, icon, name in (
+            ("light", "default", "material/weather-night", "Dark colours"),
+            ("dark", "slate", "material/weather-sunny", "Light colours"),
         )
     ]  # fmt: skip
     return {
