@@ -3,6 +3,7 @@
     python -m benchmarks.studies.lab_table run seed0 seed1 seed2 clean  # recipes/lab_methods.yaml to out/lab/NAME
     python -m benchmarks.studies.lab_table write                        # results/lab/methods.json and methods.md
     python -m benchmarks.studies.lab_table run --lab 2 seed1 seed2      # recipes/lab2_methods.yaml to out/lab2/NAME
+    python -m benchmarks.studies.lab_table write --lab 2 --join         # beside the rows that results/lab2 has already
 
 Every registered method and documented pair is in the table: with its numbers, or with the sentence that refuses it.
 """
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies.lab2 import tuning as lab2_tuning
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_tuning import RESULT as TUNING
 from grounddecode import registry
@@ -115,7 +117,7 @@ def compact(folder: Path) -> dict[str, Any]:
         "settings": {key: made["settings"][key] for key in ("limit", "batch_size", "seed", "weights", "questions")},
         **{key: made[key] for key in ("versions", "commit", "hardware")},
         "methods": rows,
-        "refused": json.loads((folder / REFUSED).read_text(encoding="utf-8")),
+        "refused": json.loads((folder / REFUSED).read_text(encoding="utf-8")) if (folder / REFUSED).is_file() else {},
     }
 
 
@@ -192,20 +194,48 @@ def by_mention(captions: Iterable[Mapping[str, Any]]) -> list[list[int]]:
     return [places[place] for place in sorted(places)]
 
 
-def write(folder: Path, lab: int) -> None:
+def joined(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's earlier rows and the new ones, in the order of the recipe; `made_at` has the earlier commits.
+
+    Raises:
+        ValueError: the two were not asked the same, or greedy did not answer the same.
+    """
+    for key in ("model", "n", "settings"):
+        if before[key] != found[key]:
+            raise ValueError(f"{found['model']}: {key} was {before[key]}, is {found[key]}: make the whole table anew")
+    one, other = (side["methods"][GREEDY] for side in (before, found))
+    if any(one[part] != other[part] for part in ("chair", "pope", "by_mention")):
+        raise ValueError(f"{found['model']}: greedy answers otherwise than it did: make the whole table anew")
+    rows = {**before["methods"], **{spec: row for spec, row in found["methods"].items() if spec != GREEDY}}
+    order = {spec: place for place, spec in enumerate(read(RECIPES[2]).methods)}
+    return {
+        **found,
+        "methods": dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order)))),
+        "refused": {**before["refused"], **found["refused"]},
+        "made_at": [*before.get("made_at", ()), before["commit"]],
+    }
+
+
+def write(folder: Path, lab: int, join: bool = False) -> None:
     tuning = json.loads(TUNING.read_text(encoding="utf-8")) if lab == 1 else {"chosen": {}}
     runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
     if not runs:
         raise SystemExit(
             f"{folder} holds no finished run: python -m benchmarks.studies.lab_table run {' '.join(CHECKPOINTS)}"
         )
+    if join:
+        earlier = json.loads((RESULTS[lab] / "methods.json").read_text(encoding="utf-8"))["checkpoints"]
+        runs = {n: joined(earlier[n], runs[n]) if n in runs else earlier[n] for n in CHECKPOINTS}
     tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
+    if lab == 2:
+        tuned = lab2_tuning.chosen()
     which = "" if lab == 1 else f"--lab {lab} "
     command = f"python -m benchmarks.studies.lab_table run {which}{' '.join(runs)}"
     table: dict[str, Any] = {"command": command, "tuned": tuned, "checkpoints": runs}
     if lab != 1:
         table |= {
             "title": "the second lab's models",
+            "tuned_on": "seed1",
             "writer": f"python -m benchmarks.studies.lab_table write {which}".strip(),
         }
     RESULTS[lab].mkdir(exist_ok=True)
@@ -219,13 +249,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
     parser.add_argument("--out", type=Path, help="where the run folders are; default: out/lab or out/lab2")
     parser.add_argument("--lab", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--join", action="store_true", help="`write` keeps the rows that no run folder has")
     args = parser.parse_args()
     folder = args.out or Path("out") / MODELS[args.lab]
     if args.what == "run":
         for name in args.names:
             measure(name, folder / name, args.lab)
     else:
-        write(folder, args.lab)
+        write(folder, args.lab, args.join)
 
 
 if __name__ == "__main__":

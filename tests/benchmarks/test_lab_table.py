@@ -8,6 +8,7 @@ import math
 import pytest
 
 from benchmarks.studies import detector, lab_page, lab_table, lab_tuning
+from benchmarks.studies.lab2 import tuning as lab2_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
 from grounddecode.evaluate.run.recipe import read
@@ -187,3 +188,29 @@ def test_a_risk_is_fitted_on_some_mentions_and_tried_on_others():
     assert told["brier_of_the_rate"] == 0.25
     worse = detector.reliability(fitted, [{"s": 5.0, "hallucinated": False}] * 4, "s", bins=4)
     assert worse["error"] == worse["brier"] == 1.0
+
+
+def test_the_second_labs_tuning_follows_the_same_rule_and_saw_no_evaluation_scene():
+    tuning, recipe = json.loads(lab2_tuning.RESULT.read_text()), read(lab2_tuning.RECIPE)
+    assert recipe.split == tuning["settings"]["split"] == "calibration"
+    assert recipe.model == tuning["settings"]["model"] == "lab2:seed1"
+    assert tuple(tuning["grid"]) == recipe.methods
+    assert lab_tuning.choose(tuning["grid"]) == tuning["chosen"]
+    assert tuning["rule"] == lab_tuning.RULE
+    # `vti` needs directions, and `cicd` reads three pictures where others read one.
+    assert set(registry.names()) - set(tuning["chosen"]) == {"vti", "cicd"}
+
+
+def test_new_rows_join_a_table_only_where_greedy_answered_the_same():
+    def table(commit: str, spec: str, chair_i: float = 0.1) -> dict[str, object]:
+        row = {"chair": {"chair_i": chair_i}, "pope": {}, "by_mention": [[0, 1]]}
+        made = {"model": "lab2:seed0", "n": {}, "settings": {"limit": 8}, "commit": {"id": commit}, "refused": {}}
+        return {**made, "methods": {"greedy": row, spec: row}}
+
+    told = lab_table.joined(table("a", "sgrs"), table("b", "locore"))
+    assert list(told["methods"]) == ["greedy", "locore", "sgrs"]
+    assert (told["commit"], told["made_at"]) == ({"id": "b"}, [{"id": "a"}])
+    with pytest.raises(ValueError, match="greedy answers otherwise"):
+        lab_table.joined(table("a", "sgrs"), table("b", "locore", 0.2))
+    with pytest.raises(ValueError, match="settings was"):
+        lab_table.joined(table("a", "sgrs"), {**table("b", "locore"), "settings": {"limit": 9}})
