@@ -15,6 +15,7 @@ from grounddecode.engines.base import Decoding, Request, open_engine
 from grounddecode.method import Method
 
 PATIENCE = 600.0  # seconds without a word
+ONE = "0"  # the sample that a visitor's question is, for errors that name it
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Asked:
 
     @property
     def request(self) -> Request:
-        return Request(sample_id="0", prompt=self.prompt, images=(self.picked.image,))
+        return Request(sample_id=ONE, prompt=self.prompt, images=(self.picked.image,))
 
     @property
     def decoding(self) -> Decoding:

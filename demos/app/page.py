@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from demos.app.controls import Control, controls_of, spec
-from demos.app.models import Asked, Model
+from demos.app.models import ONE, Asked, Model
 from demos.app.pictures import Picked, scene, upload
 from grounddecode import registry
 from grounddecode.lab.world import scenes
@@ -125,7 +125,8 @@ def _run(
         yield (_done(asked), *_both(shown, asked), _explained(model.page(asked)))
     except (ValueError, RuntimeError) as error:
         empty = _answer("plain model", "", None), _answer("with methods", "", None)
-        yield (f'<p class="wrong">{escape(str(error))}</p>', *empty, "")
+        told = str(error).removeprefix(f"sample {ONE}: ")
+        yield (f'<p class="wrong">{escape(told)}</p>', *empty, "")
 
 
 def _done(asked: Asked) -> str:
