@@ -78,7 +78,7 @@ def stays(source: Tensor, memo: Memo, positions: Any) -> bool:
     there = source >= 0
     if not isinstance(memo.positions, Tensor) or not isinstance(positions, Tensor):
         moved = there & (source != torch.arange(source.shape[1], device=source.device))
-        return positions is None and not bool(moved.any())
+        return memo.positions is None and positions is None and not bool(moved.any())  # else the model counts anew
     main = memo.positions.expand(*memo.positions.shape[:-2], *source.shape[:1], memo.positions.shape[-1])
     index = source.clamp(min=0).to(main.device).expand(*main.shape[:-1], source.shape[1])
     same = main.gather(-1, index) == positions[..., : source.shape[1]].to(main.device)
