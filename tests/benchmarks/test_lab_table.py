@@ -8,6 +8,7 @@ import math
 import pytest
 
 from benchmarks.studies import detector, lab_page, lab_table, lab_tuning
+from benchmarks.studies.lab2 import sweep_page
 from benchmarks.studies.lab2 import tuning as lab2_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
@@ -214,3 +215,10 @@ def test_new_rows_join_a_table_only_where_greedy_answered_the_same():
         lab_table.joined(table("a", "sgrs"), table("b", "locore", 0.2))
     with pytest.raises(ValueError, match="settings was"):
         lab_table.joined(table("a", "sgrs"), {**table("b", "locore"), "settings": {"limit": 9}})
+
+
+def test_the_sweeps_page_counts_what_the_file_holds():
+    groups = json.loads((sweep_page.RESULTS / "sweep.json").read_text())
+    assert (sweep_page.RESULTS / "sweep.md").read_text() == sweep_page.page(groups)
+    fires = [found["gate_c"]["fires"] for group in groups for found in group["joint"].values()]
+    assert f"**{sum(share >= 1 / 3 for share in fires)} of {len(fires)}**" in sweep_page.page(groups)
