@@ -41,8 +41,8 @@ def page(groups: Sequence[Mapping[str, Any]]) -> str:
     plain, (least, most) = [m["gate_c"]["fires_background"] for m in many], zip(*map(drawn, many), strict=True)
     steps = sorted({found["steps"] for found in every})
     about = (
-        f"{len(every)} models, each trained once, with {steps[0]} to {steps[-1]} joint steps: rows of a shape differ in "
-        "what is named, rows of different shapes in their steps too. `fires`: share of image tokens in BOS's dimension "
+        f"{len(every)} models, each trained once, with {steps[0]} to {steps[-1]} joint steps: rows of a shape differ "
+        "in what is named, rows of other shapes in their steps too. `fires`: share of image tokens in BOS's dimension "
         "by VAR's threshold; `background over object`: attention of a background patch over that of an object patch, "
         "least and most of the layers from the third on. From sweep.json by "
         "`python -m benchmarks.studies.lab2.sweep_page`."
