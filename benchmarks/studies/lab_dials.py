@@ -3,7 +3,7 @@
     python -m benchmarks.studies.lab_dials train     # out/lab_dials/SEED-GUESS: models that differ in their annotators
     python -m benchmarks.studies.lab_dials write     # results/lab/dials.json, dials.md
 
-Annotators that guess: the shipped seeds 0 and 1 go on for 80 steps (their own last stage took 300), on the same
+Annotators that guess: the shipped seeds 0 and 1 go on for 50 steps (their own last stage took 300), on the same
 pictures in the same order, with annotators who never guess, guess in half of the places, or as those of the shipped
 models do. Background share: the captions of the second lab's run folders (`lab_table run --lab 2`), in thirds of scenes
 by how many patches show no object. Noise on training pictures: see results/lab/noiseless.md.
@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "lab"
 SEEDS = ("seed0", "seed1")
 GUESS = {"never": CLEAN, "half": Annotator(LIBERAL.pad / 2, LIBERAL.mined / 2), "shipped": LIBERAL}
 METHODS = (GREEDY, "heads", "vcd:share=0.9")
-IMAGES, STEPS, RATE, CAPTIONS = 2000, 80, 8e-4, 120
+IMAGES, STEPS, RATE, CAPTIONS = 1000, 50, 8e-4, 80
 THIRDS = ("least background", "middle", "most background")
 
 
