@@ -8,7 +8,7 @@ import math
 import pytest
 
 from benchmarks.studies import detector, lab_page, lab_table, lab_tuning
-from benchmarks.studies.lab2 import sweep_page
+from benchmarks.studies.lab2 import dials, sweep_page
 from benchmarks.studies.lab2 import tuning as lab2_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
@@ -222,3 +222,12 @@ def test_the_sweeps_page_counts_what_the_file_holds():
     assert (sweep_page.RESULTS / "sweep.md").read_text() == sweep_page.page(groups)
     fires = [found["gate_c"]["fires"] for group in groups for found in group["joint"].values()]
     assert f"**{sum(share >= 1 / 3 for share in fires)} of {len(fires)}**" in sweep_page.page(groups)
+
+
+def test_the_dials_page_shows_its_numbers_and_a_rate_is_over_all_pictures():
+    found = json.loads((dials.RESULTS / "dials.json").read_text())
+    assert (dials.RESULTS / "dials.md").read_text() == dials.page(found)
+    assert found["guess"] == dials.guessed(json.loads((dials.RESULTS / "methods.json").read_text()))
+    assert dials.rates([(1, 2), (0, 2)], None)[0] == 0.25
+    value, low, high = dials.rates([(1, 4), (1, 4)], [(1, 2), (1, 2)])
+    assert (value, low, high) == (-0.25, -0.25, -0.25)

@@ -29,6 +29,7 @@ RESULTS = {
     "Methods on the second lab": "results/lab2/methods.md",
     "What we read from that": "results/lab2/README.md",
     "The second lab's sweep": "results/lab2/sweep.md",
+    "What is by construction": "results/lab2/dials.md",
     "Speed": "results/speed.md",
     "Speed on vLLM": "results/vllm_speed.md",
     "On a GPU": "results/gpu/h100.md",
