@@ -18,8 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies import lab_guard
+from benchmarks.studies.lab_engine import opened
 from benchmarks.studies.lab_page import page
-from benchmarks.studies.lab_tuning import RESULT as TUNING
+from benchmarks.studies.lab_tuning import chosen
 from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine, refusal_of
@@ -39,7 +41,7 @@ PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the
 CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
 POPE = ("accuracy", "f1", "yes_ratio")
 SPLITS = ("random", "popular", "adversarial")
-REFUSED = "refused.json"
+REFUSED, COLOURS = "refused.json", "colours.json"
 PROMPT = "Describe this image in detail."
 
 
@@ -74,7 +76,7 @@ def refusals(engine: Engine, answered: Iterable[str]) -> dict[str, str]:
 def measure(name: str, out: Path, lab: int) -> None:
     """The run folder of one checkpoint, and beside its answers what was refused."""
     model, recipe = f"{MODELS[lab]}:{name}", RECIPES[lab]
-    engine = open_engine("hf", model)
+    engine = opened(model) if lab == 1 else open_engine("hf", model)
     plans = [spec for spec in read(recipe).methods if not refusal_of(engine, plan(spec).methods)]
     said = refusals(engine, plans)
     run(
@@ -86,6 +88,8 @@ def measure(name: str, out: Path, lab: int) -> None:
         opened=engine,
     )
     (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    right = lab_guard.colours(engine, (*plans, *forced(model)))
+    (out / COLOURS).write_text(json.dumps(right) + "\n", encoding="utf-8")
 
 
 def compact(folder: Path) -> dict[str, Any]:
@@ -193,13 +197,12 @@ def by_mention(captions: Iterable[Mapping[str, Any]]) -> list[list[int]]:
 
 
 def write(folder: Path, lab: int) -> None:
-    tuning = json.loads(TUNING.read_text(encoding="utf-8")) if lab == 1 else {"chosen": {}}
     runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
     if not runs:
         raise SystemExit(
             f"{folder} holds no finished run: python -m benchmarks.studies.lab_table run {' '.join(CHECKPOINTS)}"
         )
-    tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
+    tuned = chosen() if lab == 1 else {}
     which = "" if lab == 1 else f"--lab {lab} "
     command = f"python -m benchmarks.studies.lab_table run {which}{' '.join(runs)}"
     table: dict[str, Any] = {"command": command, "tuned": tuned, "checkpoints": runs}

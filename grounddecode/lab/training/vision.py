@@ -68,8 +68,13 @@ def _only(output: Any) -> torch.Tensor:
     return hidden
 
 
-def pixels(images: np.ndarray, rng: np.random.Generator | None, device: torch.device) -> torch.Tensor:
-    """Images as the processor gives them; with `rng`, one in ten is blended with noise and the light varies."""
+NOISED = 0.1  # share of the pictures that are blended with noise
+
+
+def pixels(
+    images: np.ndarray, rng: np.random.Generator | None, device: torch.device, noised: float = NOISED
+) -> torch.Tensor:
+    """Images as the processor gives them; with `rng` the light varies and a share of them is blended with noise."""
     batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     if rng is None:
         return batch
@@ -79,7 +84,7 @@ def pixels(images: np.ndarray, rng: np.random.Generator | None, device: torch.de
     )
     batch = batch * gain.view(-1, 1, 1, 1) + shift.view(-1, 1, 1, 1)
     share = (
-        torch.from_numpy(np.where(rng.random(n) < 0.1, rng.random(n), 0.0).astype(np.float32))
+        torch.from_numpy(np.where(rng.random(n) < noised, rng.random(n), 0.0).astype(np.float32))
         .to(device)
         .view(-1, 1, 1, 1)
     )
@@ -95,7 +100,7 @@ def schedule(step: int, steps: int, warmup: int = 60) -> float:
 
 def train_vision(
     model: Any, corpus: Corpus, seed: int, steps: int, device: torch.device, compiled: Callable[[Any], Any], log: Log,
-    batch: int = 64, rate: float = 2e-3,
+    batch: int = 64, rate: float = 2e-3, noised: float = NOISED,
 ) -> None:  # fmt: skip
     """Train the tower in place; `log` hears of loss and patch accuracy."""
     torch.manual_seed(seed)
@@ -115,7 +120,7 @@ def train_vision(
         ]
         with torch.autocast(device.type, torch.bfloat16):
             loss, hit = step_loss(
-                pixels(corpus.images[rows], rng, device), tuple(torch.from_numpy(v).to(device) for v in labels)
+                pixels(corpus.images[rows], rng, device, noised), tuple(torch.from_numpy(v).to(device) for v in labels)
             )
         loss.backward()
         nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
@@ -126,8 +131,10 @@ def train_vision(
 
 
 @torch.no_grad()
-def cache_features(model: Any, corpus: Corpus, seed: int, device: torch.device, batch: int = 256) -> torch.Tensor:
-    """Projector inputs (n, 64, width) float16 of all training images; one image in ten is seen through noise."""
+def cache_features(
+    model: Any, corpus: Corpus, seed: int, device: torch.device, batch: int = 256, noised: float = NOISED
+) -> torch.Tensor:
+    """Projector inputs (n, 64, width) float16 of all training images; a share of them is seen through noise."""
     rng = np.random.default_rng([seed, 2])
     torch.manual_seed(seed)
     trainer = VisionTrainer(model).to(device).eval()
@@ -136,7 +143,7 @@ def cache_features(model: Any, corpus: Corpus, seed: int, device: torch.device, 
     for start in range(0, rows, batch):
         images = pixels(corpus.images[start : start + batch], None, device)
         share = torch.from_numpy(
-            np.where(rng.random(len(images)) < 0.1, rng.random(len(images)), 0.0).astype(np.float32)
+            np.where(rng.random(len(images)) < noised, rng.random(len(images)), 0.0).astype(np.float32)
         )
         share = share.to(device).view(-1, 1, 1, 1)
         noisy = images * (1 - share) + torch.randn_like(images) * share
