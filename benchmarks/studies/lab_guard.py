@@ -51,21 +51,8 @@ def colour(right: Mapping[str, Sequence[bool]], spec: str) -> dict[str, Any]:
     return told
 
 
-def language(captions: Mapping[str, str], greedy: Mapping[str, str]) -> dict[str, float]:
-    """Of captions by sample: distinct words and pairs of words in a caption by all of them, and what changed.
-
-    `distinct_1` and `distinct_2` are the share of a caption's words (pairs) that it has not had before, over all
-    captions together. `changed` is the share of greedy's and the plan's words that are not in both, in order.
-    """
-    texts = {sample: text.split() for sample, text in captions.items()}
-    shares = {f"distinct_{n}": _distinct(texts.values(), n) for n in (1, 2)}
-    pairs = [(greedy[sample].split(), words) for sample, words in texts.items()]
+def changed(captions: Mapping[str, str], greedy: Mapping[str, str]) -> float:
+    """Share of the words of a plan's captions and of greedy's that are not in both, in order."""
+    pairs = [(greedy[sample].split(), text.split()) for sample, text in captions.items()]
     kept = sum(b.size for one, two in pairs for b in SequenceMatcher(None, one, two, False).get_matching_blocks())
-    total = sum(len(one) + len(two) for one, two in pairs)
-    return {**shares, "changed": round(1 - 2 * kept / total, 4)}
-
-
-def _distinct(captions: Iterable[Sequence[str]], n: int) -> float:
-    """Distinct runs of n words in each caption, by all its runs."""
-    runs = [list(zip(*(words[k:] for k in range(n)), strict=False)) for words in captions]
-    return round(sum(len(set(r)) for r in runs) / max(1, sum(map(len, runs))), 4)
+    return round(1 - 2 * kept / sum(len(one) + len(two) for one, two in pairs), 4)

@@ -100,6 +100,7 @@ def compact(folder: Path) -> dict[str, Any]:
     batches = timings(records)
     told = [record for record in records if record["method"] == GREEDY and record["benchmark"] == "chair"]
     texts, rows = {record["sample_id"]: record["response"] for record in told}, {}
+    right = json.loads((folder / COLOURS).read_text(encoding="utf-8")) if (folder / COLOURS).is_file() else {}
     for spec, found in metrics["results"].items():
         captions = [record for record in records if record["method"] == spec and record["benchmark"] == "chair"]
         rows[spec] = {
@@ -111,6 +112,12 @@ def compact(folder: Path) -> dict[str, Any]:
             "by_mention": by_mention(captions),
             "same_as_greedy": sum(texts.get(record["sample_id"]) == record["response"] for record in captions),
         }
+        if right:
+            rows[spec]["guard"] = {
+                **{key: rounded(found["chair"][key]) for key in ("distinct_1", "distinct_2")},
+                "changed": lab_guard.changed({r["sample_id"]: r["response"] for r in captions}, texts),
+                "colour": lab_guard.colour(right, spec),
+            }
     greedy = metrics["results"][GREEDY]
     return {
         "model": made["settings"]["model"],
