@@ -2,9 +2,11 @@
 
     python -m benchmarks.studies.lab_table run seed0 seed1 seed2 clean  # recipes/lab_methods.yaml to out/lab/NAME
     python -m benchmarks.studies.lab_table write                        # results/lab/methods.json and methods.md
+    python -m benchmarks.studies.lab_table run --peers seed0 seed1     # recipes/lab_peers.yaml to out/peers/NAME
+    python -m benchmarks.studies.lab_table write --peers                # results/lab/peers.json and peers.md
     python -m benchmarks.studies.lab_table run --lab 2 seed1 seed2      # recipes/lab2_methods.yaml to out/lab2/NAME
 
-Every registered method and documented pair is in the table: with its numbers, or with the sentence that refuses it.
+Every registered method and documented pair is in the tables: with its numbers, or with the sentence that refuses it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +37,37 @@ from grounddecode.lab.world import scenes
 from grounddecode.registry import GREEDY, plan
 
 HERE = Path(__file__).parents[1]
-RECIPES = {1: HERE / "recipes" / "lab_methods.yaml", 2: HERE / "recipes" / "lab2_methods.yaml"}
 RESULTS = {1: HERE / "results" / "lab", 2: HERE / "results" / "lab2"}
 MODELS = {1: "lab", 2: "lab2"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the tables: its recipe, the lab it is about, and how its command and its files are called."""
+
+    recipe: Path
+    lab: int
+    option: str
+    name: str
+    title: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its run folders are."""
+        return Path("out") / (MODELS[self.lab] if self.name == "methods" else self.name)
+
+    @property
+    def result(self) -> Path:
+        """Its numbers; the page stands beside them."""
+        return RESULTS[self.lab] / f"{self.name}.json"
+
+
+TABLES = {
+    "first": Table(HERE / "recipes" / "lab_methods.yaml", 1, "", "methods", "the lab model"),
+    "peers": Table(HERE / "recipes" / "lab_peers.yaml", 1, "--peers ", "peers", "the lab model, every method"),
+    "second": Table(HERE / "recipes" / "lab2_methods.yaml", 2, "--lab 2 ", "methods", "the second lab's models"),
+}
+FIRST = ("sgrs", "locore", "avc", "var", "heads", "paint")  # the methods of the first table
 PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the papers or our README speak of
 CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
 POPE = ("accuracy", "f1", "yes_ratio")
@@ -51,15 +82,15 @@ def forced(model: str) -> list[str]:
     return [f"var:sink_dims={';'.join(map(str, found.sink_dims))}"] if found.sink_dims and not found.has_sinks else []
 
 
-def refusals(engine: Engine, answered: Iterable[str]) -> dict[str, str]:
-    """What the engine says to the registered methods and documented pairs that no plan of a run consists of.
+def refusals(engine: Engine, answered: Iterable[str], names: Sequence[str]) -> dict[str, str]:
+    """What the engine says to the named methods and documented pairs that no plan of a run consists of.
 
     Raises:
         RuntimeError: one that it does not refuse.
     """
     known = {tuple(method.name for method in plan(spec).methods) for spec in answered}
     said: dict[str, str] = {}
-    for spec in (*registry.names(), *PAIRS):
+    for spec in (*names, *PAIRS):
         methods = plan(spec).methods
         if tuple(method.name for method in methods) in known:
             continue
@@ -73,12 +104,12 @@ def refusals(engine: Engine, answered: Iterable[str]) -> dict[str, str]:
     return said
 
 
-def measure(name: str, out: Path, lab: int) -> None:
-    """The run folder of one checkpoint, and beside its answers what was refused."""
-    model, recipe = f"{MODELS[lab]}:{name}", RECIPES[lab]
-    engine = opened(model) if lab == 1 else open_engine("hf", model)
+def measure(name: str, out: Path, table: Table) -> None:
+    """The run folder of one checkpoint, and beside its answers what was refused and what the guard asks."""
+    model, recipe = f"{MODELS[table.lab]}:{name}", table.recipe
+    engine = opened(model) if table.name == "peers" else open_engine("hf", model)
     plans = [spec for spec in read(recipe).methods if not refusal_of(engine, plan(spec).methods)]
-    said = refusals(engine, plans)
+    said = refusals(engine, plans, FIRST if table is TABLES["first"] else registry.names())
     run(
         recipe,
         out,
@@ -203,39 +234,38 @@ def by_mention(captions: Iterable[Mapping[str, Any]]) -> list[list[int]]:
     return [places[place] for place in sorted(places)]
 
 
-def write(folder: Path, lab: int) -> None:
+def write(folder: Path, table: Table) -> None:
     runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
+    module = "python -m benchmarks.studies.lab_table"
     if not runs:
-        raise SystemExit(
-            f"{folder} holds no finished run: python -m benchmarks.studies.lab_table run {' '.join(CHECKPOINTS)}"
-        )
-    tuned = chosen() if lab == 1 else {}
-    which = "" if lab == 1 else f"--lab {lab} "
-    command = f"python -m benchmarks.studies.lab_table run {which}{' '.join(runs)}"
-    table: dict[str, Any] = {"command": command, "tuned": tuned, "checkpoints": runs}
-    if lab != 1:
-        table |= {
-            "title": "the second lab's models",
-            "writer": f"python -m benchmarks.studies.lab_table write {which}".strip(),
-        }
-    RESULTS[lab].mkdir(exist_ok=True)
-    (RESULTS[lab] / "methods.json").write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
-    (RESULTS[lab] / "methods.md").write_text(page(table), encoding="utf-8")
+        raise SystemExit(f"{folder} holds no finished run: {module} run {table.option}{' '.join(CHECKPOINTS)}")
+    told: dict[str, Any] = {
+        "command": f"{module} run {table.option}{' '.join(runs)}",
+        "tuned": chosen() if table.lab == 1 else {},
+        "checkpoints": runs,
+    }
+    if table.option:
+        told |= {"title": table.title, "writer": f"{module} write {table.option}".strip()}
+    table.result.parent.mkdir(exist_ok=True)
+    table.result.write_text(json.dumps(told, separators=(",", ":")) + "\n", encoding="utf-8")
+    table.result.with_suffix(".md").write_text(page(told), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "write"))
     parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
-    parser.add_argument("--out", type=Path, help="where the run folders are; default: out/lab or out/lab2")
+    parser.add_argument("--out", type=Path, help="where the run folders are; default: out/lab, out/peers or out/lab2")
     parser.add_argument("--lab", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--peers", action="store_true", help="every method of the first lab, with fewer scenes")
     args = parser.parse_args()
-    folder = args.out or Path("out") / MODELS[args.lab]
+    table = TABLES["peers" if args.peers else {1: "first", 2: "second"}[args.lab]]
+    folder = args.out or table.folder
     if args.what == "run":
         for name in args.names:
-            measure(name, folder / name, args.lab)
+            measure(name, folder / name, table)
     else:
-        write(folder, args.lab)
+        write(folder, table)
 
 
 if __name__ == "__main__":

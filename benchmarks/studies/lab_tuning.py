@@ -69,6 +69,11 @@ def choose(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
     return chosen
 
 
+def recipe_of(result: Path) -> Path:
+    """The recipe whose grid a result file holds."""
+    return HERE / "recipes" / f"lab_{result.stem}.yaml"
+
+
 def chosen() -> dict[str, str]:
     """The chosen plan of each method that has one, of both committed grids; the peers' file may not be there yet."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULT, PEERS) if path.is_file()]
@@ -81,7 +86,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run folder, by default out/lab/NAME; the same one resumes")
     args = parser.parse_args()
     result = RESULT if args.which == "first" else PEERS
-    recipe = HERE / "recipes" / f"lab_{result.stem}.yaml"
+    recipe = recipe_of(result)
     if read(recipe).split != "calibration":
         raise SystemExit(f"{recipe.name} would tune on the split {read(recipe).split}: tune on calibration")
     metrics = run(

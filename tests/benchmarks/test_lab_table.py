@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks.studies import detector, lab_page, lab_table, lab_tuning
+from benchmarks.studies import detector, lab_bar, lab_guard, lab_page, lab_table, lab_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
 from grounddecode.evaluate.run.recipe import read
@@ -95,14 +95,16 @@ class Picky:
 
 def test_what_is_refused_is_said_in_the_engines_words():
     said = lab_table.refusals(
-        Picky("var"), [name for name in registry.names() if name != "var"] + ["locore+sgrs", "locore+avc"]
+        Picky("var"),
+        [name for name in registry.names() if name != "var"] + ["locore+sgrs", "locore+avc"],
+        registry.names(),
     )
     assert said == dict.fromkeys(("var", "var+avc", "var+locore+sgrs"), "var: not on this model")
 
 
 def test_a_method_cannot_be_missing_without_being_refused():
     with pytest.raises(RuntimeError, match="heads is not refused, but no plan of the run has it"):
-        lab_table.refusals(Picky("var"), ["locore", "avc", "sgrs", "paint"])
+        lab_table.refusals(Picky("var"), ["locore", "avc", "sgrs", "paint"], lab_table.FIRST)
 
 
 def test_a_number_is_kept_with_all_that_it_is_compared_with():
@@ -129,38 +131,85 @@ def test_ranks_are_compared_as_spearman_does():
 # -- what is committed -------------------------------------------------------------------------------------------------
 
 
-SEED = ("sgrs", "locore", "avc", "var", "heads", "paint")
-
-
-def test_the_committed_tuning_follows_its_rule_and_saw_no_evaluation_scene():
-    tuning = json.loads(lab_tuning.RESULT.read_text())
-    recipe = read(lab_tuning.RECIPE)
+@pytest.mark.parametrize("file", [lab_tuning.RESULT, lab_tuning.PEERS], ids=lambda path: path.stem)
+def test_the_committed_tuning_follows_its_rule_and_saw_no_evaluation_scene(file):
+    tuning, recipe = json.loads(file.read_text()), read(lab_tuning.recipe_of(file))
     assert recipe.split == tuning["settings"]["split"] == "calibration"
     assert tuple(tuning["grid"]) == recipe.methods
     assert lab_tuning.choose(tuning["grid"]) == tuning["chosen"]
     assert tuning["rule"] == lab_tuning.RULE
 
 
-def test_the_recipe_has_what_was_tuned_and_the_defaults():
-    tuning, plans = json.loads(lab_tuning.RESULT.read_text()), read(lab_table.RECIPES[1]).methods
-    tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
+def test_both_grids_and_the_recipe_have_every_method_and_what_was_chosen():
+    tuned, plans = lab_tuning.chosen(), read(lab_table.TABLES["peers"].recipe).methods
+    names = {m.name for m in (plan(spec).methods[0] for spec in plans if plan(spec).methods)}
     assert set(tuned.values()) <= set(plans)
-    # The methods that others compare with stand in the second lab's table alone.
-    # `vti` needs directions that are computed from a model first.
-    assert set(registry.names()) - {"var", "vti"} <= set(plans) | set(read(lab_table.RECIPES[2]).methods)
+    assert set(registry.names()) - {"var"} <= names  # `var` is refused where there are no sinks
+    grids = [read(lab_tuning.recipe_of(file)).methods for file in (lab_tuning.RESULT, lab_tuning.PEERS)]
+    tried = {spec.partition(":")[0] for grid in grids for spec in grid}
+    assert tried - {"greedy"} == set(registry.names()) - {"var"}
     for spec in plans[1:]:
         assert lab_page.settings_of(spec, tuned)
     with pytest.raises(ValueError, match="neither tuned nor in SETTINGS"):
         lab_page.settings_of("locore:beta=0.77", tuned)
 
 
-def test_the_committed_page_shows_the_committed_numbers():
-    table = json.loads((lab_table.RESULTS[1] / "methods.json").read_text())
-    assert (lab_table.RESULTS[1] / "methods.md").read_text() == lab_page.page(table)
+def graded_bar(cut: float, recall: float = 0.0, pope: float = 0.06, yes: float = -0.01) -> dict[str, float]:
+    return {"cut": cut, "recall": recall, "pope": pope, "yes": yes, "chair_i": -0.01}
+
+
+def test_the_bar_takes_the_best_worst_seed_of_what_costs_little():
+    grid = {
+        "a": {"seed0": graded_bar(0.5), "seed1": graded_bar(0.2)},
+        "b": {"seed0": graded_bar(0.3), "seed1": graded_bar(0.3)},
+        "c": {"seed0": graded_bar(0.6), "seed1": graded_bar(0.6, recall=-0.011)},
+        "d": {"seed0": graded_bar(0.6), "seed1": graded_bar(0.6, pope=0.049)},
+        "e": {"seed0": graded_bar(0.6), "seed1": graded_bar(0.6, yes=0.001)},
+    }
+    assert lab_bar.choose(grid) == "b"
+    assert lab_bar.choose({"c": grid["c"]}) is None
+
+
+def test_what_a_plan_misses_of_the_bar_is_named():
+    met = {"seed0": graded_bar(0.31), "clean": {**graded_bar(0.0, pope=-0.004), "chair_i": 0.004}}
+    assert lab_bar.missed(met) == []
+    short = {"seed1": graded_bar(0.29, recall=-0.02), "clean": {**graded_bar(0.0, pope=-0.006), "chair_i": 0.006}}
+    assert lab_bar.missed(short) == ["cut on seed1", "recall on seed1", "CHAIR_i on clean", "POPE on clean"]
+
+
+def test_the_committed_choice_follows_the_bars_rule():
+    found = json.loads(lab_bar.RESULT.read_text())
+    grid = found["calibration"]
+    assert (found["rule"], found["settings"]["split"]) == (lab_bar.RULE, "calibration")
+    assert (*read(lab_bar.RECIPE).methods[1:],) == tuple(grid)
+    assert found["chosen"]["pair"] == lab_bar.choose({spec: row for spec, row in grid.items() if "+" in spec})
+    assert lab_bar.PAGE.read_text() == lab_bar.page(found)
+
+
+def test_changed_words_are_counted_on_both_sides():
+    greedy = {"a": "a red dog and a cat", "b": "a kite"}
+    assert lab_guard.changed(greedy, greedy) == 0.0
+    assert lab_guard.changed({"b": "a kite here"}, greedy) == pytest.approx(1 / 5)  # 2 of 2 and 2 of 3 are shared
+    assert lab_guard.changed({"b": "no"}, greedy) == 1.0
+
+
+def test_colour_answers_are_compared_with_greedys_by_picture():
+    right = {"greedy": [True, True, True, False] * 10, "avc": [True, False, True, False] * 10}
+    told = lab_guard.colour(right, "avc")
+    assert (told["value"], told["vs_greedy"][0]) == (0.5, -0.25)
+    assert told["vs_greedy"][1] < -0.25 < told["vs_greedy"][2]
+    assert lab_guard.colour(right, "greedy") == {"value": 0.75}
+
+
+@pytest.mark.parametrize(("name", "methods"), [("first", lab_table.FIRST), ("peers", registry.names())])
+def test_the_committed_page_shows_the_committed_numbers(name, methods):
+    file = lab_table.TABLES[name].result
+    table = json.loads(file.read_text())
+    assert file.with_suffix(".md").read_text() == lab_page.page(table)
     assert list(table["checkpoints"]) == ["seed0", "seed1", "seed2", "clean"]
     for found in table["checkpoints"].values():
         shown = {*found["methods"], *found["refused"]}
-        assert {*SEED, *lab_table.PAIRS} <= shown
+        assert {*methods, *lab_table.PAIRS} <= shown
         assert found["n_failed"] == 0
         for spec, why in found["refused"].items():
             assert why.split(":")[0] in [method.name for method in plan(spec).methods]
@@ -175,7 +224,7 @@ def test_the_second_labs_page_shows_the_committed_numbers():
         assert found["n_failed"] == 0
         assert ("var" in found["methods"]) is (name in ("seed1", "seed2"))  # refused where calibration found no sinks
         assert ("var" in found["refused"]) is (name in ("seed0", "clean"))
-    assert set(read(lab_table.RECIPES[2]).methods) == set(table["checkpoints"]["seed1"]["methods"])
+    assert set(read(lab_table.TABLES["second"].recipe).methods) == set(table["checkpoints"]["seed1"]["methods"])
 
 
 def test_a_risk_is_fitted_on_some_mentions_and_tried_on_others():

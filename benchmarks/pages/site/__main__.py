@@ -24,8 +24,10 @@ FIRST = (
 """The order of what is written by hand; what is not named here comes behind."""
 RESULTS = {
     "Methods on the lab": "results/lab/methods.md",
+    "Every method on the lab": "results/lab/peers.md",
     "What we read from it": "results/lab/README.md",
     "Contrasts on the lab": "results/lab/contrasts.md",
+    "One setting for all seeds": "results/lab/bar.md",
     "Methods on the second lab": "results/lab2/methods.md",
     "What we read from that": "results/lab2/README.md",
     "Speed": "results/speed.md",
