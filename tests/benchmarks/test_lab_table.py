@@ -168,6 +168,7 @@ def test_the_bar_takes_the_best_worst_seed_of_what_costs_little():
     }
     assert lab_bar.choose(grid) == "b"
     assert lab_bar.choose({"c": grid["c"]}) is None
+    assert lab_bar.choose({"c": grid["c"], "d": {"seed0": graded_bar(0.4, pope=0.0)}, "e": grid["e"]}) == "e"
 
 
 def test_what_a_plan_misses_of_the_bar_is_named():
@@ -182,7 +183,7 @@ def test_the_committed_choice_follows_the_bars_rule():
     grid = found["calibration"]
     assert (found["rule"], found["settings"]["split"]) == (lab_bar.RULE, "calibration")
     assert (*read(lab_bar.RECIPE).methods[1:],) == tuple(grid)
-    assert found["chosen"]["pair"] == lab_bar.choose({spec: row for spec, row in grid.items() if "+" in spec})
+    assert found["chosen"] == lab_bar.choose(grid)
     assert lab_bar.PAGE.read_text() == lab_bar.page(found)
 
 
