@@ -43,13 +43,14 @@ MODELS = {1: "lab", 2: "lab2"}
 
 @dataclass(frozen=True)
 class Table:
-    """One of the tables: its recipe, the lab it is about, and how its command and its files are called."""
+    """One of the tables: its recipe and lab, how its command and its files are called, and what may not be missing."""
 
     recipe: Path
     lab: int
     option: str
     name: str
     title: str
+    about: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
@@ -63,9 +64,23 @@ class Table:
 
 
 TABLES = {
-    "first": Table(HERE / "recipes" / "lab_methods.yaml", 1, "", "methods", "the lab model"),
-    "peers": Table(HERE / "recipes" / "lab_peers.yaml", 1, "--peers ", "peers", "the lab model, every method"),
-    "second": Table(HERE / "recipes" / "lab2_methods.yaml", 2, "--lab 2 ", "methods", "the second lab's models"),
+    "first": Table(HERE / "recipes" / "lab_methods.yaml", 1, "", "methods", "the lab model", (*FIRST, *PAIRS)),
+    "peers": Table(
+        HERE / "recipes" / "lab_peers.yaml",
+        1,
+        "--peers ",
+        "peers",
+        "the lab model: what everybody compares with",
+        tuple(name for name in registry.names() if name not in FIRST),
+    ),
+    "second": Table(
+        HERE / "recipes" / "lab2_methods.yaml",
+        2,
+        "--lab 2 ",
+        "methods",
+        "the second lab's models",
+        (*registry.names(), *PAIRS),
+    ),
 }
 FIRST = ("sgrs", "locore", "avc", "var", "heads", "paint")  # the methods of the first table
 PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the papers or our README speak of
@@ -83,14 +98,14 @@ def forced(model: str) -> list[str]:
 
 
 def refusals(engine: Engine, answered: Iterable[str], names: Sequence[str]) -> dict[str, str]:
-    """What the engine says to the named methods and documented pairs that no plan of a run consists of.
+    """What the engine says to those of the named methods and pairs that no plan of a run consists of.
 
     Raises:
         RuntimeError: one that it does not refuse.
     """
     known = {tuple(method.name for method in plan(spec).methods) for spec in answered}
     said: dict[str, str] = {}
-    for spec in (*names, *PAIRS):
+    for spec in names:
         methods = plan(spec).methods
         if tuple(method.name for method in methods) in known:
             continue
@@ -109,7 +124,7 @@ def measure(name: str, out: Path, table: Table) -> None:
     model, recipe = f"{MODELS[table.lab]}:{name}", table.recipe
     engine = opened(model) if table.name == "peers" else open_engine("hf", model)
     plans = [spec for spec in read(recipe).methods if not refusal_of(engine, plan(spec).methods)]
-    said = refusals(engine, plans, FIRST if table is TABLES["first"] else registry.names())
+    said = refusals(engine, plans, table.about)
     run(
         recipe,
         out,
@@ -257,7 +272,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
     parser.add_argument("--out", type=Path, help="where the run folders are; default: out/lab, out/peers or out/lab2")
     parser.add_argument("--lab", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--peers", action="store_true", help="every method of the first lab, with fewer scenes")
+    parser.add_argument("--peers", action="store_true", help="what everybody compares with, on the first lab")
     args = parser.parse_args()
     table = TABLES["peers" if args.peers else {1: "first", 2: "second"}[args.lab]]
     folder = args.out or table.folder

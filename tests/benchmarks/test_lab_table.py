@@ -140,15 +140,14 @@ def test_the_committed_tuning_follows_its_rule_and_saw_no_evaluation_scene(file)
     assert tuning["rule"] == lab_tuning.RULE
 
 
-def test_both_grids_and_the_recipe_have_every_method_and_what_was_chosen():
-    tuned, plans = lab_tuning.chosen(), read(lab_table.TABLES["peers"].recipe).methods
-    names = {m.name for m in (plan(spec).methods[0] for spec in plans if plan(spec).methods)}
-    assert set(tuned.values()) <= set(plans)
-    assert set(registry.names()) - {"var"} <= names  # `var` is refused where there are no sinks
+def test_both_grids_have_every_method_and_the_recipes_what_was_chosen():
+    tuned = lab_tuning.chosen()
+    plans = {spec for name in ("first", "peers") for spec in read(lab_table.TABLES[name].recipe).methods}
     grids = [read(lab_tuning.recipe_of(file)).methods for file in (lab_tuning.RESULT, lab_tuning.PEERS)]
     tried = {spec.partition(":")[0] for grid in grids for spec in grid}
-    assert tried - {"greedy"} == set(registry.names()) - {"var"}
-    for spec in plans[1:]:
+    assert set(tuned.values()) <= plans
+    assert tried - {"greedy"} == set(registry.names()) - {"var"}  # refused where there are no sinks
+    for spec in plans - {"greedy"}:
         assert lab_page.settings_of(spec, tuned)
     with pytest.raises(ValueError, match="neither tuned nor in SETTINGS"):
         lab_page.settings_of("locore:beta=0.77", tuned)
@@ -202,18 +201,20 @@ def test_colour_answers_are_compared_with_greedys_by_picture():
     assert lab_guard.colour(right, "greedy") == {"value": 0.75}
 
 
-@pytest.mark.parametrize(("name", "methods"), [("first", lab_table.FIRST), ("peers", registry.names())])
-def test_the_committed_page_shows_the_committed_numbers(name, methods):
-    file = lab_table.TABLES[name].result
-    table = json.loads(file.read_text())
-    assert file.with_suffix(".md").read_text() == lab_page.page(table)
-    assert list(table["checkpoints"]) == ["seed0", "seed1", "seed2", "clean"]
-    for found in table["checkpoints"].values():
-        shown = {*found["methods"], *found["refused"]}
-        assert {*methods, *lab_table.PAIRS} <= shown
+@pytest.mark.parametrize("table", [lab_table.TABLES["first"], lab_table.TABLES["peers"]], ids=lambda table: table.name)
+def test_the_committed_page_shows_the_committed_numbers(table):
+    told = json.loads(table.result.read_text())
+    assert table.result.with_suffix(".md").read_text() == lab_page.page(told)
+    assert list(told["checkpoints"]) == ["seed0", "seed1", "seed2", "clean"]
+    for found in told["checkpoints"].values():
+        assert set(table.about) <= {*found["methods"], *found["refused"]}
         assert found["n_failed"] == 0
         for spec, why in found["refused"].items():
             assert why.split(":")[0] in [method.name for method in plan(spec).methods]
+
+
+def test_every_method_is_in_a_table_of_the_first_lab():
+    assert {*lab_table.TABLES["first"].about, *lab_table.TABLES["peers"].about} >= set(registry.names())
 
 
 def test_the_second_labs_page_shows_the_committed_numbers():
