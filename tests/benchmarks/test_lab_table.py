@@ -97,7 +97,7 @@ def test_what_is_refused_is_said_in_the_engines_words():
     said = lab_table.refusals(
         Picky("var"),
         [name for name in registry.names() if name != "var"] + ["locore+sgrs", "locore+avc"],
-        registry.names(),
+        lab_table.TABLES["second"].about,
     )
     assert said == dict.fromkeys(("var", "var+avc", "var+locore+sgrs"), "var: not on this model")
 
