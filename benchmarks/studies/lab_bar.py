@@ -28,7 +28,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "lab_bar.yaml"
 FOLDER, RESULT = Path("out/lab_bar"), RESULTS / "bar.json"
 PAGE = RESULTS / "bar.md"
 SEEDS = ("seed0", "seed1", "seed2")
-QUESTIONS, BATCH = 1200, 125  # of each split: 200 pictures; 500 captions
+QUESTIONS, BATCH = 600, 125  # of each split: 100 pictures; 500 captions
 CUT, RECALL, ACCURACY, HARM = 0.30, 0.01, 0.05, 0.005
 RULE = (
     "of the settings that on every seed lose at most 1 point of recall, gain at least 5 points of accuracy on POPE "
@@ -88,7 +88,7 @@ def calibrate() -> None:
 
 
 def measure(name: str, spec: str) -> None:
-    """The chosen beside greedy on one checkpoint: 500 captions, 200 pictures with questions."""
+    """The chosen beside greedy on one checkpoint: 500 captions, 100 pictures with questions."""
     model, out = f"lab:{name}", FOLDER / name
     engine = open_engine("hf", model)
     plans = (GREEDY, spec)
