@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,10 @@ def calibrate() -> None:
     grid = {spec: {name: graded(rows, spec) for name, rows in seeds.items()} for spec in plans}
     result = {
         "rule": RULE,
-        "chosen": choose(grid),
+        "chosen": {
+            "one contrast": choose({spec: found for spec, found in grid.items() if "+" not in spec}),
+            "pair": choose({spec: found for spec, found in grid.items() if "+" in spec}),
+        },
         "settings": {key: made["settings"][key] for key in ("split", "limit", "batch_size", "seed", "questions")},
         **{key: made[key] for key in ("versions", "commit", "hardware")},
         "calibration": grid,
@@ -87,11 +90,11 @@ def calibrate() -> None:
     print(result["chosen"])
 
 
-def measure(name: str, spec: str) -> None:
-    """The chosen beside greedy on one checkpoint: 500 captions, 100 pictures with questions."""
+def measure(name: str, chosen: Collection[str]) -> None:
+    """What was chosen beside greedy on one checkpoint: 500 captions, 100 pictures with questions."""
     model, out = f"lab:{name}", FOLDER / name
     engine = open_engine("hf", model)
-    plans = (GREEDY, spec)
+    plans = (GREEDY, *chosen)
     changed = {"split": "evaluation", "limit": QUESTIONS, "methods": plans, "batch_size": BATCH}
     run(RECIPE, out, told, model=model, opened=engine, **changed)
     (out / REFUSED).write_text("{}\n", encoding="utf-8")
@@ -134,13 +137,14 @@ def page(result: Mapping[str, Any]) -> str:
         f"The bar: on each of the three seeds a cut of CHAIR_i by {CUT:.0%} of greedy's or more, at most "
         f"{100 * RECALL:g} point of recall lost, at least {100 * ACCURACY:g} points of accuracy on POPE adversarial "
         f"gained, yes said no more often; on the clean twin at most {100 * HARM:g} points lost of either.",
-        f"The rule, on {result['settings']['limit']} calibration scenes of each seed: {result['rule']}. Contrasts with "
+        f"The rule, on {result['settings']['limit']} calibration scenes of each seed, once for `vcd` alone and once "
+        f"with `heads`: {result['rule']}. Contrasts with "
         "more noise than the paper's had been seen on evaluation scenes before ([that table](contrasts.md)), so the "
         "grid was not laid blindly; which of its settings is shown was decided by calibration scenes alone.",
         "## Calibration scenes",
-        markdown(_calibrated(result["calibration"], result["chosen"])),
+        markdown(_calibrated(result["calibration"], result["chosen"].values())),
         "## Evaluation scenes",
-        f"`{result['chosen']}` {_sentence(result['verdict'])}",
+        *[f"The {kind}, `{spec}`, {_sentence(result['verdict'][spec])}" for kind, spec in result["chosen"].items()],
         f"{n['captions']} captions, {n['adversarial']} questions a split. Differences from greedy in points with their "
         "paired 95 % intervals; bold where 0 lies outside. Guards: distinct words and pairs, repeated 4-grams, the "
         "share of words changed against greedy, and accuracy on colour questions.",
@@ -156,13 +160,13 @@ def _sentence(found: Mapping[str, Mapping[str, float]]) -> str:
     return f"misses {', '.join(lacks)}." if lacks else "**meets the bar**."
 
 
-def _calibrated(grid: Mapping[str, Mapping[str, Mapping[str, float]]], chosen: str) -> Iterator[list[str]]:
+def _calibrated(grid: Mapping[str, Mapping[str, Mapping[str, float]]], chosen: Collection[str]) -> Iterator[list[str]]:
     yield ["plan", "allowed", *[f"{name} cut, recall, POPE, yes" for name in SEEDS]]
     for spec, seeds in grid.items():
         cells = [
             ", ".join(f"{100 * seeds[name][key]:+.1f}" for key in ("cut", "recall", "pope", "yes")) for name in SEEDS
         ]
-        kept = "chosen" if spec == chosen else "yes" if all(map(allowed, seeds.values())) else "no"
+        kept = "chosen" if spec in chosen else "yes" if all(map(allowed, seeds.values())) else "no"
         yield [f"`{spec}`", kept, *cells]
 
 
@@ -192,10 +196,13 @@ def main() -> None:
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     if args.what == "run":
         for name in args.names:
-            measure(name, result["chosen"])
+            measure(name, result["chosen"].values())
         return
     result["evaluation"] = {name: compact(FOLDER / name) for name in CHECKPOINTS}
-    result["verdict"] = {name: verdict(found, result["chosen"]) for name, found in result["evaluation"].items()}
+    result["verdict"] = {
+        spec: {name: verdict(found, spec) for name, found in result["evaluation"].items()}
+        for spec in result["chosen"].values()
+    }
     RESULT.write_text(json.dumps(result, separators=(",", ":")) + "\n", encoding="utf-8")
     PAGE.write_text(page(result), encoding="utf-8")
 

@@ -182,7 +182,10 @@ def test_the_committed_choice_follows_the_bars_rule():
     grid = found["calibration"]
     assert (found["rule"], found["settings"]["split"]) == (lab_bar.RULE, "calibration")
     assert (*read(lab_bar.RECIPE).methods[1:],) == tuple(grid)
-    assert found["chosen"] == lab_bar.choose(grid)
+    for kind, pair in (("one contrast", False), ("pair", True)):
+        assert found["chosen"][kind] == lab_bar.choose(
+            {spec: row for spec, row in grid.items() if ("+" in spec) is pair}
+        )
     assert lab_bar.PAGE.read_text() == lab_bar.page(found)
 
 
