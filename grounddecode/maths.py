@@ -131,16 +131,14 @@ def masked_mean_std(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares / (count - 1).clamp(min=1)).sqrt()
 
 
-def rank_among(values: Tensor, mask: Tensor) -> Tensor:
+def rank_among(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Rank of each masked entry within its row, 0 for the largest; ties keep their order, unmasked entries come last.
 
     Args:
-        values: (rows, entries) float.  mask: Bool (rows, entries).
+        values: (rows, entries) float.  mask: Bool (rows, entries); None: all.
     """
-    order = values.masked_fill(~mask, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    return torch.zeros_like(order).scatter(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
+    given = values if mask is None else values.masked_fill(~mask, -torch.inf)
+    return given.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
 def outliers(values: Tensor, mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,7 +24,8 @@ from grounddecode.report.marks import Mark, mark
 
 OUT = Path(__file__).parents[2] / "docs" / "before_after.svg"
 SCENES, TOKENS = 100, 60
-WIDTH, PICTURE, LINE, COLUMN = 860, 220, 21, 68  # pixels; characters of a line
+WIDTH, PICTURE, LINE, COLUMN = 500, 150, 21, 40  # pixels; characters of a line. Narrow: a phone shows it too
+NOTE = 80  # characters of a line of the note
 STYLE = """text { font: 15px system-ui, sans-serif; fill: #1f2328; }
 .head { font-weight: 600; }
 .small { font-size: 12.5px; fill: #57606a; }
@@ -83,11 +85,14 @@ def drawing(scene: Any, before: Answer, after: Answer, note: str) -> str:
             top += LINE
             parts.append(f'<text x="{left}" y="{top}" xml:space="preserve">{line}</text>')
         top += LINE + 14
-    height = max(top + 6, PICTURE + 44)
-    parts.append(f'<text x="12" y="{height - 8}" class="small">{escape(note)}</text>')
+    small = textwrap.wrap(note, NOTE)
+    top = max(top - 6, PICTURE + 36)
+    parts += [f'<text x="12" y="{top + 17 * at}" class="small">{escape(line)}</text>' for at, line in enumerate(small)]
+    height = top + 17 * len(small)
     described = f"Before: {before.text} After: {after.text}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="{escape(described, quote=True)}"><style>{STYLE}</style>'
         f'<rect width="{WIDTH}" height="{height}" class="page"/>{"".join(parts)}</svg>\n'
     )

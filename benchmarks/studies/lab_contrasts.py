@@ -2,12 +2,6 @@
 
 python -m benchmarks.studies.lab_contrasts run seed0 seed1 seed2 clean  # recipes/lab_contrasts.yaml
 python -m benchmarks.studies.lab_contrasts write                        # results/lab/contrasts.json, contrasts.md
-
-How far does the lab's training flatter them, which noised one picture in ten? A model that never saw noise:
-
-python -m grounddecode.lab.train --seed 0 --noised 0 --images 16000 --vision-steps 800 --text-steps 300 \\
-    --align-steps 400 --joint-steps 900 --settle-steps 200 --threads 1 --out out/lab_noiseless
-python -m benchmarks.studies.lab_contrasts noiseless                    # results/lab/noiseless.json, noiseless.md
 """
 
 from __future__ import annotations
@@ -23,7 +17,7 @@ from grounddecode.evaluate.run.runner import run
 from grounddecode.lab import CHECKPOINTS
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "lab_contrasts.yaml"
-FOLDER, TRAINED = Path("out/lab_contrasts"), Path("out/lab_noiseless")
+FOLDER = Path("out/lab_contrasts")
 MODULE = "python -m benchmarks.studies.lab_contrasts"
 
 
@@ -50,31 +44,13 @@ def write() -> None:
     (folder / "contrasts.md").write_text(page(table), encoding="utf-8")
 
 
-def noiseless() -> None:
-    """The same plans on a model that was trained without noised pictures, beside seed 0."""
-    out, training = FOLDER / "noiseless", json.loads((TRAINED / "training.json").read_text(encoding="utf-8"))
-    run(RECIPE, out, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr), model=str(TRAINED))
-    (out / REFUSED).write_text("{}\n", encoding="utf-8")
-    beside = json.loads((RESULTS[1] / "contrasts.json").read_text(encoding="utf-8"))["checkpoints"]["seed0"]
-    table = {
-        "command": f"{MODULE} noiseless",
-        "tuned": {},
-        "checkpoints": {"seed0": beside, "noiseless": compact(out)},
-        "training": {key: training[key] for key in ("seed", "clean", "recipe", "hardware", "seconds")},
-        "title": "a model that was trained without noised pictures, beside seed 0",
-        "writer": f"{MODULE} noiseless",
-    }
-    (RESULTS[1] / "noiseless.json").write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
-    (RESULTS[1] / "noiseless.md").write_text(page(table), encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "write", "noiseless"))
+    parser.add_argument("what", choices=("run", "write"))
     parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
     args = parser.parse_args()
-    if args.what != "run":
-        {"write": write, "noiseless": noiseless}[args.what]()
+    if args.what == "write":
+        write()
     for name in args.names if args.what == "run" else ():
         measure(name)
 

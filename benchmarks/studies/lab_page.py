@@ -48,7 +48,7 @@ SETTINGS = {  # what a plan's settings are; the tuned ones are known from the tu
 
 
 TUNED = (
-    "`tuned`: chosen on calibration scenes of seed0 by the rule in tuning.json, and used on the other checkpoints "
+    "`tuned`: chosen on calibration scenes of {seed} by the rule in tuning.json, and used on the other checkpoints "
     "untouched. "
 )
 
@@ -80,8 +80,6 @@ def page(table: Mapping[str, Any]) -> str:
     ]
     for name, found in checkpoints.items():
         parts += [f"## {name}", markdown(full(found, tuned))]
-        if "guard" in found["methods"][GREEDY]:
-            parts += [f"### {name}: language and colours", markdown(guards(found))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -89,15 +87,17 @@ def legend(table: Mapping[str, Any]) -> str:
     """How the numbers came about, and how to read them."""
     first = next(iter(table["checkpoints"].values()))
     n, versions, hardware = first["n"], first["versions"], first["hardware"]
-    commits = sorted({found["commit"]["id"][:10] for found in table["checkpoints"].values() if found["commit"]})
+    made = [c for found in table["checkpoints"].values() for c in (found["commit"], *found.get("made_at", ())) if c]
+    commits = sorted({commit["id"][:10] for commit in made})
     batch, seed = first["settings"]["batch_size"], first["settings"]["seed"]
+    tuned = TUNED.format(seed=table.get("tuned_on", "seed0")) if table["tuned"] else ""
     return (
         f"Evaluation scenes: {n['captions']} captions of up to 60 tokens, {n['random']} POPE questions a split (six a "
         "picture, of the first pictures with three objects or more). In percent, except words, speed and memory. Small "
         "print: greedy's own 95 % interval; elsewhere the difference from greedy; in rows `greedy cut to X` the "
         "difference of X from greedy's captions cut to as many words as X's. Intervals are paired and resampled by "
         "picture; bold where 0 lies outside. No correction for the number of comparisons was made.\n\n"
-        f"{TUNED if table['tuned'] else ''}Speed is the median over batches of the ratio to greedy on the same "
+        f"{tuned}Speed is the median over batches of the ratio to greedy on the same "
         "batch, of a small model, where fixed costs weigh most. Memory is the peak of the whole process (the program "
         "itself is most of it).\n\n"
         f"torch {versions['torch']}, transformers {versions['transformers']}, float32, {hardware['cores']} CPU cores, "
@@ -162,14 +162,6 @@ def full(found: Mapping[str, Any], tuned: Mapping[str, str]) -> Iterator[list[st
             yield [f"greedy cut to `{spec}`", "control", *controls, *["-"] * (len(head) - 2 - len(controls))]
     for spec, why in found["refused"].items():
         yield [f"`{spec}`", settings_of(spec, tuned), f"refused: {why}", *[""] * (len(head) - 3)]
-
-
-def guards(found: Mapping[str, Any]) -> Iterator[list[str]]:
-    """What a method may not cost: language and colour questions, of every plan of a checkpoint."""
-    yield ["plan", "words", *GUARDS, "captions as greedy's"]
-    for spec, row in found["methods"].items():
-        same = f"{row['same_as_greedy']} of {found['n']['captions']}"
-        yield [f"`{spec}`", f"{row['chair']['words']['value']:.1f}", *guarded(row), same]
 
 
 def guarded(row: Mapping[str, Any]) -> list[str]:

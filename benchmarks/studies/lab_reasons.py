@@ -1,6 +1,8 @@
 """Why methods do what they do on the lab: quantities behind the table, on calibration scenes.
 
     python -m benchmarks.studies.lab_reasons --out benchmarks/results/lab/reasons.json
+    python -m benchmarks.studies.lab_reasons lab2-seed0 lab2-seed1 lab2-seed2 lab2-clean \\
+        --images 75 --questions 300 --out benchmarks/results/lab2/reasons.json
 
 SGRS: which tokens of greedy captions its first draw would reject, by what they are. AvisC: what the second stream
 answers to POPE's adversarial questions, and where the blind tokens lie.
@@ -37,9 +39,9 @@ def below(scores: list[float], alpha: float, window: int) -> list[bool]:
     return [n > 0 and scores[n] < alpha * np.mean(scores[max(0, n - window) : n]) for n in range(len(scores))]
 
 
-def rejected(model, processor, count: int) -> dict:
+def rejected(model, processor, count: int, split: str) -> dict:
     """Along greedy captions: mean score, and share that SGRS' first draw rejects, of each kind of token."""
-    settings, drawn = SGRS(), scenes("calibration", count)
+    settings, drawn = SGRS(), scenes(split, count)
     kinds: dict[str, list[tuple[float, bool]]] = {"real object": [], "invented object": [], "other word": []}
     for start in range(0, count, BATCH):
         part = drawn[start : start + BATCH]
@@ -67,9 +69,9 @@ def rejected(model, processor, count: int) -> dict:
     }
 
 
-def contrasted(model, processor, count: int) -> dict:
+def contrasted(model, processor, count: int, split: str) -> dict:
     """POPE adversarial: share of yes, by label, of the plain stream, of the blind one, and of their contrast."""
-    samples = [s for s in load(["pope"], Wanted(limit=count, split="calibration")) if s.split == "adversarial"]
+    samples = [s for s in load(["pope"], Wanted(limit=count, split=split)) if s.split == "adversarial"]
     words = processor.tokenizer.convert_tokens_to_ids(["Yes", "No"])
     yes: dict[str, dict[str, list[bool]]] = {name: {"yes": [], "no": []} for name in STREAMS}
     blind, on_objects, objects = [], [], []
@@ -115,9 +117,10 @@ def main() -> None:
     for name in args.names:
         model, processor = lab.load(name)
         processor.tokenizer.padding_side = "left"
+        split = "calibration2" if name in lab.SECOND else "calibration"
         result[name] = {
-            "sgrs": rejected(model, processor, args.images),
-            "avc": contrasted(model, processor, args.questions),
+            "sgrs": rejected(model, processor, args.images, split),
+            "avc": contrasted(model, processor, args.questions, split),
         }
     text = json.dumps({**result, "provenance": provenance()}, indent=1)
     print(text)

@@ -2,11 +2,10 @@
 
     python -m benchmarks.studies.lab_table run seed0 seed1 seed2 clean  # recipes/lab_methods.yaml to out/lab/NAME
     python -m benchmarks.studies.lab_table write                        # results/lab/methods.json and methods.md
-    python -m benchmarks.studies.lab_table run --peers seed0 seed1     # recipes/lab_peers.yaml to out/peers/NAME
-    python -m benchmarks.studies.lab_table write --peers                # results/lab/peers.json and peers.md
     python -m benchmarks.studies.lab_table run --lab 2 seed1 seed2      # recipes/lab2_methods.yaml to out/lab2/NAME
+    python -m benchmarks.studies.lab_table write --lab 2 --join         # beside the rows that results/lab2 has already
 
-Every registered method and documented pair is in the tables: with its numbers, or with the sentence that refuses it.
+Every registered method and documented pair is in the table: with its numbers, or with the sentence that refuses it.
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import lab_guard
-from benchmarks.studies.lab_engine import opened
+from benchmarks.studies.lab2 import tuning as lab2_tuning
 from benchmarks.studies.lab_page import page
-from benchmarks.studies.lab_tuning import chosen
+from benchmarks.studies.lab_tuning import RESULT as TUNING
 from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine, refusal_of
@@ -37,53 +35,10 @@ from grounddecode.lab.world import scenes
 from grounddecode.registry import GREEDY, plan
 
 HERE = Path(__file__).parents[1]
+RECIPES = {1: HERE / "recipes" / "lab_methods.yaml", 2: HERE / "recipes" / "lab2_methods.yaml"}
 RESULTS = {1: HERE / "results" / "lab", 2: HERE / "results" / "lab2"}
 MODELS = {1: "lab", 2: "lab2"}
-FIRST = ("sgrs", "locore", "avc", "var", "heads", "paint")  # the methods of the first table
 PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the papers or our README speak of
-
-
-@dataclass(frozen=True)
-class Table:
-    """One of the tables: its recipe and lab, how its command and its files are called, and what may not be missing."""
-
-    recipe: Path
-    lab: int
-    option: str
-    name: str
-    title: str
-    about: tuple[str, ...]
-
-    @property
-    def folder(self) -> Path:
-        """Where its run folders are."""
-        return Path("out") / (MODELS[self.lab] if self.name == "methods" else self.name)
-
-    @property
-    def result(self) -> Path:
-        """Its numbers; the page stands beside them."""
-        return RESULTS[self.lab] / f"{self.name}.json"
-
-
-TABLES = {
-    "first": Table(HERE / "recipes" / "lab_methods.yaml", 1, "", "methods", "the lab model", (*FIRST, *PAIRS)),
-    "peers": Table(
-        HERE / "recipes" / "lab_peers.yaml",
-        1,
-        "--peers ",
-        "peers",
-        "the lab model: what everybody compares with",
-        tuple(name for name in registry.names() if name not in FIRST),
-    ),
-    "second": Table(
-        HERE / "recipes" / "lab2_methods.yaml",
-        2,
-        "--lab 2 ",
-        "methods",
-        "the second lab's models",
-        (*registry.names(), *PAIRS),
-    ),
-}
 CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
 POPE = ("accuracy", "f1", "yes_ratio")
 SPLITS = ("random", "popular", "adversarial")
@@ -97,15 +52,15 @@ def forced(model: str) -> list[str]:
     return [f"var:sink_dims={';'.join(map(str, found.sink_dims))}"] if found.sink_dims and not found.has_sinks else []
 
 
-def refusals(engine: Engine, answered: Iterable[str], names: Sequence[str]) -> dict[str, str]:
-    """What the engine says to those of the named methods and pairs that no plan of a run consists of.
+def refusals(engine: Engine, answered: Iterable[str]) -> dict[str, str]:
+    """What the engine says to the registered methods and documented pairs that no plan of a run consists of.
 
     Raises:
         RuntimeError: one that it does not refuse.
     """
     known = {tuple(method.name for method in plan(spec).methods) for spec in answered}
     said: dict[str, str] = {}
-    for spec in names:
+    for spec in (*registry.names(), *PAIRS):
         methods = plan(spec).methods
         if tuple(method.name for method in methods) in known:
             continue
@@ -119,12 +74,12 @@ def refusals(engine: Engine, answered: Iterable[str], names: Sequence[str]) -> d
     return said
 
 
-def measure(name: str, out: Path, table: Table) -> None:
-    """The run folder of one checkpoint, and beside its answers what was refused and what the guard asks."""
-    model, recipe = f"{MODELS[table.lab]}:{name}", table.recipe
-    engine = opened(model) if table.name == "peers" else open_engine("hf", model)
+def measure(name: str, out: Path, lab: int) -> None:
+    """The run folder of one checkpoint, and beside its answers what was refused."""
+    model, recipe = f"{MODELS[lab]}:{name}", RECIPES[lab]
+    engine = open_engine("hf", model)
     plans = [spec for spec in read(recipe).methods if not refusal_of(engine, plan(spec).methods)]
-    said = refusals(engine, plans, table.about)
+    said = refusals(engine, plans)
     run(
         recipe,
         out,
@@ -134,8 +89,6 @@ def measure(name: str, out: Path, table: Table) -> None:
         opened=engine,
     )
     (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    right = lab_guard.colours(engine, (*plans, *forced(model)))
-    (out / COLOURS).write_text(json.dumps(right) + "\n", encoding="utf-8")
 
 
 def compact(folder: Path) -> dict[str, Any]:
@@ -172,7 +125,7 @@ def compact(folder: Path) -> dict[str, Any]:
         "settings": {key: made["settings"][key] for key in ("limit", "batch_size", "seed", "weights", "questions")},
         **{key: made[key] for key in ("versions", "commit", "hardware")},
         "methods": rows,
-        "refused": json.loads((folder / REFUSED).read_text(encoding="utf-8")),
+        "refused": json.loads((folder / REFUSED).read_text(encoding="utf-8")) if (folder / REFUSED).is_file() else {},
     }
 
 
@@ -249,38 +202,69 @@ def by_mention(captions: Iterable[Mapping[str, Any]]) -> list[list[int]]:
     return [places[place] for place in sorted(places)]
 
 
-def write(folder: Path, table: Table) -> None:
-    runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
-    module = "python -m benchmarks.studies.lab_table"
-    if not runs:
-        raise SystemExit(f"{folder} holds no finished run: {module} run {table.option}{' '.join(CHECKPOINTS)}")
-    told: dict[str, Any] = {
-        "command": f"{module} run {table.option}{' '.join(runs)}",
-        "tuned": chosen() if table.lab == 1 else {},
-        "checkpoints": runs,
+def joined(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's earlier rows and the new ones, in the order of the recipe; `made_at` has the earlier commits.
+
+    Raises:
+        ValueError: the two were not asked the same, or greedy did not answer the same.
+    """
+    for key in ("model", "n", "settings"):
+        if before[key] != found[key]:
+            raise ValueError(f"{found['model']}: {key} was {before[key]}, is {found[key]}: make the whole table anew")
+    one, other = (side["methods"][GREEDY] for side in (before, found))
+    if any(one[part] != other[part] for part in ("chair", "pope", "by_mention")):
+        raise ValueError(f"{found['model']}: greedy answers otherwise than it did: make the whole table anew")
+    rows = {**before["methods"], **{spec: row for spec, row in found["methods"].items() if spec != GREEDY}}
+    order = {spec: place for place, spec in enumerate(read(RECIPES[2]).methods)}
+    return {
+        **found,
+        "methods": dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order)))),
+        "refused": {**before["refused"], **found["refused"]},
+        "made_at": [*before.get("made_at", ()), before["commit"]],
     }
-    if table.option:
-        told |= {"title": table.title, "writer": f"{module} write {table.option}".strip()}
-    table.result.parent.mkdir(exist_ok=True)
-    table.result.write_text(json.dumps(told, separators=(",", ":")) + "\n", encoding="utf-8")
-    table.result.with_suffix(".md").write_text(page(told), encoding="utf-8")
+
+
+def write(folder: Path, lab: int, join: bool = False) -> None:
+    tuning = json.loads(TUNING.read_text(encoding="utf-8")) if lab == 1 else {"chosen": {}}
+    runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
+    if not runs:
+        raise SystemExit(
+            f"{folder} holds no finished run: python -m benchmarks.studies.lab_table run {' '.join(CHECKPOINTS)}"
+        )
+    if join:
+        earlier = json.loads((RESULTS[lab] / "methods.json").read_text(encoding="utf-8"))["checkpoints"]
+        runs = {n: joined(earlier[n], runs[n]) if n in runs else earlier[n] for n in CHECKPOINTS}
+    tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
+    if lab == 2:
+        tuned = lab2_tuning.chosen()
+    which = "" if lab == 1 else f"--lab {lab} "
+    command = f"python -m benchmarks.studies.lab_table run {which}{' '.join(runs)}"
+    table: dict[str, Any] = {"command": command, "tuned": tuned, "checkpoints": runs}
+    if lab != 1:
+        table |= {
+            "title": "the second lab's models",
+            "tuned_on": "seed1",
+            "writer": f"python -m benchmarks.studies.lab_table write {which}".strip(),
+        }
+    RESULTS[lab].mkdir(exist_ok=True)
+    (RESULTS[lab] / "methods.json").write_text(json.dumps(table, separators=(",", ":")) + "\n", encoding="utf-8")
+    (RESULTS[lab] / "methods.md").write_text(page(table), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "write"))
     parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
-    parser.add_argument("--out", type=Path, help="where the run folders are; default: out/lab, out/peers or out/lab2")
+    parser.add_argument("--out", type=Path, help="where the run folders are; default: out/lab or out/lab2")
     parser.add_argument("--lab", type=int, choices=(1, 2), default=1)
-    parser.add_argument("--peers", action="store_true", help="what everybody compares with, on the first lab")
+    parser.add_argument("--join", action="store_true", help="`write` keeps the rows that no run folder has")
     args = parser.parse_args()
-    table = TABLES["peers" if args.peers else {1: "first", 2: "second"}[args.lab]]
-    folder = args.out or table.folder
+    folder = args.out or Path("out") / MODELS[args.lab]
     if args.what == "run":
         for name in args.names:
-            measure(name, folder / name, table)
+            measure(name, folder / name, args.lab)
     else:
-        write(folder, table)
+        write(folder, args.lab, args.join)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Settings for the lab, chosen on calibration scenes of seed 0 from a stated grid by a stated rule.
 
-    python -m benchmarks.studies.lab_tuning        # runs recipes/lab_tuning.yaml, writes results/lab/tuning.json
-    python -m benchmarks.studies.lab_tuning peers  # recipes/lab_tuning_peers.yaml, results/lab/tuning_peers.json
+    python -m benchmarks.studies.lab_tuning  # runs recipes/lab_tuning.yaml, writes results/lab/tuning.json
 
 No scene of the evaluation split is seen here, and seeds 1, 2 and the clean twin get the same settings untouched.
 """
@@ -15,14 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies.lab_engine import opened
 from grounddecode.evaluate.run.recipe import read
 from grounddecode.evaluate.run.runner import run
 from grounddecode.registry import GREEDY, plan
 
 HERE = Path(__file__).parents[1]
-RESULTS = HERE / "results" / "lab"
-RESULT, PEERS = RESULTS / "tuning.json", RESULTS / "tuning_peers.json"
+RECIPE, RESULT = HERE / "recipes" / "lab_tuning.yaml", HERE / "results" / "lab" / "tuning.json"
 RECALL_LOSS, ACCURACY_LOSS = 0.01, 0.005
 RULE = (
     "of each method's settings in the grid the one with the lowest CHAIR_i whose object recall is at least greedy's "
@@ -69,51 +66,28 @@ def choose(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
     return chosen
 
 
-def recipe_of(result: Path) -> Path:
-    """The recipe whose grid a result file holds."""
-    return HERE / "recipes" / f"lab_{result.stem}.yaml"
-
-
-def chosen() -> dict[str, str]:
-    """The chosen plan of each method that has one, of both committed grids; the peers' file may not be there yet."""
-    files = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULT, PEERS) if path.is_file()]
-    return {name: spec for found in files for name, spec in found["chosen"].items() if spec}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", nargs="?", choices=("first", "peers"), default="first", help="which methods' grid")
-    parser.add_argument("--run", type=Path, help="run folder, by default out/lab/NAME; the same one resumes")
+    parser.add_argument("--run", type=Path, default=Path("out/lab/tuning"), help="run folder; the same one resumes")
     args = parser.parse_args()
-    result = RESULT if args.which == "first" else PEERS
-    recipe = recipe_of(result)
-    if read(recipe).split != "calibration":
-        raise SystemExit(f"{recipe.name} would tune on the split {read(recipe).split}: tune on calibration")
-    metrics = run(
-        recipe,
-        args.run or Path("out/lab") / result.stem,
-        lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr),
-        opened=opened(read(recipe).model),
-    )
-    told = report(metrics, f"python -m benchmarks.studies.lab_tuning {args.which}".removesuffix(" first"))
-    result.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(told["chosen"], indent=1))
-
-
-def report(metrics: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """The committed file: what was chosen, by which rule, from which numbers."""
+    recipe = read(RECIPE)
+    if recipe.split != "calibration":
+        raise SystemExit(f"{RECIPE.name} would tune on the split {recipe.split}: tune on calibration")
+    metrics = run(RECIPE, args.run, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr))
     rows = {spec: row(found) for spec, found in metrics["results"].items()}
     made, greedy = metrics["run"], metrics["results"][GREEDY]
     kept = ("model", "split", "limit", "batch_size", "seed", "weights")
-    return {
+    result = {
         "rule": RULE,
         "chosen": choose(rows),
         "settings": {key: made["settings"][key] for key in kept},
         "n": {"captions": greedy["chair"]["n"], "questions a split": greedy["pope"]["adversarial"]["n"]},
-        "command": command,
+        "command": "python -m benchmarks.studies.lab_tuning",
         **{key: made[key] for key in ("versions", "commit", "hardware")},
         "grid": rows,
     }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result["chosen"], indent=1))
 
 
 if __name__ == "__main__":

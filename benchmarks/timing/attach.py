@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.timing.speed import lab_model, methods_of
+from benchmarks.timing.subjects import lab_model, methods_of
 
 CALLS = 100
 
@@ -23,7 +23,7 @@ def forms(model, spec: str) -> dict[str, Callable[[dict], object]]:
     from grounddecode import GroundedModel, ground
     from logits_processors.hf import MethodLogitsProcessor
 
-    (method,) = methods_of(spec)
+    (method,) = methods_of(spec, model)
     kept, both = MethodLogitsProcessor(model, method), GroundedModel(model, method)
 
     def block(given: dict) -> object:

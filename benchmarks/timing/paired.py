@@ -32,10 +32,13 @@ HEADINGS = "| model | batch | method | new / old | interval | old | new |\n|---|
 
 def child() -> None:
     """Build the model, then answer each line [batch, method, tokens] with [seconds to the first token, of a step]."""
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(ROOT))
     import torch
-    from speed import clocked_generate, random_model  # of this tree; what it measures is of the tree on the path
 
+    from benchmarks.timing.speed import clocked_generate  # of this tree; what it measures is of the tree on the path
+    from benchmarks.timing.subjects import random_model
+
+    sys.path.remove(str(ROOT))
     import grounddecode
 
     torch.set_num_threads(1)

@@ -5,100 +5,50 @@
 Two models: a random LLaVA (8 layers, hidden 512, 8 query and 4 key-value heads, vocabulary 32,000, 576 image tokens, a
 prompt of 700) and the lab model. `saliency` is the streaming record of `grounddecode.saliency`; `2x` is the plain model
 with twice the rows, which a second stream without any care of its own would cost. Plain and grounded `generate` calls
-alternate; a step's time is the gap between two calls of a logits processor; the figure is the ratio of medians. Peak
-memory is the maximum resident size of a process of its own that runs one configuration. Beside the JSON file stands a
-table of the ratios (`.md`).
+alternate; a step's time is the gap between two calls of a logits processor; the figure is the ratio of medians. A
+method keeps its place on the model from call to call, as in a server: what `cicd` reads of its two reference pictures
+is there from the second call on. Peak memory is the maximum resident size of a process of its own that runs one
+configuration. Beside the JSON file stands a table of the ratios (`.md`); both are written after every turn. With
+`--minutes` no turn begins that would end later.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PLAIN, SALIENCY, TWICE = "greedy", "saliency", "2x"  # beside these, specifications of methods
+from benchmarks.timing.subjects import EDIT_ALONE, MODELS, PLAIN, SALIENCY, TWICE, methods_of, placed
+
 # What is freed goes back to the system at once (glibc), so that a peak is that of live memory and repeats itself.
 AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+EVERY = 4  # methods that a plain run stands before
 SALIENCY_LAYERS = (2, 3, 4)  # target layers, as many as the bar of SGRS has
 
 
-def random_model():
-    """The 8-layer model of the bars, and a maker of inputs."""
-    import torch
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14
-    )
-    text = LlamaConfig(
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        vocab_size=32000,
-        max_position_embeddings=2048,
-    )
-    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=31999))
-    model.generation_config.eos_token_id = None
-
-    def inputs(rows: int) -> dict:
-        ids = torch.randint(3, 31000, (rows, 700))
-        ids[:, 35:611] = 31999
-        pixels = torch.randn(rows, 3, 336, 336)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-
-    return model.eval(), inputs
-
-
-def lab_model():
-    """The shipped lab model on drawn scenes."""
-    from grounddecode import lab
-    from grounddecode.lab.world import scenes
-
-    model, processor = lab.load()
-    model.generation_config.eos_token_id = None
-
-    def inputs(rows: int) -> dict:
-        content = [{"type": "image"}, {"type": "text", "text": "Describe this image in detail."}]
-        chat = [{"role": "user", "content": content}]
-        text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        images = [scene.image for scene in scenes("evaluation", rows)]
-        return dict(processor(images=images, text=[text] * rows, return_tensors="pt"))
-
-    return model.eval(), inputs
-
-
-MODELS = {"random-8x512": random_model, "lab": lab_model}
-
-
-def methods_of(spec: str):
-    """Methods of a specification; values that need a calibration are set so that the edit is in full work."""
-    from grounddecode.registry import parse
-
-    extra = {"var": "sink_dims=1;2,tau=1.0"}
-    return parse(":".join([spec, extra[spec]]) if spec in extra else spec)
-
-
 def generate(model, spec: str, inputs: dict, options: dict) -> None:
-    """One `generate` under a specification, from attaching to leaving; the streaming saliency record is one too."""
-    from grounddecode import ground
+    """One `generate` under a specification, from attaching to leaving; the streaming saliency record is one too.
+
+    `model`: may be what `placed` gives, which has the methods already.
+    """
+    from grounddecode import GroundedModel, ground
     from grounddecode.saliency import record_saliency
 
-    if spec in (PLAIN, TWICE):
-        model.generate(**inputs, **options)
-    elif spec == SALIENCY:
+    if spec == SALIENCY:
         record_saliency(model, inputs, layers=SALIENCY_LAYERS, **options)
+    elif spec in (PLAIN, TWICE) or isinstance(model, GroundedModel):
+        model.generate(**inputs, **options)
     else:
-        with ground(model, methods_of(spec)):
+        with ground(model, methods_of(spec, model)):
             model.generate(**inputs, **options)
 
 
@@ -127,43 +77,59 @@ def clocked_generate(model, spec: str, inputs: dict, tokens: int) -> tuple[float
 
 
 def measure(
-    model_name: str, specs: list[str], batches: list[int], tokens: int, repeats: int, built: Any = None
+    model_name: str,
+    specs: list[str],
+    batch: int,
+    tokens: int,
+    repeats: int,
+    built: Any = None,
+    warm: bool = True,
+    until: float = math.inf,
+    told: Callable[[list[dict]], None] | None = None,
 ) -> list[dict]:
-    """One row a (method, batch): median seconds and ratios to plain. `built`: the model and its maker of inputs."""
+    """One row a method: median seconds and ratios to plain, which runs before every few of the others.
+
+    Args:
+        built: the model and its maker of inputs.  warm: whether each runs once before.
+        until: no turn but the first begins that would end later, by `time.monotonic`.
+        told: is given the rows behind every turn.
+    """
     model, make = built or MODELS[model_name]()
-    rows = []
-    for batch in batches:
-        inputs, doubled = make(batch), make(2 * batch)
-        steps: dict[str, list[float]] = {spec: [] for spec in [PLAIN, *specs]}
-        first: dict[str, list[float]] = {spec: [] for spec in [PLAIN, *specs]}
-        for turn in range(1 + repeats * (3 if batch == 1 else 1)):
-            for spec in steps:
-                given = doubled if spec == TWICE else inputs
-                prefill, decode = clocked_generate(model, spec, given, tokens)
-                if turn:  # the first turn warms up
-                    first[spec].append(prefill)
-                    steps[spec] += decode
-        plain_step, plain_first = statistics.median(steps[PLAIN]), statistics.median(first[PLAIN])
-        for spec in steps:
-            step, prefill = statistics.median(steps[spec]), statistics.median(first[spec])
-            rows.append(
-                {
-                    "model": model_name,
-                    "batch": batch,
-                    "method": spec,
-                    "decode_ms": 1000 * step,
-                    "decode_ratio": step / plain_step,
-                    "prefill_ms": 1000 * prefill,
-                    "prefill_ratio": prefill / plain_first,
-                }
-            )
-            print(
-                f"{model_name:13} batch {batch} {spec:12} decode {step / plain_step:5.2f}x ({1000 * step:6.1f} ms) "
-                f"prefill {prefill / plain_first:5.2f}x",
-                file=sys.stderr,
-                flush=True,
-            )
+    inputs, doubled = make(batch), make(2 * batch)
+    runs = {spec: placed(model, spec) for spec in [PLAIN, *specs]}
+    steps: dict[str, list[float]] = {spec: [] for spec in [PLAIN, *specs]}
+    first: dict[str, list[float]] = {spec: [] for spec in [PLAIN, *specs]}
+    rows: list[dict] = []
+    for turn in range(repeats):
+        begin = time.monotonic()
+        for number, spec in enumerate(specs):
+            for one in (PLAIN, spec) if number % EVERY == 0 else (spec,):
+                given = doubled if one == TWICE else inputs
+                if warm and turn == 0:  # reads what later calls have in common, too
+                    clocked_generate(runs[one], one, given, 2)
+                prefill, decode = clocked_generate(runs[one], one, given, tokens)
+                first[one].append(prefill)
+                steps[one] += decode
+        rows = [_row(model_name, batch, spec, steps, first) for spec in steps]
+        if told is not None:
+            told(rows)
+        if 2 * time.monotonic() - begin > until:
+            break
     return rows
+
+
+def _row(model_name: str, batch: int, spec: str, steps: dict[str, list[float]], first: dict[str, list[float]]) -> dict:
+    step, prefill = statistics.median(steps[spec]), statistics.median(first[spec])
+    return {
+        "model": model_name,
+        "batch": batch,
+        "method": spec,
+        "decode_ms": 1000 * step,
+        "decode_ratio": step / statistics.median(steps[PLAIN]),
+        "prefill_ms": 1000 * prefill,
+        "prefill_ratio": prefill / statistics.median(first[PLAIN]),
+        "turns": len(first[spec]),
+    }
 
 
 def peak(model_name: str, spec: str, batch: int, tokens: int) -> dict:
@@ -220,31 +186,25 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="random-8x512,lab")
-    parser.add_argument(
-        "--methods", default=None, help="comma-separated: specifications, saliency, 2x; all but the last by default"
-    )
+    parser.add_argument("--methods", default=None, help="comma-separated: specifications, saliency, 2x; default: all")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5, help="generations of each; three times as many of one row")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for the times of all models and batches")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peak:
-        name, spec, batch, tokens = args.peak.split(",")
-        print(json.dumps(peak(name, spec, int(batch), int(tokens))))
-        return
+    return parser.parse_args()
+
+
+def about() -> dict[str, Any]:
     import torch
     import transformers
 
-    from grounddecode import registry
-
-    specs = args.methods.split(",") if args.methods else [*registry.names(), SALIENCY]
-    batches = [int(b) for b in args.batches.split(",")]
-    result = {
+    return {
         "command": " ".join(["python -m benchmarks.timing.speed", *sys.argv[1:]]),
         "threads": torch.get_num_threads(),
         "cpu": platform.processor() or platform.machine(),
@@ -254,17 +214,44 @@ def main() -> None:
         "time": [],
         "memory": [],
     }
-    for name in args.models.split(","):
-        result["time"] += measure(name, specs, batches, args.tokens, args.repeats)
-        if not args.no_memory:
+
+
+def written(result: dict, out: Path | None) -> None:
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        out.with_suffix(".md").write_text(table(result))
+
+
+def main() -> None:
+    args = arguments()
+    if args.peak:
+        name, spec, batch, tokens = args.peak.split(",")
+        print(json.dumps(peak(name, spec, int(batch), int(tokens))))
+        return
+    from grounddecode import registry
+
+    specs = args.methods.split(",") if args.methods else [TWICE, *registry.names(), EDIT_ALONE, SALIENCY]
+    batches = [int(b) for b in args.batches.split(",")]
+    result, names = about(), args.models.split(",")
+    rounds = [(name, batch) for name in names for batch in batches]
+    end = time.monotonic() + 60 * args.minutes
+    models = {name: MODELS[name]() for name in names}
+    for number, (name, batch) in enumerate(rounds):
+        until = time.monotonic() + (end - time.monotonic()) / (len(rounds) - number)
+        repeats, known = args.repeats * (3 if batch == 1 else 1), result["time"]
+
+        def told(rows: list[dict], known: list[dict] = known) -> None:
+            result["time"] = known + rows
+            written(result, args.out)
+
+        rows = measure(name, specs, batch, args.tokens, repeats, models[name], batch == batches[0], until, told)
+        print(table({**result, "time": rows}), file=sys.stderr, flush=True)
+        if batch == batches[-1] and not args.no_memory:
             result["memory"] += peaks(name, specs, batches, 4)
-    text = json.dumps(result, indent=1)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
-        args.out.with_suffix(".md").write_text(table(result))
-    else:
-        print(text)
+    written(result, args.out)
+    if args.out is None:
+        print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,20 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     return list(records)
 
 
+def read_having(path: str | Path, wanted: Sequence[str], kind: str, cure: str) -> list[dict[str, Any]]:
+    """`read` of records that all have some fields; `kind` is what the sentence calls one, `cure` what to give.
+
+    Raises:
+        ValueError: also where a field is missing.
+    """
+    records = read(path)
+    for place, record in enumerate(records, 1):
+        missing = [field for field in wanted if field not in record]
+        if missing:
+            raise ValueError(f"{kind} {place} of {path} lacks {', '.join(missing)}: give {cure}.")
+    return records
+
+
 def renamed(records: Sequence[Record], keys: Mapping[str, str | None]) -> list[dict[str, Any]]:
     """Records whose fields have other names: `{"caption": "output"}` puts under `caption` what `output` holds.
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from grounddecode.lab import CHECKPOINTS, checkpoint
+from grounddecode.calibration import FILE, Calibration
+from grounddecode.lab import CHECKPOINTS, SECOND, checkpoint
 from grounddecode.lab.captions import EXISTENCE, LONG_PROMPTS, article, named
 from grounddecode.lab.model import load_checkpoint
 from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, patch_labels
@@ -83,10 +84,15 @@ def _absent_prior(scenes: Sequence[Scene]) -> float:
     return round(float(np.mean([prior(s.scene, c) for s in scenes for c in CATEGORIES if c not in s.categories])), 4)
 
 
-def internals(model: Any, processor: Any, scenes: Sequence[Scene], texts: Sequence[str]) -> dict[str, Any]:
-    """Attention masses, sinks, activations and blind tokens; `model` must use eager attention."""
-    describing = _Tally()
-    asking = _Tally()
+def internals(
+    model: Any, processor: Any, scenes: Sequence[Scene], texts: Sequence[str], dims: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Attention masses, sinks, activations and blind tokens; `model` must use eager attention.
+
+    `dims`: those that the calibration found to tower in BOS, whether it calls that a sink or not.
+    """
+    describing = _Tally(dims)
+    asking = _Tally(dims)
     norms = []
     for scene, text in zip(scenes, texts, strict=True):
         objects = patch_labels(*draw_with_owners(scene.seed))[0] != BACKGROUND
@@ -118,7 +124,11 @@ def _pass(model: Any, processor: Any, scene: Scene, asked: str, answer: str) -> 
 class _Tally:
     """Sums over images of what one kind of request shows."""
 
-    def __init__(self) -> None:
+    def __init__(self, dims: Sequence[int] = ()) -> None:
+        self.dims = list(dims)
+        self.fires: list[tuple[float, float, float]] = []
+        self.plain_over_objects: list[np.ndarray] = []
+        self.bos_heads: list[float] = []
         self.mass: list[np.ndarray] = []
         self.on_objects: list[np.ndarray] = []
         self.sinks: list[dict[str, int]] = []
@@ -134,6 +144,9 @@ class _Tally:
         image = rows[..., IMAGE].mean((1, 2))
         self.on_objects.append(image[:, objects].sum(-1) / image.sum(-1))
         self.object_share.append(float(objects.mean()))
+        self.plain_over_objects.append(image[:, ~objects].mean(-1) / image[:, objects].mean(-1))
+        self.bos_heads.append(float((rows[..., 0].mean(-1) >= SINK).mean()))
+        self.fires.append(_fires(hidden[:-1, IMAGE], image, self.dims, objects))
         self.sinks.append(_sinks(attention, groups))
         size = np.abs(hidden)
         self.ratio.append(size.max((1, 2)) / np.median(size, axis=(1, 2)))
@@ -146,6 +159,9 @@ class _Tally:
         return {
             "attention_mass_by_layer": {g: _list(mass[i]) for i, g in enumerate(_GROUPS)},
             "image_mass_on_object_patches_by_layer": _list(np.mean(self.on_objects, axis=0)),
+            "background_over_object_attention_by_layer": _list(np.mean(self.plain_over_objects, axis=0)),
+            "heads_with_bos_above_0.3": round(float(np.mean(self.bos_heads)), 4),
+            **self._firing(),
             "object_patches_share": round(float(np.mean(self.object_share)), 4),
             "sink_heads_per_image": {g: round(float(np.mean([s[g] for s in self.sinks])), 3) for g in _GROUPS},
             "max_over_median_activation_by_layer": [round(float(v), 1) for v in np.mean(self.ratio, axis=0)],
@@ -157,6 +173,32 @@ class _Tally:
                 "share_on_objects": round(float(inside.mean()), 4),
             },
         }
+
+    def _firing(self) -> dict[str, Any]:
+        """Image tokens that tower in BOS's dimensions as VAR asks, where the calibration found such dimensions."""
+        if not self.dims:
+            return {}
+        count, plain, drawn = np.sum(self.fires, axis=0)
+        return {
+            "image_tokens_firing": {
+                "share": round(float(count) / len(self.fires), 4),
+                "on_background": round(float(plain / count), 4) if count else None,
+                "attention_over_average_image_token": round(float(drawn / count), 2) if count else None,
+            }
+        }
+
+
+def _fires(hidden: np.ndarray, image: np.ndarray, dims: list[int], objects: np.ndarray) -> tuple[float, float, float]:
+    """Share of (layer, image token) pairs that fire; that of those on background; and their sum of relative attention.
+
+    `hidden` (layer, token, width) at the layers' inputs, `image` (layer, token) attention; the threshold is VAR's.
+    """
+    if not dims:
+        return 0.0, 0.0, 0.0
+    width = hidden.shape[-1]
+    high = np.abs(hidden[..., dims]).max(-1) / np.sqrt(np.square(hidden).mean(-1)) >= 20 * np.sqrt(width / 4096)
+    relative = image / image.mean(-1, keepdims=True)
+    return float(high.mean()), float((high & ~objects).mean()), float((high * relative).mean())
 
 
 def _list(values: np.ndarray) -> list[float]:
@@ -194,24 +236,26 @@ def _blind(attention: np.ndarray, objects: np.ndarray) -> tuple[int, float]:
 def measure(folder: Path, images: int = 500, inside: int = 64) -> dict[str, Any]:
     """Anatomy of one checkpoint on the first evaluation scenes."""
     model, processor = load_checkpoint(folder)
-    scenes = [draw_with_owners(seed)[0] for seed in SPLITS["evaluation"][:images]]
+    split = "evaluation2" if folder.name in SECOND else "evaluation"
+    scenes = [draw_with_owners(seed)[0] for seed in SPLITS[split][:images]]
+    found = Calibration.load(folder / FILE).sink_dims if (folder / FILE).is_file() else ()
     texts = captions_of(model, processor, scenes)
     model.set_attn_implementation("eager")
     return {
         "behaviour": behaviour(scenes, texts),
-        "internals": internals(model, processor, scenes[:inside], texts[:inside]),
+        "internals": internals(model, processor, scenes[:inside], texts[:inside], found),
     }
 
 
 def _available(names: list[str]) -> Iterator[tuple[str, Path]]:
     for name in names:
-        yield name, checkpoint(name) if name in CHECKPOINTS else Path(name)
+        yield name, checkpoint(name) if name in (*CHECKPOINTS, *SECOND) else Path(name)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line: writes `anatomy-NAME.json` into `--out`."""
     parser = argparse.ArgumentParser(description="Measure attention, activations and hallucination of lab checkpoints.")
-    parser.add_argument("names", nargs="*", default=["seed0"], help="seed0, seed1, seed2, clean, or a folder")
+    parser.add_argument("names", nargs="*", default=["seed0"], help="seed0, lab2-seed1, ..., or a folder")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/lab"))
     args = parser.parse_args(argv)

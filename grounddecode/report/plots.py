@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -120,13 +121,22 @@ Sides = tuple[tuple[float, float], tuple[float, float]]
 def _axes(sides: Sides) -> Iterator[str]:
     foot, left, right, top = HIGH - EDGE, EDGE, WIDE - EDGE / 2, EDGE / 2
     yield f'<path class="axis" d="M{left} {top}V{foot}H{right}"/>'
-    for at in range(5):
-        x, y = (side[0] + at / 4 * (side[1] - side[0]) for side in sides)
-        px, py = _place(x, sides[0], False), _place(y, sides[1], True)
-        yield f'<text x="{px:.1f}" y="{foot + 24}" text-anchor="middle">{100 * x:.0f}</text>'
-        yield f'<text x="{left - 10}" y="{py + 5:.1f}" text-anchor="end">{100 * y:.0f}</text>'
+    for x in _ticks(sides[0]):
+        px = _place(x / 100, sides[0], False)
+        yield f'<text x="{px:.1f}" y="{foot + 24}" text-anchor="middle">{x:g}</text>'
+    for y in _ticks(sides[1]):
+        py = _place(y / 100, sides[1], True)
+        yield f'<text x="{left - 10}" y="{py + 5:.1f}" text-anchor="end">{y:g}</text>'
     yield f'<text x="{(left + right) / 2}" y="{HIGH - 8}" text-anchor="middle">recall, %</text>'
     yield f'<text x="{left - 46}" y="{top - 14}">CHAIR_i, %</text>'
+
+
+def _ticks(side: tuple[float, float]) -> list[float]:
+    """Round numbers in percent on a side, at most six."""
+    low, high = 100 * side[0], 100 * side[1]
+    steps = (base * 10.0**power for power in range(-4, 3) for base in (1, 2, 5))
+    step = next((one for one in steps if (high - low) / one <= 5), 50.0)
+    return [round(at * step, 6) for at in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _spread(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from benchmarks.studies import detector, lab_bar, lab_guard, lab_page, lab_table, lab_tuning
+from benchmarks.studies.lab2 import tuning as lab2_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
 from grounddecode.evaluate.run.recipe import read
@@ -95,16 +96,14 @@ class Picky:
 
 def test_what_is_refused_is_said_in_the_engines_words():
     said = lab_table.refusals(
-        Picky("var"),
-        [name for name in registry.names() if name != "var"] + ["locore+sgrs", "locore+avc"],
-        lab_table.TABLES["second"].about,
+        Picky("var"), [name for name in registry.names() if name != "var"] + ["locore+sgrs", "locore+avc"]
     )
     assert said == dict.fromkeys(("var", "var+avc", "var+locore+sgrs"), "var: not on this model")
 
 
 def test_a_method_cannot_be_missing_without_being_refused():
     with pytest.raises(RuntimeError, match="heads is not refused, but no plan of the run has it"):
-        lab_table.refusals(Picky("var"), ["locore", "avc", "sgrs", "paint"], lab_table.FIRST)
+        lab_table.refusals(Picky("var"), ["locore", "avc", "sgrs", "paint"])
 
 
 def test_a_number_is_kept_with_all_that_it_is_compared_with():
@@ -131,23 +130,26 @@ def test_ranks_are_compared_as_spearman_does():
 # -- what is committed -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", [lab_tuning.RESULT, lab_tuning.PEERS], ids=lambda path: path.stem)
-def test_the_committed_tuning_follows_its_rule_and_saw_no_evaluation_scene(file):
-    tuning, recipe = json.loads(file.read_text()), read(lab_tuning.recipe_of(file))
+SEED = ("sgrs", "locore", "avc", "var", "heads", "paint")
+
+
+def test_the_committed_tuning_follows_its_rule_and_saw_no_evaluation_scene():
+    tuning = json.loads(lab_tuning.RESULT.read_text())
+    recipe = read(lab_tuning.RECIPE)
     assert recipe.split == tuning["settings"]["split"] == "calibration"
     assert tuple(tuning["grid"]) == recipe.methods
     assert lab_tuning.choose(tuning["grid"]) == tuning["chosen"]
     assert tuning["rule"] == lab_tuning.RULE
 
 
-def test_both_grids_have_every_method_and_the_recipes_what_was_chosen():
-    tuned = lab_tuning.chosen()
-    plans = {spec for name in ("first", "peers") for spec in read(lab_table.TABLES[name].recipe).methods}
-    grids = [read(lab_tuning.recipe_of(file)).methods for file in (lab_tuning.RESULT, lab_tuning.PEERS)]
-    tried = {spec.partition(":")[0] for grid in grids for spec in grid}
-    assert set(tuned.values()) <= plans
-    assert tried - {"greedy"} == set(registry.names()) - {"var"}  # refused where there are no sinks
-    for spec in plans - {"greedy"}:
+def test_the_recipe_has_what_was_tuned_and_the_defaults():
+    tuning, plans = json.loads(lab_tuning.RESULT.read_text()), read(lab_table.RECIPES[1]).methods
+    tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
+    assert set(tuned.values()) <= set(plans)
+    # The methods that others compare with stand in the second lab's table alone.
+    # `vti` needs directions that are computed from a model first.
+    assert set(registry.names()) - {"var", "vti"} <= set(plans) | set(read(lab_table.RECIPES[2]).methods)
+    for spec in plans[1:]:
         assert lab_page.settings_of(spec, tuned)
     with pytest.raises(ValueError, match="neither tuned nor in SETTINGS"):
         lab_page.settings_of("locore:beta=0.77", tuned)
@@ -204,20 +206,16 @@ def test_colour_answers_are_compared_with_greedys_by_picture():
     assert lab_guard.colour(right, "greedy") == {"value": 0.75}
 
 
-@pytest.mark.parametrize("table", [lab_table.TABLES["first"], lab_table.TABLES["peers"]], ids=lambda table: table.name)
-def test_the_committed_page_shows_the_committed_numbers(table):
-    told = json.loads(table.result.read_text())
-    assert table.result.with_suffix(".md").read_text() == lab_page.page(told)
-    assert list(told["checkpoints"]) == ["seed0", "seed1", "seed2", "clean"]
-    for found in told["checkpoints"].values():
-        assert set(table.about) <= {*found["methods"], *found["refused"]}
+def test_the_committed_page_shows_the_committed_numbers():
+    table = json.loads((lab_table.RESULTS[1] / "methods.json").read_text())
+    assert (lab_table.RESULTS[1] / "methods.md").read_text() == lab_page.page(table)
+    assert list(table["checkpoints"]) == ["seed0", "seed1", "seed2", "clean"]
+    for found in table["checkpoints"].values():
+        shown = {*found["methods"], *found["refused"]}
+        assert {*SEED, *lab_table.PAIRS} <= shown
         assert found["n_failed"] == 0
         for spec, why in found["refused"].items():
             assert why.split(":")[0] in [method.name for method in plan(spec).methods]
-
-
-def test_every_method_is_in_a_table_of_the_first_lab():
-    assert {*lab_table.TABLES["first"].about, *lab_table.TABLES["peers"].about} >= set(registry.names())
 
 
 def test_the_second_labs_page_shows_the_committed_numbers():
@@ -229,7 +227,7 @@ def test_the_second_labs_page_shows_the_committed_numbers():
         assert found["n_failed"] == 0
         assert ("var" in found["methods"]) is (name in ("seed1", "seed2"))  # refused where calibration found no sinks
         assert ("var" in found["refused"]) is (name in ("seed0", "clean"))
-    assert set(read(lab_table.TABLES["second"].recipe).methods) == set(table["checkpoints"]["seed1"]["methods"])
+    assert set(read(lab_table.RECIPES[2]).methods) == set(table["checkpoints"]["seed1"]["methods"])
 
 
 def test_a_risk_is_fitted_on_some_mentions_and_tried_on_others():
@@ -241,3 +239,29 @@ def test_a_risk_is_fitted_on_some_mentions_and_tried_on_others():
     assert told["brier_of_the_rate"] == 0.25
     worse = detector.reliability(fitted, [{"s": 5.0, "hallucinated": False}] * 4, "s", bins=4)
     assert worse["error"] == worse["brier"] == 1.0
+
+
+def test_the_second_labs_tuning_follows_the_same_rule_and_saw_no_evaluation_scene():
+    tuning, recipe = json.loads(lab2_tuning.RESULT.read_text()), read(lab2_tuning.RECIPE)
+    assert recipe.split == tuning["settings"]["split"] == "calibration"
+    assert recipe.model == tuning["settings"]["model"] == "lab2:seed1"
+    assert tuple(tuning["grid"]) == recipe.methods
+    assert lab_tuning.choose(tuning["grid"]) == tuning["chosen"]
+    assert tuning["rule"] == lab_tuning.RULE
+    # `vti` needs directions, and `cicd` reads three pictures where others read one.
+    assert set(registry.names()) - set(tuning["chosen"]) == {"vti", "cicd"}
+
+
+def test_new_rows_join_a_table_only_where_greedy_answered_the_same():
+    def table(commit: str, spec: str, chair_i: float = 0.1) -> dict[str, object]:
+        row = {"chair": {"chair_i": chair_i}, "pope": {}, "by_mention": [[0, 1]]}
+        made = {"model": "lab2:seed0", "n": {}, "settings": {"limit": 8}, "commit": {"id": commit}, "refused": {}}
+        return {**made, "methods": {"greedy": row, spec: row}}
+
+    told = lab_table.joined(table("a", "sgrs"), table("b", "locore"))
+    assert list(told["methods"]) == ["greedy", "locore", "sgrs"]
+    assert (told["commit"], told["made_at"]) == ({"id": "b"}, [{"id": "a"}])
+    with pytest.raises(ValueError, match="greedy answers otherwise"):
+        lab_table.joined(table("a", "sgrs"), table("b", "locore", 0.2))
+    with pytest.raises(ValueError, match="settings was"):
+        lab_table.joined(table("a", "sgrs"), {**table("b", "locore"), "settings": {"limit": 9}})

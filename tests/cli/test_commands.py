@@ -13,7 +13,7 @@ from PIL import Image
 
 from grounddecode import __version__, registry
 from grounddecode.cli import main
-from grounddecode.cli.model.generate import decoding
+from grounddecode.cli.asking import decoding
 from tests.cli.conftest import Run, assert_sentence
 
 ANSI = re.compile(r"\x1b\[")

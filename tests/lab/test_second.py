@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -227,6 +228,22 @@ def test_questions_about_number_and_relation_are_true_as_often_as_they_say(scene
                 if f"the {category} " in turn.question or turn.question.endswith(f"the {category}?"):
                     assert captions.number_of(scene, category) == 1
     assert 0.4 < np.mean(right) < 0.6
+
+
+def test_neither_the_asked_number_nor_the_thing_alone_gives_the_answer():
+    rng = np.random.default_rng(6)
+    by_number, by_thing = defaultdict(list), defaultdict(list)
+    for scene in world.scenes("train2", 60, start=700):
+        for _ in range(60):
+            turn = questions.number(scene, rng)
+            if turn.kind == "number":
+                _, _, number, thing, *_ = turn.question.split()
+                by_number[number].append(turn.answer == "Yes.")
+                by_thing[thing.removesuffix("s")].append(turn.answer == "Yes.")
+    assert {"one", "two", "three"} <= set(by_number)
+    for said in (by_number, by_thing):
+        guess = sum(max(sum(own), len(own) - sum(own)) for own in said.values()) / sum(map(len, said.values()))
+        assert 0.5 <= guess < 0.6  # the generator that the shipped models learnt from gave 0.77 by the number
 
 
 @pytest.mark.parametrize("seed", [5, 13])

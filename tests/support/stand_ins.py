@@ -71,6 +71,33 @@ def onevision(folder: Path) -> Path:
     return _saved(LlavaOnevisionForConditionalGeneration, config, processor, folder)
 
 
+def llava_next(folder: Path) -> Path:
+    """LLaVA-NeXT: a CLIP tower on the picture and on tiles of 64 pixels, a Llama decoder."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
+        LlavaNextProcessor,
+    )
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    pinpoints, size = [[64, 128], [128, 64], [128, 128]], {"height": 64, "width": 64}
+    cut = LlavaNextImageProcessorPil(size={"shortest_edge": 64}, crop_size=size, image_grid_pinpoints=pinpoints)
+    processor = LlavaNextProcessor(
+        cut, build_tokenizer(), patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=8,
+        projection_dim=16,
+    )  # fmt: skip
+    config = LlavaNextConfig(
+        vision_config=vision, text_config=LlamaConfig(**_text()), image_token_index=4, image_grid_pinpoints=pinpoints,
+    )  # fmt: skip
+    return _saved(LlavaNextForConditionalGeneration, config, processor, folder)
+
+
 def _saved(kind: Any, config: Any, processor: Any, folder: Path) -> Path:
     torch.manual_seed(0)
     model = kind(config)
@@ -86,4 +113,5 @@ STAND_INS: dict[str, Callable[[Path], Path]] = {
     "Salesforce/instructblip": instructblip,
     "Qwen/Qwen2.5-VL": qwen,
     "llava-hf/llava-onevision": onevision,
+    "llava-hf/llava-v1.6": llava_next,
 }

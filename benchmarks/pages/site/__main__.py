@@ -24,7 +24,6 @@ FIRST = (
 """The order of what is written by hand; what is not named here comes behind."""
 RESULTS = {
     "Methods on the lab": "results/lab/methods.md",
-    "Every method on the lab": "results/lab/peers.md",
     "What we read from it": "results/lab/README.md",
     "Contrasts on the lab": "results/lab/contrasts.md",
     "One setting for all seeds": "results/lab/bar.md",
@@ -82,9 +81,10 @@ def write(out: Path) -> None:
 def settings(source: Path) -> dict[str, object]:
     """What the builder is told: no network at build time or afterwards."""
     palette = [
-        {"media": f"(prefers-color-scheme: {kind})", "scheme": scheme, "toggle": {"icon": icon, "name": "Colours"}}
-        for kind, scheme, icon in (
-            ("light", "default", "material/weather-night"), ("dark", "slate", "material/weather-sunny"),
+        {"media": f"(prefers-color-scheme: {kind})", "scheme": scheme, "toggle": {"icon": icon, "name": name}}
+        for kind, scheme, icon, name in (
+            ("light", "default", "material/weather-night", "Dark colours"),
+            ("dark", "slate", "material/weather-sunny", "Light colours"),
         )
     ]  # fmt: skip
     return {

@@ -14,8 +14,7 @@ from grounddecode.method import Method, Needs
 
 ROOT = Path(__file__).parents[3]
 RESULTS, NOTES = ROOT / "benchmarks" / "results", ROOT / "docs" / "methods"
-SPEED, SUPPORT = RESULTS / "speed.md", ROOT / "docs" / "support.md"
-LAB = (RESULTS / "lab" / "methods.md", RESULTS / "lab" / "peers.md")  # the first has the six first methods, more scenes
+SPEED, LAB, SUPPORT = RESULTS / "speed.md", RESULTS / "lab" / "methods.md", ROOT / "docs" / "support.md"
 CONTROLS = ("greedy", "sample+cut")
 
 
@@ -84,14 +83,13 @@ def _notes(name: str) -> str:
 
 
 def _measured(name: str) -> str:
-    found = ((path, tables.about(path, "plan", name, *CONTROLS)) for path in LAB)
-    path, table = next((one for one in found if one[1]), (LAB[0], ""))
+    table = tables.about(LAB, "plan", name, *CONTROLS)
     if not table:
-        return "Not in the committed tables of the lab yet."
+        return "Not in the committed table of the lab yet."
     return (
         "On the embedded world: greedy's numbers, and of the others the difference from greedy with its paired 95 % "
         "interval, in points; bold where it is told apart from 0. A lower CHAIR_i is better, a higher accuracy on POPE "
-        f"is. Everything else, recall, length and controls: [all numbers](../results/lab/{path.name}).\n\n{table}"
+        f"is. Everything else, recall, length and controls: [all numbers](../results/lab/methods.md).\n\n{table}"
     )
 
 

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grounddecode.cli.asking import (
+    MaxNewTokens,
+    Prompt,
+    Seed,
+    Settings,
+    Spec,
+    Temperature,
+    TopP,
+    decoding,
+    readable_picture,
+)
 from grounddecode.cli.engines import Calibration, Device, Dtype, MaxPixels, Model, Others, Trust, engine_options
-from grounddecode.cli.model.generate import METHOD_HELP, decoding, readable_picture
 from grounddecode.cli.output import results_only, write_json, write_line
 
 if TYPE_CHECKING:
@@ -23,12 +33,9 @@ def explain(
     model: Model,
     image: Annotated[list[str], typer.Option("--image", "-i", help=IMAGE_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file: one file, nothing else needed.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What you ask.")] = PROMPT,
-    method: Annotated[str, typer.Option("--method", help=METHOD_HELP)] = "greedy",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A hyper-parameter, e.g. alpha=1.5; may be given again."),
-    ] = None,
+    prompt: Prompt = PROMPT,
+    method: Spec = "greedy",
+    settings: Settings = None,
     png: Annotated[Path | None, typer.Option("--png", help="The same as one picture, for papers.")] = None,
     risk: Annotated[
         Path | None, typer.Option("--risk", help="Risk calibration of the model; default: the one beside it, if any.")
@@ -39,12 +46,10 @@ def explain(
     others: Others = None,
     trust: Trust = False,
     max_pixels: MaxPixels = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 64,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0.0, help="Of sampling; 0 decodes greedily.")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of sampling.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with the paths.")] = False,
 ) -> None:
     """Write a page that shows, word by word, what the model looked at and what a method changed."""

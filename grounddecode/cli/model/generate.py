@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grounddecode.cli.asking import (
+    MaxNewTokens,
+    NumBeams,
+    Prompt,
+    Seed,
+    Settings,
+    Spec,
+    Temperature,
+    TopP,
+    decoding,
+    readable_picture,
+)
 from grounddecode.cli.engines import (
     Calibration,
     Device,
@@ -24,29 +35,20 @@ from grounddecode.cli.output import results_only, write_json, write_line
 if TYPE_CHECKING:
     from grounddecode.engines.base import Decoding, Request, Response
     from grounddecode.method import Method
-    from grounddecode.registry import Plan
     from grounddecode.risk import WordRisk
 
-LONGEST_ADDRESS = 80  # characters of one that are repeated
 RISK_HELP = (
     "Print JSON with a risk for each word: 0 rests on the picture alone, 1 not at all; where the model was calibrated, "
     "the probability that an object is invented too."
-)
-METHOD_HELP = (
-    "As in `bench`: a method, several (`locore+avc`), with settings (`avc:alpha=1.5`); `greedy`, `sample`, "
-    "`sample+cut` or `beam`, alone or before methods (`sample+avc`)."
 )
 
 
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What you ask; the chat template is applied to it.")],
+    prompt: Prompt,
     image: Annotated[list[str] | None, typer.Option("--image", "-i", help="A picture; may be given again.")] = None,
-    method: Annotated[str, typer.Option("--method", help=METHOD_HELP)] = "greedy",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A hyper-parameter, e.g. alpha=1.5; may be given again."),
-    ] = None,
+    method: Spec = "greedy",
+    settings: Settings = None,
     engine: Engine = "hf",
     device: Device = None,
     dtype: Dtype = None,
@@ -54,13 +56,11 @@ def generate(
     others: Others = None,
     trust: Trust = False,
     max_pixels: MaxPixels = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 64,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0.0, help="Of sampling; 0 decodes greedily.")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus of sampling.")] = None,
-    num_beams: Annotated[int | None, typer.Option("--num-beams", min=1, help="Beams; 1 is no beam search.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    num_beams: NumBeams = None,
+    seed: Seed = 0,
     risk: Annotated[bool, typer.Option("--risk", help=RISK_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the answer alone.")] = False,
 ) -> None:
@@ -131,37 +131,3 @@ def risk_of_answer(engine: Any, request: Request, response: Response) -> list[Wo
 
     inputs, _ = engine.inputs(request)
     return word_risk(engine.model, engine.processor, dict(inputs), torch.tensor([response.tokens]))
-
-
-def readable_picture(given: str, max_pixels: int | None = None) -> Path:
-    """The path of a picture that decodes to its last row. Raises ValueError with the reason otherwise."""
-    from grounddecode.engines.images import open_image
-
-    if "://" in given or given.startswith("data:"):
-        address = given if len(given) <= LONGEST_ADDRESS else f"{given[:LONGEST_ADDRESS]}..."
-        raise ValueError(f"--image {address!r} is an address, not a file: download it and give its path")
-    # One pixel is enough here: a JPEG is read to its end in an eighth of its size, the engine decodes what it needs.
-    open_image(Path(given), max_pixels=max_pixels, side=1)
-    return Path(given)
-
-
-def decoding(plan: Plan, temperature: float | None, top_p: float | None, num_beams: int | None) -> dict[str, Any]:
-    """Fields of `Decoding` from the words of a plan and the options of their own; an option wins over a word's setting.
-
-    Raises:
-        ValueError: an option that contradicts a word.
-    """
-    chosen = dict(plan.decoding)
-    sampled = bool(chosen.get("do_sample"))
-    if temperature == 0 and sampled:
-        raise ValueError(f"--temperature 0 decodes greedily, but --method {plan.name!r} samples: leave one out")
-    if temperature or sampled:
-        given = {"temperature": temperature, "top_p": top_p}
-        chosen |= {"do_sample": True} | {name: value for name, value in given.items() if value is not None}
-    elif top_p is not None and top_p < 1:
-        raise ValueError(f"--top-p {top_p} cuts what greedy decoding never takes: give a --temperature too")
-    if num_beams is not None:
-        chosen["num_beams"] = num_beams
-    if plan.decoding and chosen.get("do_sample") and chosen.get("num_beams", 1) > 1:
-        raise ValueError(f"--method {plan.name!r} and the options both sample and search with beams: choose one")
-    return chosen

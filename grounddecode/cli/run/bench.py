@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from grounddecode.cli.asking import Seed
 from grounddecode.cli.engines import Calibration, Device, Dtype, Engine, MaxPixels, Model, Others, Trust, engine_options
 from grounddecode.cli.errors import complain, resumable
 from grounddecode.cli.output import results_only, width, write_json, write_line
@@ -36,6 +37,8 @@ RECIPE_HELP = "YAML file that says what the other options do not."
 RAY_HELP = "Spread over a Ray cluster: local, auto, or the address that `ray start` printed. Same answers."
 ACTORS_HELP = "Engines on the cluster; default: one for each share of its GPUs, without GPUs one a node."
 GPUS_HELP = "GPUs of one engine, or a fraction of one; default: 1 where there are any."
+AllowErrors = Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help=RAY_HELP)]
 RayActors = Annotated[int | None, typer.Option("--ray-actors", min=1, help=ACTORS_HELP)]
 RayGpus = Annotated[float | None, typer.Option("--gpus-per-actor", min=0, help=GPUS_HELP)]
@@ -88,7 +91,7 @@ def bench(
     split: Annotated[str, typer.Option("--split", help=SPLIT_HELP)] = "evaluation",
     ids: Annotated[str | None, typer.Option("--ids", metavar="LIST", help=IDS_HELP)] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples of each split at most.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of sampling.")] = 0,
+    seed: Seed = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples answered together.")] = 8,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help=LONGEST_HELP)] = None,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help=SHARD_HELP)] = None,
@@ -107,8 +110,8 @@ def bench(
     ray_actors: RayActors = None,
     gpus_per_actor: RayGpus = None,
     keep: Annotated[Path | None, typer.Option("--keep", metavar="FILE", help=KEEP_HELP)] = None,
-    allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+    allow_errors: AllowErrors = False,
+    as_json: AsJson = False,
 ) -> None:
     """Answer benchmarks with several methods, score the answers, write a run folder."""
     from grounddecode.evaluate.run.recipe import Recipe
@@ -142,8 +145,8 @@ def _cluster(address: str | None, actors: int | None, gpus: float | None) -> Clu
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of all shards of one run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
-    allow_errors: Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+    allow_errors: AllowErrors = False,
+    as_json: AsJson = False,
 ) -> None:
     """Put the shards of a run together and score them."""
     from grounddecode.evaluate.run.merge import merge as together

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from grounddecode.cli.command import App
 from grounddecode.cli.engines import Others, engine_options
 from grounddecode.cli.errors import complain
 from grounddecode.cli.output import results_only, width, write_json, write_line
+
+if TYPE_CHECKING:
+    from grounddecode.engines.base import Engine
 
 app = App(help="Score answer files by the rules of the official programs.")
 
@@ -29,6 +33,8 @@ FLAVOUR_HELP = (
     "pattern, wordnet, wordnet-words/pattern-gt or fixed; default: the third where NLTK's tagger is, else the first."
 )
 JUDGE_HELP = "The judging model: an address such as http://localhost:8000/v1, or what --engine takes."
+Judge = Annotated[str, typer.Option("--judge", help=JUDGE_HELP)]
+JudgeEngine = Annotated[str, typer.Option("--engine", help="What runs the judge: openai, hf.")]
 COCO_HELP = "Folder with COCO's instances*.json and captions*.json."
 PICKLE_HELP = "The cache file of the public programs; nothing in it is run."
 
@@ -131,49 +137,52 @@ def score_mme(
 def score_hallusionbench(
     questions: Annotated[Path, typer.Option("--questions", help="HallusionBench.json.")],
     answers: Annotated[Path, typer.Option("--answers", help="Answer file, in the order of the questions.")],
-    judge: Annotated[str, typer.Option("--judge", help=JUDGE_HELP)],
+    judge: Judge,
     answer_key: AnswerKey = None,
-    engine: Annotated[str, typer.Option("--engine", help="What runs the judge: openai, hf.")] = "openai",
+    engine: JudgeEngine = "openai",
     others: Others = None,
     as_json: AsJson = False,
 ) -> None:
     """HallusionBench: a model judges every answer, so the numbers depend on it and equal nobody's."""
-    from grounddecode.engines.base import open_engine
     from grounddecode.evaluate.scoring.judged import hallusionbench as judging
 
     asked, said = judging.read_hallusionbench(questions), judging.read_answers(answers, answer_key)
-    with results_only():
-        opened = open_engine(engine, judge, **engine_options(None, None, None, others))
-        try:
-            verdicts = judging.judge_hallusionbench(asked, said, judging.engine_judge(opened))
-        finally:
-            opened.close()
+    with _opened(engine, judge, others) as model:
+        verdicts = judging.judge_hallusionbench(asked, said, judging.engine_judge(model))
     show(judging.score_hallusionbench(asked, verdicts, judge), as_json)
 
 
 @app.command("mmhal")
 def score_mmhal(
     responses: Annotated[Path, typer.Option("--responses", help="MMHal-Bench's response file.")],
-    judge: Annotated[str, typer.Option("--judge", help=JUDGE_HELP)],
+    judge: Judge,
     answers: Annotated[Path | None, typer.Option("--answers", help="Answers in its order; default: its own.")] = None,
     answer_key: AnswerKey = None,
-    engine: Annotated[str, typer.Option("--engine", help="What runs the judge: openai, hf.")] = "openai",
+    engine: JudgeEngine = "openai",
     others: Others = None,
     as_json: AsJson = False,
 ) -> None:
     """MMHal-Bench: a model rates every answer, so the numbers depend on it and equal nobody's."""
-    from grounddecode.engines.base import open_engine
     from grounddecode.evaluate.scoring.judged import hallusionbench, mmhal
 
     records = mmhal.read(responses)
     said = mmhal.answers_in(records) if answers is None else hallusionbench.read_answers(answers, answer_key)
+    with _opened(engine, judge, others) as model:
+        ratings = mmhal.judge(records, said, hallusionbench.engine_judge(model, RATING_TOKENS))
+    show(mmhal.score(records, ratings, judge), as_json)
+
+
+@contextmanager
+def _opened(engine: str, judge: str, others: list[str] | None) -> Iterator[Engine]:
+    """The judging model; its words go to stderr."""
+    from grounddecode.engines.base import open_engine
+
     with results_only():
         opened = open_engine(engine, judge, **engine_options(None, None, None, others))
         try:
-            ratings = mmhal.judge(records, said, hallusionbench.engine_judge(opened, RATING_TOKENS))
+            yield opened
         finally:
             opened.close()
-    show(mmhal.score(records, ratings, judge), as_json)
 
 
 @app.command("run")

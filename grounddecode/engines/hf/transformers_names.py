@@ -52,8 +52,8 @@ CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous
 SCALING, SOFT_CAP, WINDOW, WANTS_WEIGHTS = "scaling", "softcap", "sliding_window", "output_attentions"
 LEARNT_SINKS = "s_aux"  # a further column of the softmax, which rows computed here would leave out
 PAGED = "cache"  # the paged cache, which continuous batching hands on to the kernel
-# Kernels whose masks are no tensors: rows cannot be computed beside them.
-BLOCK_MASKS = ("flex_attention",)
+BLOCK_MASKS = ("flex_attention",)  # kernels whose masks are no tensors: rows cannot be computed beside them
+BOTH_WAYS = "use_bidirectional_attention"  # of a decoder's configuration: tokens look at later ones
 
 PACKED = "cu_seq_lens_q"  # where pictures that lie behind each other in one row begin, for flash kernels
 
@@ -73,6 +73,7 @@ IMAGE_FEATURES = "get_image_features"
 CHECKPOINTING = "gradient_checkpointing"
 # Room for rows that a static cache layer was made with.
 CACHE_ROWS = "max_batch_size"
+USUAL_LAYER = "DynamicLayer"  # of a cache, keeps every token: others have a window, fixed room, or other states
 # What layers of a cache have that do not just grow: room for tokens, keys and values in fewer bits.
 NOT_GROWING = ("max_cache_len", "nbits", "_quantized_keys")
 TOKENS_SEEN = "cumulative_length"  # by a cache layer that keeps only the newest ones

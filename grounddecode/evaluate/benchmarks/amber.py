@@ -275,8 +275,8 @@ def _questions(scene: Scene) -> Iterator[tuple[str, str, str]]:
     rng = np.random.default_rng([scene.seed, QUESTION_SEED])
     turns = [("discriminative-attribute-state", questions.attribute(scene, rng, tuple(COLOURS)))]
     turns += [("relation", questions.relational(scene, rng))] if len(captions.single(scene)) > 1 else []
-    if scene.seed >= world.SECOND and not world.COUNTABLE.isdisjoint(scene.categories):
-        turns.append(("discriminative-attribute-number", questions.number(scene, rng)))
+    if scene.seed >= world.SECOND and (counted := questions.number(scene, rng)).kind == "number":
+        turns.append(("discriminative-attribute-number", counted))
     for kind, turn in turns:
         yield kind, turn.question, "yes" if turn.answer == "Yes." else "no"
 

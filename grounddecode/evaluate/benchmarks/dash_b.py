@@ -10,7 +10,7 @@ from grounddecode.evaluate.benchmarks import sources
 from grounddecode.evaluate.benchmarks.base import PERCENT, Benchmark, Column, Record, Row, Wanted
 from grounddecode.evaluate.benchmarks.pope import Pope
 from grounddecode.evaluate.benchmarks.rules import Scoring
-from grounddecode.evaluate.data.items import Item
+from grounddecode.evaluate.data.items import Item, released
 from grounddecode.evaluate.intervals import Floats, divide, harmonic
 from grounddecode.evaluate.sample import Sample
 
@@ -19,8 +19,7 @@ PROMPT = "Can you see a {} in this image? Please answer only with yes or no."
 
 
 def _list(kind: str, size: int, sha256: str) -> Item:
-    name = f"dash_benchmark_{kind}.json"
-    return Item(f"dash-b {kind}", (f"dash-b/{name}", name), "not stated", size, _RELEASE + name, sha256)
+    return released("dash-b", kind, f"dash_benchmark_{kind}.json", "not stated", size, sha256, _RELEASE)
 
 
 #: Files of each label: {source: {object: [picture]}}.

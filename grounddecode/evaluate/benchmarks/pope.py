@@ -20,7 +20,7 @@ from grounddecode.evaluate.benchmarks.base import (
     Wanted,
 )
 from grounddecode.evaluate.benchmarks.rules import Scoring
-from grounddecode.evaluate.data.items import COCO_IMAGES, COCO_INSTANCES, Item
+from grounddecode.evaluate.data.items import COCO_IMAGES, COCO_INSTANCES, Item, released
 from grounddecode.evaluate.intervals import Floats, divide, harmonic
 from grounddecode.evaluate.sample import Sample
 from grounddecode.evaluate.scoring import pope
@@ -30,8 +30,7 @@ _RELEASE = "https://raw.githubusercontent.com/AoiDragon/POPE/3df3ba1b110ecce2569
 
 
 def _file(split: str, size: int, sha256: str) -> Item:
-    name = f"coco_pope_{split}.json"
-    return Item(f"pope {split}", (f"pope/{name}", name), "MIT", size, _RELEASE + name, sha256)
+    return released("pope", split, f"coco_pope_{split}.json", "MIT", size, sha256, _RELEASE)
 
 
 FILES = {

@@ -11,7 +11,7 @@ from grounddecode.evaluate import json_lines
 from grounddecode.evaluate.benchmarks import sources
 from grounddecode.evaluate.benchmarks.base import PERCENT, Benchmark, Column, Wanted
 from grounddecode.evaluate.benchmarks.pope import Pope, asked
-from grounddecode.evaluate.data.items import COCO_IMAGES, Item
+from grounddecode.evaluate.data.items import COCO_IMAGES, Item, released
 from grounddecode.evaluate.intervals import Floats, divide
 from grounddecode.evaluate.sample import Sample
 from grounddecode.evaluate.scoring.pope_questions import STRATEGIES
@@ -20,8 +20,7 @@ _RELEASE = "https://raw.githubusercontent.com/YanNeu/RePOPE/bcf22e5690d587cce34e
 
 
 def _file(split: str, size: int, sha256: str) -> Item:
-    name = f"coco_repope_{split}.json"
-    return Item(f"repope {split}", (f"repope/{name}", name), "not stated", size, _RELEASE + name, sha256)
+    return released("repope", split, f"coco_repope_{split}.json", "not stated", size, sha256, _RELEASE)
 
 
 FILES = {

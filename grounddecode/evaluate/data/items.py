@@ -45,6 +45,11 @@ class Item:
         return next((root / place for place in self.places if (root / place).exists()), None)
 
 
+def released(benchmark: str, part: str, file: str, licence: str, size: int, sha256: str, release: str) -> Item:
+    """One file of a release: looked for in the benchmark's folder, and beside it."""
+    return Item(f"{benchmark} {part}", (f"{benchmark}/{file}", file), licence, size, release + file, sha256)
+
+
 COCO_IMAGES = Item(
     "coco images",
     ("coco/val2014", "val2014", "coco/images", "images"),

@@ -59,8 +59,10 @@ def hardware() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line, without the folder of the program and without secrets."""
-    return hidden(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    """The command line, without the folder of the program and without secrets; `python -m` is called by its package."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return hidden(" ".join([name, *sys.argv[1:]]))
 
 
 def weights(model: str) -> str | None:

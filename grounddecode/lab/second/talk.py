@@ -19,6 +19,6 @@ def conversation(scene: Scene, rng: np.random.Generator, annotator: captions.Ann
         turns.append(questions.Turn("short", captions.SHORT_PROMPT, captions.short_caption(scene, rng)))
     asked = [questions.attribute(scene, rng, tuple(COLOURS)), questions.placement(scene, rng)]
     asked += [questions.relational(scene, rng) for _ in range(2)]
-    asked += [questions.number(scene, rng), questions.how_many(scene, rng)]
+    asked += [questions.number(scene, rng) for _ in range(2)] + [questions.how_many(scene, rng)]
     asked += [questions.existence(scene, rng, named, annotator.mined) for _ in range(7)]
     return turns + [asked[i] for i in rng.permutation(len(asked))]

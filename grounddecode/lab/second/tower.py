@@ -1,6 +1,7 @@
 """The second lab's tower: as the first lab's, and it also learns which patch holds the middle of an object."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from grounddecode.lab.second.stages import Pace, fall
 from grounddecode.lab.text.corpus import PATCHES, Corpus
-from grounddecode.lab.training.vision import Log, VisionTrainer, pixels
+from grounddecode.lab.training.vision import Log, VisionTrainer, labels, learn, pixels
 from grounddecode.lab.world import CELL, GRID, Scene
 
 
@@ -45,28 +46,16 @@ def train_tower(
 ) -> None:  # fmt: skip
     """Train the tower in place; `log` hears of loss and patch accuracy."""
     torch.manual_seed(seed)
-    rng = np.random.default_rng([seed, 31])
-    trainer = CentreTrainer(model).to(device).train()
-    optimiser = torch.optim.AdamW(trainer.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
-    step_loss, middles = compiled(trainer), centres(corpus.scenes)
-    step = 0
-    while (done := pace.done(step)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = rate * fall(done, step, tail=0.6)
-        rows = np.sort(rng.integers(0, len(corpus.scenes), batch))
-        loss, hit = step_loss(pixels(corpus.images[rows], rng, device), _labels(corpus, middles, rows, device))
-        loss.backward()
-        nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        if step % 100 == 0:
-            log("vision", step, {"loss": loss.item(), "patch_accuracy": hit.item()})
-        step += 1
+    rng, middles = np.random.default_rng([seed, 31]), centres(corpus.scenes)
 
+    def show(rows: np.ndarray) -> tuple[Tensor, tuple[Tensor, ...]]:
+        told = labels(corpus, rows, device)
+        return pixels(corpus.images[rows], rng, device), (*told, torch.from_numpy(middles[rows]).to(device))
 
-def _labels(corpus: Corpus, middles: np.ndarray, rows: np.ndarray, device: torch.device) -> tuple[Tensor, ...]:
-    arrays = (
-        corpus.patch_category[rows].astype(np.int64), corpus.patch_colour[rows].astype(np.int64), corpus.presence[rows],
-        corpus.place[rows], middles[rows],
-    )  # fmt: skip
-    return tuple(torch.from_numpy(a).to(device) for a in arrays)
+    def draws() -> Iterator[tuple[float, np.ndarray]]:
+        step = 0
+        while (done := pace.done(step)) < 1:
+            yield fall(done, step, tail=0.6), np.sort(rng.integers(0, len(corpus.scenes), batch))
+            step += 1
+
+    learn(CentreTrainer(model).to(device), draws(), show, compiled, log, rate, nullcontext())

@@ -88,16 +88,27 @@ def relational(scene: Scene, rng: np.random.Generator) -> Turn:
 
 
 def number(scene: Scene, rng: np.random.Generator) -> Turn:
-    """Are there two ... in the image? Balanced; the false number is one more or one less."""
-    present = [c for c in scene.categories if c in COUNTABLE]
-    if not present:
+    """Are there two ... in the image? The number is drawn first, then a thing it is true or false of, half and half.
+
+    So neither the number alone nor the thing alone gives the answer. Of a scene whose countable things are all equally
+    many, where a thing is is asked instead.
+    """
+    things = _by_number(scene)
+    if len(things) < 2:
         return placement(scene, rng)
-    category = present[int(rng.integers(len(present)))]
-    true = number_of(scene, category)
-    if rng.random() < 0.5:
-        return Turn("number", _number(true, category), "Yes.")
-    near = [n for n in (true - 1, true + 1) if 1 <= n <= len(NUMBERS)]
-    return Turn("number", _number(near[int(rng.integers(len(near)))], category), "No.")
+    asked, true = int(rng.choice(sorted(things))), bool(rng.random() < 0.5)
+    pool = [category for count, own in things.items() if (count == asked) == true for category in own]
+    question = _number(asked, pool[int(rng.integers(len(pool)))])
+    return Turn("number", question, "Yes." if true else "No.")
+
+
+def _by_number(scene: Scene) -> dict[int, list[str]]:
+    """The countable categories of a scene by how many there are."""
+    things: dict[int, list[str]] = {}
+    for category in scene.categories:
+        if category in COUNTABLE:
+            things.setdefault(number_of(scene, category), []).append(category)
+    return things
 
 
 def _number(count: int, category: str) -> str:
@@ -106,9 +117,10 @@ def _number(count: int, category: str) -> str:
 
 
 def how_many(scene: Scene, rng: np.random.Generator) -> Turn:
-    """How many ... are there? The answer is a word."""
-    present = [c for c in scene.categories if c in COUNTABLE]
-    if not present:
+    """How many ... are there? The answer is a word; of the numbers in a scene each is as likely to be asked about."""
+    things = _by_number(scene)
+    if not things:
         return placement(scene, rng)
-    category = present[int(rng.integers(len(present)))]
-    return Turn("count", HOW_MANY.format(plural(category)), f"{NUMBERS[number_of(scene, category) - 1].capitalize()}.")
+    count = int(rng.choice(sorted(things)))
+    category = things[count][int(rng.integers(len(things[count])))]
+    return Turn("count", HOW_MANY.format(plural(category)), f"{NUMBERS[count - 1].capitalize()}.")

@@ -1,7 +1,8 @@
 """Stage 1 of the lab's training: the CLIP tower learns what is where, then it is frozen and its features are cached."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, Corpus
 from grounddecode.lab.world import CATEGORIES, SCENES
 
 Log = Callable[[str, int, dict[str, float]], None]
+NOISED = 0.1  # share of the pictures that are blended with noise
 
 
 class VisionTrainer(nn.Module):
@@ -68,9 +70,6 @@ def _only(output: Any) -> torch.Tensor:
     return hidden
 
 
-NOISED = 0.1  # share of the pictures that are blended with noise
-
-
 def pixels(
     images: np.ndarray, rng: np.random.Generator | None, device: torch.device, noised: float = NOISED
 ) -> torch.Tensor:
@@ -105,28 +104,42 @@ def train_vision(
     """Train the tower in place; `log` hears of loss and patch accuracy."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
-    trainer = VisionTrainer(model).to(device).train()
-    optimiser = torch.optim.AdamW(trainer.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
+
+    def show(rows: np.ndarray) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        return pixels(corpus.images[rows], rng, device, noised), labels(corpus, rows, device)
+
+    draws = (
+        (schedule(step, steps), np.sort(rng.choice(len(corpus.scenes), batch, replace=False))) for step in range(steps)
+    )
+    learn(
+        VisionTrainer(model).to(device), draws, show, compiled, log, rate, torch.autocast(device.type, torch.bfloat16)
+    )
+
+
+def labels(corpus: Corpus, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What `VisionTrainer` is told of some scenes: category and colour of every patch, objects and place."""
+    patches = (corpus.patch_category[rows].astype(np.int64), corpus.patch_colour[rows].astype(np.int64))
+    return tuple(torch.from_numpy(a).to(device) for a in (*patches, corpus.presence[rows], corpus.place[rows]))
+
+
+def learn(
+    trainer: nn.Module, draws: Iterable[tuple[float, np.ndarray]],
+    show: Callable[[np.ndarray], tuple[torch.Tensor, tuple[torch.Tensor, ...]]], compiled: Callable[[Any], Any],
+    log: Log, rate: float, precision: AbstractContextManager[Any],
+) -> None:  # fmt: skip
+    """Steps of AdamW: each of `draws` has the factor of the rate and the rows that `show` turns into a batch."""
+    optimiser = torch.optim.AdamW(trainer.train().parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
     step_loss = compiled(trainer)
-    for step in range(steps):
+    for step, (factor, rows) in enumerate(draws):
         for group in optimiser.param_groups:
-            group["lr"] = rate * schedule(step, steps)
-        rows = np.sort(rng.choice(len(corpus.scenes), batch, replace=False))
-        labels = [
-            corpus.patch_category[rows].astype(np.int64),
-            corpus.patch_colour[rows].astype(np.int64),
-            corpus.presence[rows],
-            corpus.place[rows],
-        ]
-        with torch.autocast(device.type, torch.bfloat16):
-            loss, hit = step_loss(
-                pixels(corpus.images[rows], rng, device, noised), tuple(torch.from_numpy(v).to(device) for v in labels)
-            )
+            group["lr"] = rate * factor
+        with precision:
+            loss, hit = step_loss(*show(rows))
         loss.backward()
         nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        if step % 50 == 0 or step == steps - 1:
+        if step % 50 == 0:
             log("vision", step, {"loss": loss.item(), "patch_accuracy": hit.item()})
 
 

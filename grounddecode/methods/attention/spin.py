@@ -81,15 +81,17 @@ class SPIN(Method):
         return self._gain(masses[..., 1], masses[..., 1].amax(dim=-1, keepdim=True) > 0)[..., None].expand_as(masses)
 
     def head_gain(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
-        there = step.of_image(_alone) & scores.isfinite()
-        looked = scores.softmax(dim=-1) if self.score == "mass" else scores
-        sums = looked.masked_fill(~there, 0.0).sum(dim=-1)
-        return self._gain(sums, there.any(dim=-1))
+        image = step.of_image(_alone)
+        if self.score == "mass":
+            masses = (scores.softmax(dim=-1) * image).sum(dim=-1)
+            return self._gain(masses, masses.amax(dim=-1, keepdim=True) > 0)
+        there = image & (scores > -torch.inf)
+        return self._gain(scores.masked_fill(~there, 0.0).sum(dim=-1), there.any(dim=-1))
 
     def _gain(self, sums: Tensor, sees: Tensor) -> Tensor:
         """(R, heads) from what each head is ranked by, and whether it sees an image token."""
-        kept = rank_among(sums, torch.ones_like(sums, dtype=torch.bool)) < int(self.rho * sums.shape[-1])
-        return torch.where(kept | ~sees, 1.0, self.damp)
+        damped = sees & (rank_among(sums) >= int(self.rho * sums.shape[-1]))
+        return torch.ones_like(sums).masked_fill(damped, self.damp)
 
 
 def _alone(image: Tensor) -> Tensor:

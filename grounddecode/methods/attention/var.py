@@ -115,9 +115,10 @@ class VAR(Method):
         width = hidden.shape[-1]
         if max(self.sink_dims) >= width:
             raise ValueError(f"var: sink dimension {max(self.sink_dims)} in a model of width {width}, calibrate anew")
-        x = hidden.float()
-        peak = torch.linalg.vector_norm(x.index_select(-1, _indices(self.sink_dims, x.device)), ord=torch.inf, dim=-1)
-        share: Tensor = peak / torch.linalg.vector_norm(x, dim=-1)  # nan of a zero token: no sink
+        wide, norm = torch.promote_types(hidden.dtype, torch.float32), torch.linalg.vector_norm
+        named = hidden.index_select(-1, _indices(self.sink_dims, hidden.device))
+        peak = norm(named, ord=torch.inf, dim=-1, dtype=wide)
+        share: Tensor = peak / norm(hidden, dim=-1, dtype=wide)  # nan of a zero token: no sink
         least = (20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau) / math.sqrt(width)
         return share >= least if self.variant == "paper" else share > least
 

@@ -20,7 +20,7 @@ KINDS = {"attention": "where it looked", "saliency": "what the word rests on"}
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One token that could have come: its text, its probability by stage (None: below what is known), remarks."""
+    """What of one word falls on the cells of a grid over a picture, (rows, columns); `total`: on the whole picture."""
 
     levels: NDArray[np.float32]
     total: float

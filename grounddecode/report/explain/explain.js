@@ -130,7 +130,7 @@
   };
   const drawHeads = word => {
     const grid = word.heads, canvas = by("heads"), values = levels(grid);
-    const side = Math.max(6, Math.min(26, Math.floor(360 / Math.max(grid.columns, grid.rows))));
+    const side = Math.max(6, Math.min(34, Math.floor(360 / Math.max(grid.columns, grid.rows))));
     paint(canvas, grid, values, () => 1);
     canvas.style.width = `${side * grid.columns}px`;
     canvas.style.aspectRatio = `${grid.columns} / ${grid.rows}`;
@@ -138,6 +138,7 @@
     const where = at => `layer ${Math.floor(at / grid.columns)}, head ${at % grid.columns}: ${percent(values[at])}`;
     const told = `Rows are layers, the first on top; columns are heads; both count from 0. Most: ${where(best)}.`;
     by("head").textContent = told;
+    by("most").textContent = percent(values[best]);
     canvas.setAttribute("aria-label", told);
     canvas.onpointermove = event => {
       const x = Math.floor(event.offsetX / canvas.clientWidth * grid.columns);
@@ -211,6 +212,9 @@
     tick.addEventListener("change", () => {
       for (const layer of all(`[data-layer="${tick.dataset.shows}"]`)) layer.toggleAttribute("hidden", !tick.checked);
     });
+
+  const ramp = data.ramp.map(corner => `rgb(${corner.join()})`).join();
+  for (const bar of all(".ramp i")) bar.style.background = `linear-gradient(to right, ${ramp})`;
 
   const last = data.told.length - 1, differs = data.told[last].differs;
   const object = data.told[last].words.findIndex(word => word.object !== null);

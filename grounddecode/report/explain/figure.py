@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw
 
 from grounddecode.report.explain.account import KINDS, Account, HeatMap, Seen, Told
+from grounddecode.report.explain.summary import said_layers
 from grounddecode.report.overlay import draw_boxes, draw_heat, enlarge, font
 from grounddecode.report.picture import INK, LINE, MARGIN, PAPER, RULE, SIZE, SOFT, Piece, write_pieces
 
@@ -71,7 +72,7 @@ def _heading(sheet: Image.Image, pen: Pen, account: Account, high: int) -> None:
     pen.text((left, MARGIN), account.prompt[:90], fill=INK, font=font(SIZE + 3))
     rows = [
         f"Model {account.model}, {account.labels[0]}",
-        f"Numbers: share of the word's saliency on the picture (layers {', '.join(map(str, account.layers))}).",
+        f"Numbers: share of the word's saliency on the picture ({said_layers(account.layers)}).",
         f"{_marks(account)} Heat maps: each from none to the most of its word.",
     ]
     for number, row in enumerate(rows):
@@ -91,12 +92,18 @@ def _answer(sheet: Image.Image, pen: Pen, account: Account, told: Told, top: int
     left = MARGIN + 110
     for column, seen in enumerate(chosen(told)):
         x = left + column * (SIDE + GAP)
-        pen.text((x, top), f"{seen.word.text}  {seen.grounding:.0%}{_there(seen)}", fill=INK, font=font(SIZE))
+        pen.text((x, top), f"{_phrase(told, seen)}  {seen.grounding:.0%}{_there(seen)}", fill=INK, font=font(SIZE))
         for row, kind in enumerate(KINDS):
             y = top + LINE + row * (high + GAP)
             sheet.paste(_heat(account.pictures[0], seen.maps[kind]), (x, y))
     for row, kind in enumerate(KINDS):
         pen.text((MARGIN, top + LINE + row * (high + GAP)), kind, fill=SOFT, font=font(SIZE - 2))
+
+
+def _phrase(told: Told, seen: Seen) -> str:
+    """The whole name of an object as the answer has it: `fire hydrant`."""
+    parts = [one.word for one in told.words if told.words[one.lead] is seen] or [seen.word]
+    return " ".join(told.text[parts[0].start : parts[-1].stop].split())
 
 
 def _there(seen: Seen) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from grounddecode.report.embed import data_uri, document, json_block
 from grounddecode.report.explain.account import KINDS, Account, Marked, Seen, Told
 from grounddecode.report.explain.payload import payload
+from grounddecode.report.explain.summary import many, said_layers, sentences
 from grounddecode.report.overlay import PALETTE, place_tags
 
 if TYPE_CHECKING:
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from grounddecode.report.overlay import Box, Rectangle
 
 LARGEST = 900  # pixels of the longer side of an embedded picture
-DIFFERS = '<span class="differs" title="from here on the answers differ">differs</span>'
+DIFFERS = '<span class="differs" role="img" title="{0}" aria-label="{0}">≠</span>'.format(
+    "from here on the answers differ"
+)
+CLOSING = re.compile(r"[.,;:!?)\]]{1,3}")  # what belongs to the word before it
 WIDE_GRID = 320.0  # width in drawing units of the shapes over a picture: letters and lines are made for it
 
 
@@ -29,7 +34,7 @@ def page(account: Account) -> str:
     body = "\n".join(
         (
             f'<header><h1>Why the model said this</h1><p class="asked">{escape(account.prompt)}</p>'
-            f'<p class="soft">Answers: {escape(said)}. Model: {escape(account.model)}.</p></header>',
+            f'<p class="soft">Answers: {escape(said)}. Model: {escape(account.model)}.</p>{_short(account)}</header>',
             '<main class="explain">',
             _look(account),
             _answers(account),
@@ -42,6 +47,11 @@ def page(account: Account) -> str:
     room, own = files("grounddecode.report"), files("grounddecode.report.explain")
     style = room.joinpath("page.css").read_text("utf-8") + own.joinpath("explain.css").read_text("utf-8")
     return document("Why the model said this", style, body, own.joinpath("explain.js").read_text("utf-8"))
+
+
+def _short(account: Account) -> str:
+    rows = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(account))
+    return f'<ul class="short" aria-label="In short">{rows}</ul>' if rows else ""
 
 
 # -- the picture -------------------------------------------------------------------------------------------------------
@@ -60,6 +70,7 @@ def _look(account: Account) -> str:
         '<label class="scale">Bright is <select id="scale"><option value="own">the most of this word</option>'
         '<option value="all">the most of all words</option>'
         '<option value="more">more than in other words</option></select></label>'
+        '<p class="ramp" aria-hidden="true"><span>none</span><i></i><span>most</span></p>'
         f"{_shapes(account)}</section>"
     )
 
@@ -152,13 +163,17 @@ def _answer(account: Account, number: int, told: Told) -> str:
 
 def _text(told: Told) -> str:
     """The words as buttons, what stands between them as text."""
-    pieces, at = [], 0
+    pieces, before = [], 0
     for number, seen in enumerate(told.words):
         ends = number + 1 == len(told.words) or told.words[number + 1].lead != seen.lead
         flag = DIFFERS if number == told.differs else ""
-        pieces += [escape(told.text[at : seen.word.start]), flag, _button(number, seen, ends)]
         at = seen.word.stop
-    return "".join(pieces) + escape(told.text[at:])
+        sign = CLOSING.match(told.text, at)  # a line must not begin with the full stop of the one before
+        at = sign.end() if sign else at
+        button = flag + _button(number, seen, ends) + escape(sign[0] if sign else "")
+        pieces += [escape(told.text[before : seen.word.start]), f'<span class="whole">{button}</span>']
+        before = at
+    return "".join(pieces) + escape(told.text[before:])
 
 
 def _button(number: int, seen: Seen, ends: bool) -> str:
@@ -179,12 +194,12 @@ def _spoken(seen: Seen) -> str:
 def _counts(account: Account, told: Told) -> str:
     objects = [seen for n, seen in enumerate(told.words) if seen.risk.object and seen.lead == n]
     if account.objects is None:
-        return f"{len(told.words)} words; they name {len(objects)} objects."
+        return f"{many(len(told.words), 'word')}; they name {many(len(objects), 'object')}."
     invented = sum(seen.real is False for seen in objects)
     named = {seen.risk.object for seen in objects}
     missed = [name for name in account.objects if name not in named]
     tail = f" Not named: {', '.join(missed)}." if missed else ""
-    return f"It names {len(objects)} objects, {invented} of them not in the picture.{tail}"
+    return f"It names {many(len(objects), 'object')}, {invented} of them not in the picture.{tail}"
 
 
 def _threshold(account: Account) -> str:
@@ -214,7 +229,7 @@ def _legend(account: Account) -> str:
             '<li><span class="word invented">word</span> names something that is not there</li>',
         ]
     if len(account.told) > 1:
-        rows.append('<li><span class="differs">differs</span> here the two answers part</li>')
+        rows.append(f"<li>{DIFFERS} here the two answers part</li>")
     return f'<ul class="legend">{"".join(rows)}</ul>'
 
 
@@ -227,12 +242,13 @@ def _details() -> str:
         '<table id="candidates"></table></div></div>'
         '<div class="rests"><h2>What the word rests on</h2><div id="shares"></div></div>'
         '<div class="heads"><h2>Attention to the picture, head by head</h2><canvas id="heads" role="img"></canvas>'
+        '<p class="ramp" aria-hidden="true"><span>0 %</span><i></i><span id="most"></span></p>'
         '<p class="soft" id="head">Rows are layers, the first on top; columns are heads.</p></div></section>'
     )
 
 
 def _footer(account: Account) -> str:
-    layers = ", ".join(map(str, account.layers))
+    layers = said_layers(account.layers)
     facts = "".join(
         f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in account.facts.items()
     )
@@ -242,8 +258,8 @@ def _footer(account: Account) -> str:
         "averaged over layers and heads, after what a method changes. Much attention is no proof that the word is "
         "right.</p>"
         "<p><b>What the word rests on</b> is gradient saliency: attention times how much the choice of this word "
-        f"depends on it (layers {escape(layers)}, counted from 0), as the model without methods that choose among "
-        "words has it. The share that lies on the picture is the word's grounding. A word that rests little on the "
+        f"depends on it ({escape(layers)}, counted from 0). Methods that only choose among words are left out of it. "
+        "The share that lies on the picture is the word's grounding. A word that rests little on the "
         "picture is more often invented.</p>"
         "<p>Words of several tokens are shown by their first token, where the model decides for the word.</p>"
         f"<details><summary>Model and versions</summary><dl>{facts}</dl></details></footer>"

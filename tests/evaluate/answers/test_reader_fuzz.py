@@ -142,6 +142,12 @@ def bench(name: str) -> Callable[[Path], Any]:
     return lambda root: load([name], Wanted(root=root))
 
 
+def fuzzed(cases: int) -> settings:
+    """So many cases, the same ones each time."""
+    every = list(HealthCheck)
+    return settings(max_examples=cases, deadline=None, suppress_health_check=every, database=None, derandomize=True)
+
+
 READERS: list[tuple[str, Callable[[Path], Any]]] = [
     *((name, pope) for name in ("questions.json", "answers.json")),
     *(
@@ -173,9 +179,7 @@ READERS: list[tuple[str, Callable[[Path], Any]]] = [
 def test_readers_end_in_numbers_or_one_sentence(name: str, read: Callable[[Path], Any], folder: Path) -> None:
     good = (folder / name).read_bytes()
 
-    @settings(
-        max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
-    )
+    @fuzzed(EXAMPLES)
     @given(st.data())
     def attempt(data: st.DataObject) -> None:
         content = data.draw(
@@ -210,13 +214,7 @@ OBJECTS = st.recursive(
 )
 
 
-@settings(
-    max_examples=max(200, EXAMPLES),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-    derandomize=True,
-)
+@fuzzed(max(200, EXAMPLES))
 @given(
     st.binary(max_size=60) | st.tuples(OBJECTS, st.integers(0, 5)).map(lambda given: pickle.dumps(*given)), st.data()
 )
@@ -238,13 +236,7 @@ def pictures() -> list[bytes]:
     return found
 
 
-@settings(
-    max_examples=max(200, EXAMPLES),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-    derandomize=True,
-)
+@fuzzed(max(200, EXAMPLES))
 @given(st.sampled_from(pictures()), st.integers(0, 400), st.binary(max_size=6))
 def test_pictures_end_in_pixels_or_one_sentence(good: bytes, place: int, other: bytes) -> None:
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
@@ -273,13 +265,7 @@ MEMBERS = st.sampled_from(
 )
 
 
-@settings(
-    max_examples=max(200, EXAMPLES),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-    derandomize=True,
-)
+@fuzzed(max(200, EXAMPLES))
 @given(st.lists(st.tuples(MEMBERS, st.binary(max_size=20)), max_size=4), st.integers(0, 600), st.binary(max_size=4))
 @example([("data/a.txt", b""), ("data/a\\b", b"")], 209, b"\x01")  # a member that begins where no file is
 def test_archives_stay_in_their_folder(members: list[tuple[str, bytes]], place: int, other: bytes) -> None:

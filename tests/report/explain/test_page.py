@@ -71,8 +71,9 @@ def test_words_stand_in_the_text_with_what_they_rest_on() -> None:
     assert said[2] == "dog, rests 90% on the picture, in the picture"
     assert said[3:] == ["A, rests 10%", "grey, rests 60%", "cup, rests 5% on the picture, not in the picture"]
     assert [one["tabindex"] for one in buttons] == ["0", "-1", "-1"] * 2
-    assert page(account()).count(">differs</span>") == 3  # once an answer and in the legend
-    assert "It names 1 objects, 1 of them not in the picture. Not named: dog." in page(account())
+    assert page(account()).count(">≠</span>") == 3  # once an answer and in the legend
+    assert "</button>.</span></p>" in page(account())  # the full stop stays with its word
+    assert "It names 1 object, 1 of them not in the picture. Not named: dog." in page(account())
 
 
 def test_the_data_are_those_of_the_account() -> None:

@@ -148,7 +148,7 @@ def _look(call: Call, plan: LayerPlan, step: Step) -> dict[str, Tensor]:
 
 def row_scores(call: Call, start: int, stop: int, step: Step) -> Tensor:
     """Scaled scores (B, H, stop - start, T) of some queries, float32, -inf on masked keys; keys are not repeated."""
-    query = call.queries(start, stop).float() * call.scaling
+    query = call.scaled(start, stop)
     batch, heads, count, width = query.shape
     scores = call.times_keys(query.reshape(batch * call.key.shape[1], -1, width)).view(batch, heads, count, -1)
     softcap = call.options.get(SOFT_CAP)
@@ -163,12 +163,20 @@ def apply_mask(scores: Tensor, call: Call, start: int, stop: int, step: Step) ->
     if mask is not None and mask.dim() == 4:
         rows = mask[:, :, start:stop, :keys]
         if rows.dtype == torch.bool:
-            return scores.masked_fill(~rows, -torch.inf)
+            return scores.masked_fill(_hidden(rows, call, start, stop, step), -torch.inf)
         hidden = rows <= torch.finfo(rows.dtype).min / 2
         return (scores + rows.float()).masked_fill(hidden, -torch.inf)
     if mask is None and start == step.length - 1 and keys <= min(step.total, call.window or step.total):
         return scores  # the newest token sees every key there is
     return scores.masked_fill(~visible(call, start, stop, step, scores.device), -torch.inf)
+
+
+def _hidden(rows: Tensor, call: Call, start: int, stop: int, step: Step) -> Tensor:
+    """What a bool mask hides from some queries, once for the layers that share it."""
+    known = ("hidden", id(call.mask), start, stop, rows.shape[-1])
+    if known not in step.biases:  # the mask is kept beside, so its id stays its own
+        step.biases[known] = (call.mask, ~rows)
+    return step.biases[known][1]
 
 
 def visible(call: Call, start: int, stop: int, step: Step, device: torch.device) -> Tensor:

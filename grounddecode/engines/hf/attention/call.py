@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,6 +45,10 @@ class Call:
         """(B, H, stop - start, D): some queries of this forward."""
         return self.query if stop - start == self.query.shape[2] else self.query[:, :, start:stop]
 
+    def scaled(self, start: int, stop: int) -> Tensor:
+        """`queries` times `scaling`, float32, in one operation: a factor of one element widens what it multiplies."""
+        return (self.queries(start, stop) * _factor(self.scaling, self.query.device)).float()
+
     def times_keys(self, rows: Tensor) -> Tensor:
         """(B * Hkv, n, D) to (B * Hkv, n, T), float32."""
         return torch.bmm(rows, self.key.flatten(0, 1).float().mT)
@@ -51,3 +56,9 @@ class Call:
     def times_values(self, rows: Tensor) -> Tensor:
         """(B * Hkv, n, T) to (B * Hkv, n, Dv), float32."""
         return torch.bmm(rows, self.value.flatten(0, 1).float())
+
+
+@lru_cache(maxsize=64)
+def _factor(scaling: float, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it outlives the caller's mode
+        return torch.full((1,), scaling, dtype=torch.float32, device=device)

@@ -66,6 +66,12 @@ class OtherPrompt:
         return columns.gather(-1, index).masked_fill(source < 0, fill)
 
 
+def same_tokens(sequence: Sequences) -> OtherPrompt:
+    """The main prompt itself."""
+    columns = torch.arange(sequence.prompt_length, device=sequence.ids.device).expand_as(sequence.ids)
+    return OtherPrompt(columns, sequence.there, sequence.ids, sequence.image, text_only=False)
+
+
 def grown(sequence: Sequences, ids: Tensor | None) -> Sequences:
     """The prompts with the tokens of their answers behind them, where a forward reads both; `ids` are all it reads."""
     more = 0 if ids is None else ids.shape[1] - sequence.prompt_length

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import Sequence as Sequences
 from grounddecode.engines.hf.step import Step
-from grounddecode.engines.hf.stream import prompts
+from grounddecode.engines.hf.stream import prefix, prompts
 from grounddecode.engines.hf.stream.image import Overwrite, hidden_from
 from grounddecode.engines.hf.stream.joined import grows, into_cache
 from grounddecode.engines.hf.stream.keys import ChosenKeys
 from grounddecode.engines.hf.stream.newest import NewestOnly
 from grounddecode.engines.hf.stream.pixels import Edit, encoded_anew, with_other_pictures
+from grounddecode.engines.hf.stream.prompts import OtherPrompt
 from grounddecode.engines.hf.stream.references import Bank
 from grounddecode.engines.hf.stream.same_inputs import Memo, kept_offsets, offset_holders
 from grounddecode.method import Method, Needs
-from grounddecode.view import References, StreamEdit, StreamInputs
+from grounddecode.view import Phase, References, StreamEdit, StreamInputs
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
@@ -67,6 +68,7 @@ class Reader:
             raise ValueError(f"{method.name}: it has both second_stream and stream_inputs, define one of them")
         references = self._inputs.pictures if isinstance(self._inputs.pictures, References) else None
         self._other_pictures = self._edits_pixels or references is not None
+        self._same_pictures = self._inputs.pictures == "same" and not self._edits_pixels
         if self._other_pictures and binding.decoder.runner is not binding.model:
             raise ValueError(
                 f"{method.name}: {type(binding.model).__name__} has read its pictures before its decoder begins, use "
@@ -81,8 +83,7 @@ class Reader:
 
     def memo(self) -> Memo:
         """What notes the features of the pictures, where further streams read the same ones."""
-        same = self._inputs.pictures == "same" and not self._edits_pixels
-        return Memo(self._models() if same else [], self.binding.decoder.stack)
+        return Memo(self._models() if self._same_pictures else [], self.binding.decoder.stack)
 
     def read(self, step: Step, pieces: Sequence[Piece], number: int, fresh: Any, forward: Forward) -> Stream:
         """The prompt of one stream through the model, into `fresh`, a cache like the main one."""
@@ -105,9 +106,11 @@ class Reader:
         for piece in pieces:
             length = _given(piece.kwargs).shape[1]
             changed = self._edited_inputs(scheme, piece, replaced, length)
-            overwrite = Overwrite(self.binding.decoder.stack, replaced, piece.past, scheme)
-            with self._reading(twin, piece.past, length, step), piece.memo.replay(), overwrite:
-                output = forward(transformers_names.with_cache(changed, fresh))
+            known = self._take(step, pieces, prompts.same_tokens(given), changed, fresh)
+            past = piece.past + known
+            overwrite = Overwrite(self.binding.decoder.stack, replaced, past, scheme)
+            with self._reading(twin, past, length - known, step), piece.memo.replay(), overwrite:
+                output = forward(transformers_names.with_cache(prefix.rest(changed, known), fresh))
         return _read(output, twin, fresh, hidden=replaced if scheme == "mask" else None)
 
     def _decide(self, step: Step) -> StreamEdit:
@@ -162,12 +165,16 @@ class Reader:
         if step.sequence.vision is not None and not self._other_pictures:
             twin.vision = prompt.seen(step.sequence.vision)
         cached = into_cache(given, kwargs, fresh)
-        with self._reading(twin, 0, prompt.length, step), pieces[0].memo.replay():
+        known = self._take(step, pieces, prompt, cached, fresh)
+        cached = prefix.rest(cached, known)
+        if not bool(prompt.image[:, known:].any()):
+            cached = prefix.text_only(cached)
+        with self._reading(twin, known, prompt.length - known, step), pieces[0].memo.replay():
             output = forward(cached)
         moved = prompts.moved(prompt, given, kwargs, sequence, positions)
         return _read(output, twin, fresh, moved, _hidden(twin, step.sequence))
 
-    def _prompt(self, sequence: Sequences, fresh: Any) -> prompts.OtherPrompt:
+    def _prompt(self, sequence: Sequences, fresh: Any) -> OtherPrompt:
         decoder = self.binding.decoder
         fixed = fresh is not None and not grows(fresh)
         if self._inputs.pictures == "none":
@@ -180,6 +187,31 @@ class Reader:
         return prompts.with_text_behind(sequence, decoder, self._behind)
 
     # -- both ----------------------------------------------------------------------------------------------------
+    def _take(self, step: Step, pieces: Sequence[Piece], prompt: OtherPrompt, given: dict[str, Any], fresh: Any) -> int:
+        """How many first columns of `prompt`, read as `given`, need not be: they are in the main cache, and in `fresh`.
+
+        A model puts pictures in all at once, so they are on one side, of all rows.
+        """
+        main, sequence, memo = transformers_names.given_cache(pieces[0].kwargs), step.sequence, pieces[0].memo
+        if len(pieces) > 1 or main is None or fresh is None or not self._may_take(step, given, main):
+            return 0
+        read_anew = torch.zeros_like(sequence.image) if self._same_pictures and self._behind else sequence.image
+        known = prefix.common_length(prompt, sequence.there, read_anew)
+        if prompt.image[:, :known].any() and prompt.image[:, known:].any():
+            known = prefix.common_length(prompt, sequence.there, sequence.image)
+        source = prompt.source[:, :known].masked_fill(~prompt.there[:, :known], -1)
+        if not known or not prefix.stays(source, memo, given.get(transformers_names.POSITIONS)):
+            return 0
+        prefix.put(prefix.taken(main, source), fresh)
+        return known
+
+    def _may_take(self, step: Step, given: dict[str, Any], main: Any) -> bool:
+        """Whether what earlier columns are is their own matter, in this model and under all methods."""
+        binding, mask = self.binding, given.get("attention_mask")
+        alone = not (binding.every_token or step.sequence.memory or torch.is_grad_enabled() or binding.model.training)
+        flat = mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
+        return step.phase is Phase.PROMPT and alone and flat and prefix.shareable(main, binding.decoder.text)
+
     def _whole(self, pieces: Sequence[Piece]) -> tuple[dict[str, Any], Tensor | None]:
         """Arguments of one forward pass over the main prompt, and the positions that its layers were given."""
         kwargs, positions = prompts.whole_prompt([(piece.kwargs, piece.memo.positions) for piece in pieces])

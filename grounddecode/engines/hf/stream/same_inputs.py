@@ -39,6 +39,7 @@ class Memo:
         self._replaying = False
         self._undo = ExitStack()
         self.positions: Tensor | None = None  # as the decoder layers were given them; None: they count themselves
+        self.mask: Any = None  # as the stack was given it
 
     def __enter__(self) -> Memo:
         for index, model in enumerate(self._models):
@@ -60,6 +61,7 @@ class Memo:
     def _note(self, _: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
         given = kwargs.get(POSITIONS)
         self.positions = given if isinstance(given, Tensor) else None
+        self.mask = kwargs.get("attention_mask")
 
     def _features(self, index: int, original: Any, *args: Any, **kwargs: Any) -> Any:
         results = self._results.setdefault(index, [])

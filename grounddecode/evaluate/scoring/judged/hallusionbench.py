@@ -39,12 +39,7 @@ def read_hallusionbench(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a question lacks a field.
     """
-    questions = json_lines.read(path)
-    for place, question in enumerate(questions, 1):
-        missing = [field for field in _FIELDS if field not in question]
-        if missing:
-            raise ValueError(f"question {place} of {path} lacks {', '.join(missing)}: give HallusionBench.json.")
-    return questions
+    return json_lines.read_having(path, _FIELDS, "question", "HallusionBench.json")
 
 
 def hallusionbench_image(question: Mapping[str, Any], root: str | Path) -> Path | None:

@@ -29,12 +29,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a record lacks a field.
     """
-    records = json_lines.read(path)
-    for place, record in enumerate(records, 1):
-        missing = [field for field in _FIELDS if field not in record]
-        if missing:
-            raise ValueError(f"record {place} of {path} lacks {', '.join(missing)}: give MMHal-Bench's own file.")
-    return records
+    return json_lines.read_having(path, _FIELDS, "record", "MMHal-Bench's own file")
 
 
 def answers_in(records: Sequence[Mapping[str, Any]]) -> list[str]:

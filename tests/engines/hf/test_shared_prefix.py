@@ -1,0 +1,107 @@
+"""What the prompts of both streams begin with is read once, where a token's keys are the matter of earlier ones alone.
+
+That the answers are right is shown by the oracles, which read every prompt whole; here, what is read, and that it makes
+no difference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from grounddecode import VISTA, ground
+from grounddecode.engines.hf.stream import prefix
+from tests import zoo
+from tests.engines.hf.test_families import difference, generate
+from tests.oracle.cases import CASES
+
+BY_NAME = {case.name: case for case in CASES}
+STREAMS = ("icd", "m3id", "vcd", "avc-zeros", "avc-mask", "sid")
+NEAR = 2e-6  # float32, logits of unit scale, of other batches of the same product
+
+
+def read(name: str, case: Any, inputs: dict[str, Tensor], **options: Any) -> tuple[list[int], Tensor]:
+    """How many columns each forward pass of the decoder read, and the logits of a generation."""
+    model, lengths = zoo.model(name), []
+    stack = model.get_submodule(zoo.family(name).stack)
+
+    def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        given = kwargs.get("inputs_embeds")
+        lengths.append((kwargs["input_ids"] if given is None else given).shape[1])
+
+    hook = stack.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with ground(model, case.methods if hasattr(case, "methods") else case):
+            logits, _ = generate(model, inputs, max_new_tokens=3, **options)
+    finally:
+        hook.remove()
+    return [n for n in lengths if n > 1], logits
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def read_apart(*given: Any, **options: Any) -> tuple[list[int], Tensor]:
+        with monkeypatch.context() as patch:
+            patch.setattr(prefix, "shareable", lambda *_: False)
+            return read(*given, **options)
+
+    return read_apart
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "smolvlm"])
+def test_what_lies_before_the_pictures_is_read_once(name: str, stream: str, apart: Any) -> None:
+    """Rows of three lengths, one with two pictures; the shortest of all that stands before a picture counts."""
+    inputs = zoo.family(name).batch()
+    (main, second), logits = read(name, BY_NAME[stream], inputs)
+    (_, whole), expected = apart(name, BY_NAME[stream], inputs)
+    assert second < whole
+    assert whole <= main + 8
+    assert difference(logits, expected) <= NEAR
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "smolvlm"])
+def test_text_behind_the_picture_is_read_without_it(name: str, apart: Any) -> None:
+    family = zoo.family(name)
+    inputs = family.batch([(1, 5, 6, -1, 7, 8, 9, 10), (1, 5, 6, -2, 11, 12, 13, 14)])
+    (main, second), logits = read(name, BY_NAME["icd"], inputs)
+    (_, whole), expected = apart(name, BY_NAME["icd"], inputs)
+    assert second == whole - main + 4  # the instruction, and what stands behind the picture
+    assert difference(logits, expected) <= NEAR
+
+
+@pytest.mark.parametrize("stream", ["icd", "vcd", "m3id"])
+def test_rows_without_a_picture_stand_beside_others(stream: str, apart: Any) -> None:
+    inputs = zoo.family("llava").batch([(1, 5, 6, -1, 7, 8), (1, 5, 6, 7, 8, 9, 10), (1, 5, 6, -2, 9, 8)])
+    (_, second), logits = read("llava", BY_NAME[stream], inputs)
+    (_, whole), expected = apart("llava", BY_NAME[stream], inputs)
+    assert second < whole
+    assert difference(logits, expected) <= NEAR
+
+
+@pytest.mark.parametrize(
+    "name", ["gemma3", "paligemma", "qwen3_5"], ids=["sliding windows", "tokens that look ahead", "other states"]
+)
+@pytest.mark.parametrize("stream", ["icd", "vcd"])
+def test_read_whole_where_keys_are_not_a_matter_of_earlier_tokens(name: str, stream: str, apart: Any) -> None:
+    inputs = zoo.family(name).batch()
+    lengths, logits = read(name, BY_NAME[stream], inputs)
+    whole, expected = apart(name, BY_NAME[stream], inputs)
+    assert lengths == whole
+    assert torch.equal(logits, expected)
+
+
+def test_read_whole_under_other_caches_and_edits_of_every_token() -> None:
+    inputs = zoo.family("llava").batch()
+    length = inputs["input_ids"].shape[1]
+    static, _ = read("llava", BY_NAME["vcd"], inputs, cache_implementation="static", disable_compile=True)
+    assert static == [length, length]
+    steered, _ = read("llava", [*BY_NAME["vcd"].methods, VISTA(gamma=0)], inputs)
+    assert steered.count(length) == 3  # the probe with the picture, the prompt, and again for the second stream
+    cache = DynamicCache(config=zoo.model("llava").config.get_text_config())
+    given, _ = read("llava", BY_NAME["vcd"], inputs, past_key_values=cache)
+    assert given[1] < length
