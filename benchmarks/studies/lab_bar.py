@@ -16,8 +16,7 @@ from typing import Any
 
 from benchmarks.studies import lab_guard
 from benchmarks.studies.lab_page import GUARDS, cell, guarded, markdown
-from benchmarks.studies.lab_table import COLOURS, REFUSED, compact
-from benchmarks.studies.lab_tuning import RESULTS
+from benchmarks.studies.lab_table import COLOURS, REFUSED, RESULTS, compact
 from benchmarks.studies.lab_tuning import row as told_of
 from grounddecode.engines.base import open_engine
 from grounddecode.evaluate.run.runner import run
@@ -25,8 +24,8 @@ from grounddecode.lab import CHECKPOINTS
 from grounddecode.registry import GREEDY
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "lab_bar.yaml"
-FOLDER, RESULT = Path("out/lab_bar"), RESULTS / "bar.json"
-PAGE = RESULTS / "bar.md"
+FOLDER, RESULT = Path("out/lab_bar"), RESULTS[1] / "bar.json"
+PAGE = RESULTS[1] / "bar.md"
 SEEDS = ("seed0", "seed1", "seed2")
 LIMIT, BATCH = 600, 125  # questions of each split, about 100 pictures; 500 captions at most
 CUT, RECALL, ACCURACY, HARM = 0.30, 0.01, 0.05, 0.005
@@ -150,7 +149,7 @@ def page(result: Mapping[str, Any]) -> str:
         "share of words changed against greedy, and accuracy on colour questions.",
         *[f"### {name}{_amount(found['n'])}\n\n{markdown(_evaluated(found))}" for name, found in runs.items()],
         f"torch {first['versions']['torch']}, transformers {first['versions']['transformers']}, float32, batch "
-        f"{first['settings']['batch_size']}. Made by `python -m benchmarks.studies.lab_bar choose`, `run` and `write`.",
+        f"{first['settings']['batch_size']}. Made by `python -m benchmarks.studies.lab_bar choose`, `run NAME` (`--limit 300` but for seed0) and `write`.",
     ]
     return "\n\n".join(lines) + "\n"
 
