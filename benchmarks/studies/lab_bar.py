@@ -149,7 +149,8 @@ def page(result: Mapping[str, Any]) -> str:
         "share of words changed against greedy, and accuracy on colour questions.",
         *[f"### {name}{_amount(found['n'])}\n\n{markdown(_evaluated(found))}" for name, found in runs.items()],
         f"torch {first['versions']['torch']}, transformers {first['versions']['transformers']}, float32, batch "
-        f"{first['settings']['batch_size']}. Made by `python -m benchmarks.studies.lab_bar choose`, `run NAME` (`--limit 300` but for seed0) and `write`.",
+        f"{first['settings']['batch_size']}. Made by `python -m benchmarks.studies.lab_bar choose`, "
+        "`run seed0`, `run seed1 seed2 clean --limit 300` and `write`.",
     ]
     return "\n\n".join(lines) + "\n"
 
