@@ -32,6 +32,23 @@ def agree_on_a_place() -> None:
     os.environ.setdefault(PLACE, str(Path(tempfile.gettempdir()) / f"grounddecode-{secrets.token_hex(8)}"))
 
 
+def failed() -> None:
+    """A method has failed in this worker: from now on no answer of the server is surely that of its methods."""
+    place = os.environ.get(PLACE)
+    if place is not None:
+        _failure(place).touch()
+
+
+def has_failed() -> bool:
+    """Whether one has, in any worker of this server."""
+    place = os.environ.get(PLACE)
+    return place is not None and _failure(place).exists()
+
+
+def _failure(place: str) -> Path:
+    return Path(f"{place}-failed")
+
+
 class Tally:
     """The counts of one worker.
 
@@ -98,7 +115,8 @@ class Collected:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        atexit.register(Path(place).unlink, missing_ok=True)
+        for file in (Path(place), _failure(place)):
+            atexit.register(file.unlink, missing_ok=True)
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily
