@@ -126,7 +126,7 @@ def _relinked(text: str, page: Path, source: Path) -> str:
 
     def place(found: re.Match[str]) -> str:
         words, target = found[1], found[2]
-        if "benchmarks/results/" in target:
+        if "benchmarks/results/" in target and target.endswith(".md"):
             up = "../" * (len(page.relative_to(source).parts) - 1)
             return f"[{words}]({up}results/{target.partition('benchmarks/results/')[2]})"
         if target.startswith("../") and not (page.parent / target).resolve().is_relative_to(source.resolve()):
