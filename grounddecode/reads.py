@@ -40,6 +40,7 @@ class Reads:
         first_token: whether it is given for the first token too, whose row is the last one of the prompt. Engines may
             leave it out where this is False.
         hidden: decoder layers (0-based) behind which the hidden states of the last row are given, `StepView.hidden`.
+        normed: whether those go through the final norm on their way to logits, as `early` has it.
         random: whether a random number comes with each candidate.
         probe: whether `start` finds what the last prompt token is with and without the pictures (`StepView.probe`):
             from plain passes of their own, before the prompt is read (`aside`); or with the pictures from the reading
@@ -50,6 +51,7 @@ class Reads:
     saliency: tuple[int, ...] = ()
     hidden: tuple[int, ...] = ()
     first_token: bool = True
+    normed: bool = True
     random: bool = False
     probe: Literal["none", "aside", "prompt"] = "none"
 

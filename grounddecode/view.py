@@ -121,6 +121,7 @@ class StepView:
     second_logits: Tensor | None = None  # (R, vocabulary) of the second stream; (R, streams, vocabulary) of several
     saliency: Tensor | None = None  # (layers, R, candidates, T): see `Method.judge`
     hidden: dict[int, Tensor] | None = None  # (R, width) by layer asked for: last rows behind it, as far as it is run
+    exits: dict[int, Tensor] | None = None  # (R, vocabulary) by layers passed, of those that the engine has worked out
     lens: Lens | None = field(default=None, repr=False, compare=False)  # hidden (R, width) to logits (R, vocabulary)
     image_features: Tensor | None = None  # (R, N, width): a row's image tokens as they enter layer 0, then zeros
     probe: Probe | None = None  # for `start` alone, where `reads` asks for it
@@ -159,6 +160,8 @@ class StepView:
             raise RuntimeError("the engine gave no hidden states, name their layers in `reads`")
         import torch  # the registry's commands read this module, and are quick
 
+        if normed and self.exits is not None and self.exits.keys() >= set(exits):
+            return torch.stack([self.exits[exit] for exit in exits]).float()
         last = self.hidden[exits[-1] - 1]
         behind = [self.hidden[exit - 1].to(last.device) for exit in exits]
         logits = self.lens(torch.cat(behind), normed).float()

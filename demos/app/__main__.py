@@ -14,7 +14,9 @@ from demos.app.page import STYLE, build
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demos.app", description=__doc__)
     parser.add_argument("--model", default="lab", help="a folder, a hub id, or `lab`")
-    parser.add_argument("--url", help="address of a running vLLM server, in place of a model of this machine")
+    parser.add_argument(
+        "--url", help="address of a running vLLM server, in place of a model of this machine; key: OPENAI_API_KEY"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, ...")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, ...")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets others of the network in")

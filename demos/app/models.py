@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from grounddecode.engines.base import Decoding, Request, open_engine
 from grounddecode.method import Method
 
 PATIENCE = 600.0  # seconds without a word
+ONE = "0"  # the sample that a visitor's question is, for errors that name it
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Asked:
 
     @property
     def request(self) -> Request:
-        return Request(sample_id="0", prompt=self.prompt, images=(self.picked.image,))
+        return Request(sample_id=ONE, prompt=self.prompt, images=(self.picked.image,))
 
     @property
     def decoding(self) -> Decoding:
@@ -132,7 +134,7 @@ class Served:
     """A vLLM server with the plug-in, by its address."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self.engine: Any = open_engine("openai", url, **options)
+        self.engine: Any = open_engine("openai", url, **{"send_methods": True} | options)
         self.name = f"{self.engine.model_name} at {self.engine.server.host}"
 
     def refusal(self, methods: Sequence[Method]) -> str | None:
@@ -148,18 +150,32 @@ class Served:
         import httpx
 
         body = json.loads(self.engine.body(asked.request, asked.decoding, methods)) | {"stream": True}
-        url = self.engine.server.address.below("chat/completions")
+        address, key = self.engine.server.address, os.environ.get("OPENAI_API_KEY")
+        url = address.below("chat/completions")
+        known = {"auth": httpx.BasicAuth(*address.login)} if address.login else {}
+        headers = {"Authorization": f"Bearer {key}"} if key and not known else {}
 
         def answer(put: Callable[[str], None]) -> None:
-            with httpx.stream("POST", url, json=body, timeout=PATIENCE, trust_env=False) as response:
-                if response.is_error:
-                    raise RuntimeError(f"the server answered with status {response.status_code}")
-                for line in response.iter_lines():
-                    if line.startswith("data: {"):
-                        choices = json.loads(line.removeprefix("data: ")).get("choices") or [{}]
-                        put(choices[0].get("delta", {}).get("content") or "")
+            given = {"json": body, "headers": headers, "timeout": PATIENCE, "trust_env": False} | known
+            try:
+                with httpx.stream("POST", url, **given) as response:
+                    if response.is_error:
+                        raise RuntimeError(f"the server answered with status {response.status_code}")
+                    for line in response.iter_lines():
+                        if line.startswith("data: {"):
+                            put(_piece(json.loads(line.removeprefix("data: "))))
+            except httpx.RequestError as error:
+                raise RuntimeError(f"the server cannot be reached: {type(error).__name__} {error}".strip()) from None
 
         return answer
 
     def page(self, asked: Asked) -> str | None:
         return None
+
+
+def _piece(event: dict[str, Any]) -> str:
+    """The next piece of text. Raises RuntimeError for an error that came in its place."""
+    if "error" in event:
+        raise RuntimeError(f"the server broke the answer off: {str(event['error'])[:200]}")
+    choices = event.get("choices") or [{}]
+    return choices[0].get("delta", {}).get("content") or ""

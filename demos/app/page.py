@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from demos.app.controls import Control, controls_of, spec
-from demos.app.models import Asked, Model
+from demos.app.models import ONE, Asked, Model
 from demos.app.pictures import Picked, scene, upload
 from grounddecode import registry
 from grounddecode.lab.world import scenes
@@ -36,10 +36,10 @@ def build(model: Model) -> gr.Blocks:
                 )
                 said = gr.HTML(_about(scene(drawn[0].seed)), elem_id="about")
                 gallery = gr.Gallery(
-                    [one.image for one in drawn], label="Drawn scenes", columns=4, height=190,
+                    [one.image for one in drawn], label="Drawn scenes", columns=4, height=240,
                     allow_preview=False, elem_id="scenes", buttons=[],
                 )  # fmt: skip
-                file = gr.File(label="Or a picture of your own", file_types=["image"], elem_id="file", height=110)
+                file = gr.File(label="Or a picture of your own", file_types=["image"], elem_id="file", height=160)
                 prompt = gr.Textbox(PROMPT, label="Question", elem_id="prompt")
                 length = gr.Slider(8, 256, value=60, step=4, label="Longest answer, in tokens")
             with gr.Column(scale=2, min_width=320):
@@ -49,7 +49,7 @@ def build(model: Model) -> gr.Blocks:
                 controls = _controls(chosen)
                 button = gr.Button("Answer", variant="primary", elem_id="go")
                 state = gr.HTML("", elem_id="state")
-                with gr.Row():
+                with gr.Row(elem_id="answers"):
                     plain = gr.HTML(_answer("plain model", "", None), elem_id="plain", min_width=300)
                     other = gr.HTML(_answer("with methods", "", None), elem_id="other", min_width=300)
         explained = gr.HTML("", elem_id="explained")
@@ -125,7 +125,8 @@ def _run(
         yield (_done(asked), *_both(shown, asked), _explained(model.page(asked)))
     except (ValueError, RuntimeError) as error:
         empty = _answer("plain model", "", None), _answer("with methods", "", None)
-        yield (f'<p class="wrong">{escape(str(error))}</p>', *empty, "")
+        told = str(error).removeprefix(f"sample {ONE}: ")
+        yield (f'<p class="wrong">{escape(told)}</p>', *empty, "")
 
 
 def _done(asked: Asked) -> str:

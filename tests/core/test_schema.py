@@ -101,5 +101,5 @@ def test_json_schema_says_the_same() -> None:
 def test_methods_check_by_hand_only_what_ties_several_values() -> None:
     """A range or a choice written into a method again would be a second copy of its declaration."""
     root = Path(schema.__file__).parent / "methods"
-    own = [path.stem for path in sorted(root.glob("*.py")) if "def __post_init__" in path.read_text(encoding="utf-8")]
+    own = [path.stem for path in sorted(root.rglob("*.py")) if "def __post_init__" in path.read_text(encoding="utf-8")]
     assert own == ["heads", "icd"]  # icd: a text or ids, neither empty

@@ -1,48 +1,24 @@
-"""The demo app in a real browser: upload, answer, another method, a file that is no picture, two visitors at once.
-
-It runs in the environment that `make app` makes (gradio wants an older pillow than the rest), in a process of its own.
-"""
+"""The demo app in a real browser: upload, answer, another method, a file that is no picture, two visitors at once."""
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from grounddecode.lab.world import scenes
-from tests.support import browser
+from tests.support import browser, demo_app
 from tests.support.browser import Browser
+from tests.support.demo_app import TEXT, choose, visit
 
-ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".venv" / ".app" / "bin" / "python"
-LACKING = browser.missing() or ("" if PYTHON.exists() else "the app's environment is not there: run make app once")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(LACKING), reason=LACKING or "nothing is missing")]
-TEXT = "return document.querySelector('{}').innerText"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(demo_app.missing()), reason=demo_app.missing())]
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([PYTHON, "-m", "demos.app", "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the app has ended"
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    with demo_app.running() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +30,6 @@ def windows() -> Iterator[list[Browser]]:
 @pytest.fixture
 def window(windows: list[Browser], address: str) -> Browser:
     return visit(windows[0], address)
-
-
-def visit(window: Browser, address: str) -> Browser:
-    window.look(1400, 1200)
-    window.open(address)
-    window.until("return document.querySelector('#file input[type=file]') && document.querySelector('#go')", 120)
-    return window
-
-
-def choose(window: Browser, *methods: str) -> None:
-    """Tick exactly these methods."""
-    window.run(
-        "const wanted = arguments[0]; for (const label of document.querySelectorAll('#methods label')) {"
-        "const box = label.querySelector('input'), right = wanted.includes(label.innerText.trim());"
-        "if (box.checked !== right) box.click(); }",
-        list(methods),
-    )
-    time.sleep(0.5)
 
 
 def answers(window: Browser) -> tuple[str, str]:

@@ -23,7 +23,7 @@ FLAGS = (
     "--limit-mm-per-prompt", '{"image": 2}', "--generation-config", "vllm", "--enforce-eager",
 )  # fmt: skip
 ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT / "tests" / "support" / "vllm"),
+    "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "support" / "vllm"), str(ROOT))),
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",

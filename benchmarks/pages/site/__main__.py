@@ -26,6 +26,7 @@ RESULTS = {
     "Methods on the lab": "results/lab/methods.md",
     "What we read from it": "results/lab/README.md",
     "Contrasts on the lab": "results/lab/contrasts.md",
+    "One setting for all seeds": "results/lab/bar.md",
     "Methods on the second lab": "results/lab2/methods.md",
     "What we read from that": "results/lab2/README.md",
     "Speed": "results/speed.md",
@@ -125,7 +126,7 @@ def _relinked(text: str, page: Path, source: Path) -> str:
 
     def place(found: re.Match[str]) -> str:
         words, target = found[1], found[2]
-        if "benchmarks/results/" in target:
+        if "benchmarks/results/" in target and target.endswith(".md"):
             up = "../" * (len(page.relative_to(source).parts) - 1)
             return f"[{words}]({up}results/{target.partition('benchmarks/results/')[2]})"
         if target.startswith("../") and not (page.parent / target).resolve().is_relative_to(source.resolve()):

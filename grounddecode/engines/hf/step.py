@@ -48,11 +48,13 @@ class Step:
     seen: set[int] = field(default_factory=set)
     recorded: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, keys) head mean of the last prompt row
     record: bool = False
+    parallel: bool = False  # rows of several streams
     newest_only: int | None = None  # a layer behind which only the newest token is read
     second_logits: Tensor | None = None
     wanted: AbstractSet[str] = frozenset()  # of the newest query's attention to the image
     looks: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # layer -> that, under the trace's names
     hidden: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, width) behind it, of the newest token
+    exits: dict[int, Tensor] = field(default_factory=dict)  # layers passed -> (rows, vocabulary), see `StepView.exits`
     lens: Lens | None = None
     shown: bool = False  # a trace has seen the logits of this step
     capture: Capture | None = None  # records the last row for gradients
@@ -152,8 +154,8 @@ class Step:
 
     def answer_view(self, device: torch.device) -> StepView:
         """`last_view` with all that is known once the forward pass is done."""
-        read = self.hidden or None
-        return self.last_view(device).with_(second_logits=self.second_logits, hidden=read, lens=self.lens)
+        read = {"hidden": self.hidden or None, "exits": self.exits or None, "lens": self.lens}
+        return self.last_view(device).with_(second_logits=self.second_logits, **read)
 
     def last_view(self, device: torch.device) -> StepView:
         """The view of the last query against all positions seen so far: what logits are adjusted with."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from grounddecode.engines.vllm.confirm import CHAT, admitted, chat, confirming
 from grounddecode.engines.vllm.params import (
     FLAG,
     KEY,
@@ -41,6 +42,9 @@ def register() -> None:
     wrap(Scheduler, "schedule", holding_back, ("self",))
     wrap(InputProcessor, "process_inputs", _admitting, ("self", "request_id", "prompt", "params"))
     wrap(BaseModelLoader, "load_model", _loading, ("self", "vllm_config", "model_config"))
+    answering = chat()
+    if answering is not None:
+        wrap(answering, "chat_completion_full_generator", confirming, CHAT)
 
 
 def wrap(
@@ -140,6 +144,7 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
         raise _refused(f"{names}: no image token in the prompt, give the request an image or leave the methods out")
     text = written(methods)
     params.extra_args = (params.extra_args or {}) | {KEY: text}
+    admitted(request.request_id, methods)
     if any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods):  # later layers and tokens see what it changes
         mark = f"{KEY}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         request.cache_salt = f"{request.cache_salt}|{mark}" if request.cache_salt else mark

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from grounddecode.engines.choose import adjusting
 from grounddecode.engines.plan import LayerPlan, first_query, plan_layers
+from grounddecode.engines.vllm.tally import failed
 from grounddecode.images.layout import image_ends, image_mask
 from grounddecode.method import Method, Needs
 from grounddecode.view import Phase, StepView
@@ -153,6 +154,7 @@ class Requests:
             if group.broken:
                 continue
             group.broken = True
+            failed()
             names = "+".join(m.name for m in group.methods)
             log.error("%s failed, switched off for %d requests: %s", names, group.members, error, exc_info=error)
             for asked in self.by_key.values():

@@ -34,7 +34,10 @@ class CICD(Method):
     out steps at which the references disagree: the contrast acts where the Jensen-Shannon divergence between their
     distributions is at most `gate`. A reference that shows an object which is asked for pushes a yes/no answer to
     yes: for those questions take VCD. `alpha=0` switches the method off, its cut included. Cost: a prompt a reference,
-    through the vision tower too; then one batch of 1 + `references` times the rows; as many caches.
+    through the vision tower too; then one batch of 1 + `references` times the rows; as many caches. What prompts begin
+    with, their reference included, is read once and kept for all rows and requests that begin alike, up to 1 GiB, as
+    long as the method stays on the model: of a prompt they then read what stands behind the picture. A bank with few
+    pictures is soon known. Not so where rows end their pictures in different columns, or the cache has a window.
 
     Formula: `c = log mean_m softmax(l^m)`, `logit' = (1 + alpha) log softmax(l) - alpha c` where
     `l >= ln(beta) + max l`, else -inf; a mixture of log-probabilities.

@@ -86,7 +86,8 @@ class VISTA(Method):
         return early_exits(self.name, given, n_layers)
 
     def reads(self, n_layers: int) -> Reads:
-        return Reads(hidden=tuple(e - 1 for e in self.at(n_layers)), probe=self.probe)
+        behind = tuple(e - 1 for e in self.at(n_layers))
+        return Reads(hidden=behind, normed=self.variant == "normed", probe=self.probe)
 
     def start(self, step: StepView) -> Tensor | None:
         """(R, layers, width) directions of length 1, 0 where the picture changes nothing."""

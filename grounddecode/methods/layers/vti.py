@@ -29,8 +29,9 @@ class VTI(Method):
     keeps its length, for every token of prompt and answer. Source: "Reducing Hallucinations in Vision-Language Models
     via Latent Space Steering" (arXiv 2410.15778) and its code.
 
-    This is the half that acts in the language model. The other half steers the vision tower by directions of masked
-    pictures, 50 draws for each, and is not offered. The last layer's direction is that of the residual stream, where
+    This is the half that acts in the language model. The other half steers each token of the vision tower by directions
+    of masked pictures, 50 draws for each, and is not offered: `edit_hidden` has no site in a tower, and a direction a
+    token exists only where all pictures have as many. The last layer's direction is that of the residual stream, where
     the code takes what the final norm makes of it. `alpha=0` switches the method off. Rows without an image are left
     alone. Cost: one turn a layer; nothing is read twice.
 

@@ -112,4 +112,4 @@ def _remarks(step: StepTrace, token: int, row: int, taken: bool) -> Iterator[str
         if method in step.turned_down and bool(step.turned_down[method][row, at]):
             yield f"turned down by {method}{told}" + (", taken because no other passed" if taken else "")
         elif told:
-            yield f"{method}: score {score:.3f}"
+            yield f"{method}: score {score:.3f}" + ("" if taken else ", behind the one taken")

@@ -50,7 +50,7 @@ def page(account: Account) -> str:
 
 
 def _short(account: Account) -> str:
-    rows = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(account))
+    rows = "".join(f"<li>{escape(sentence).replace(' %', '&nbsp;%')}</li>" for sentence in sentences(account))
     return f'<ul class="short" aria-label="In short">{rows}</ul>' if rows else ""
 
 

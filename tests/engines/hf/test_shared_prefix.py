@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grounddecode import VISTA, ground
-from grounddecode.engines.hf.stream import prefix
+from grounddecode import CICD, VISTA, GroundedModel, ground
+from grounddecode.engines.hf.stream import prefix, shelf
 from tests import zoo
 from tests.engines.hf.test_families import difference, generate
 from tests.oracle.cases import CASES
+from tests.oracle.cicd import bank
 
 BY_NAME = {case.name: case for case in CASES}
 STREAMS = ("icd", "m3id", "vcd", "avc-zeros", "avc-mask", "sid")
@@ -35,8 +36,11 @@ def read(name: str, case: Any, inputs: dict[str, Tensor], **options: Any) -> tup
 
     hook = stack.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        with ground(model, case.methods if hasattr(case, "methods") else case):
-            logits, _ = generate(model, inputs, max_new_tokens=3, **options)
+        if isinstance(case, GroundedModel):
+            logits, _ = generate(case, inputs, max_new_tokens=3, **options)
+        else:
+            with ground(model, case.methods if hasattr(case, "methods") else case):
+                logits, _ = generate(model, inputs, max_new_tokens=3, **options)
     finally:
         hook.remove()
     return [n for n in lengths if n > 1], logits
@@ -105,3 +109,79 @@ def test_read_whole_under_other_caches_and_edits_of_every_token() -> None:
     cache = DynamicCache(config=zoo.model("llava").config.get_text_config())
     given, _ = read("llava", BY_NAME["vcd"], inputs, past_key_values=cache)
     assert given[1] < length
+
+
+# -- references of cicd ------------------------------------------------------------------------------------------------
+EVEN = ((1, 5, 6, -1, 7, 8, 9, 10), (1, 5, 6, -2, 11, 12, 13, 14))
+
+
+def held(name: str, **options: Any) -> GroundedModel:
+    return GroundedModel(zoo.model(name), CICD(references=2, bank=bank(2), **options))
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl"])
+def test_references_are_read_once_for_all_rows_and_requests(name: str, apart: Any) -> None:
+    family, model = zoo.family(name), held(name)
+    inputs = family.batch(EVEN)
+    (main, *first), _ = read(name, model, inputs)
+    _, expected = apart(name, held(name), inputs)
+    (_, *second), again = read(name, model, inputs)
+    assert main - first[0] in (3, 4)  # of the main prompt, what stands before its picture
+    assert second == [4, 4]  # what stands behind it
+    assert difference(again, expected) <= NEAR
+    for rows in (((1, 5, 6, -3, 20, 21, 22, 23, 24, 25),), EVEN[::-1]):
+        other = family.batch(rows)
+        (_, *lengths), logits = read(name, model, other)
+        assert lengths == [len(rows[0]) - 4] * 2
+        assert difference(logits, apart(name, held(name), other)[1]) <= NEAR
+
+
+def test_a_prompt_that_begins_otherwise_has_references_of_its_own(apart: Any) -> None:
+    model, family = held("llava"), zoo.family("llava")
+    read("llava", model, family.batch(EVEN))
+    other = family.batch([(1, 5, 7, -1, 7, 8, 9, 10)])
+    (main, *lengths), logits = read("llava", model, other)
+    assert lengths == [main - 3] * 2  # both whole, but for what the main prompt begins with
+    assert difference(logits, apart("llava", held("llava"), other)[1]) <= NEAR
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "smolvlm"])
+def test_rows_of_several_lengths_and_other_caches_are_read_whole(name: str, apart: Any) -> None:
+    model, inputs = held(name), zoo.family(name).batch()
+    for _ in range(2):
+        logits = read(name, model, inputs)[1]
+        assert difference(logits, apart(name, held(name), inputs)[1]) <= NEAR
+
+
+def test_beams_and_left_padding_read_what_is_there(apart: Any) -> None:
+    family, model = zoo.family("llava"), held("llava")
+    inputs = family.batch(EVEN)
+    read("llava", model, inputs)
+    beams = {"num_beams": 2, "num_return_sequences": 2}
+    lengths, found = read("llava", model, inputs, **beams)
+    assert lengths[1:3] == [4, 4]
+    assert difference(found, apart("llava", held("llava"), inputs, **beams)[1]) <= NEAR
+    padded = {name: torch.nn.functional.pad(x, (3, 0)) for name, x in inputs.items() if name != "pixel_values"}
+    lengths, found = read("llava", model, inputs | padded)
+    assert lengths[1:3] == [4, 4]
+    assert difference(found, apart("llava", held("llava"), inputs)[1]) <= NEAR
+
+
+def test_other_weights_read_them_anew() -> None:
+    model, inputs = held("llava"), zoo.family("llava").batch(EVEN)
+    for _ in range(2):
+        (_, *lengths), before = read("llava", model, inputs)
+    assert lengths == [4, 4]
+    weight = zoo.model("llava").get_output_embeddings().weight
+    with torch.no_grad():
+        weight.mul_(1.0)
+    (_, *lengths), after = read("llava", model, inputs)
+    assert lengths[0] > 4
+    assert difference(before, after) <= NEAR
+
+
+def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf.Shelf.__init__, "__defaults__", (1000,))
+    model, inputs = held("llava"), zoo.family("llava").batch(EVEN)
+    lengths = [read("llava", model, inputs)[0] for _ in range(2)]
+    assert lengths[0] == lengths[1]

@@ -31,13 +31,20 @@ def tokens_read(model: Any, module: nn.Module, inputs: dict[str, Tensor], method
     return seen
 
 
+def before_pictures(model: Any, inputs: dict[str, Tensor]) -> int:
+    """Columns that stand before a picture in every row: what the second stream takes from the main one."""
+    image = inputs["input_ids"] == find_decoder(model).image_token_id
+    return int(image.int().argmax(dim=1).min())
+
+
 @pytest.mark.parametrize("methods", [[AvisC()], [VAR(sink_dims=(3,), tau=1.5), AvisC()]], ids=["avc", "var+avc"])
 def test_the_last_feed_forward_of_its_prompt_reads_the_newest_token_only(methods: list[Any]) -> None:
     model, inputs = zoo.model("llava"), zoo.family("llava").batch()
     width = inputs["input_ids"].shape[1]
+    second = width - (before_pictures(model, inputs) if len(methods) == 1 else 0)  # flags are made of the whole prompt
     *_, before, last = model.model.language_model.layers
     assert tokens_read(model, last.mlp.gate_proj, inputs, methods) == [width, 1] + [1] * (STEPS - 1)
-    assert tokens_read(model, before.mlp.gate_proj, inputs, methods) == [width, width] + [1] * (STEPS - 1)
+    assert tokens_read(model, before.mlp.gate_proj, inputs, methods) == [width, second] + [1] * (STEPS - 1)
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "gemma3"])
@@ -54,6 +61,7 @@ def test_feed_forward_networks_read_its_prompt_in_pieces(name: str, monkeypatch:
     assert "forward" not in vars(network)
     main, *second = tokens_read(model, network.gate_proj, inputs, [AvisC()])
     assert main == width
+    width -= 0 if name == "gemma3" else before_pictures(model, inputs)  # whose windows have dropped some of it
     assert second == [13] * (width // 13) + [width % 13] * (width % 13 > 0) + [1] * (STEPS - 1)
 
 

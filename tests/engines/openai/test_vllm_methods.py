@@ -45,7 +45,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     flags += ("--additional-config", json.dumps({"grounddecode": SETTINGS | {"default": "locore:beta=3"}}))
     with vllm_server.serve(lab.checkpoint("seed0"), log, *flags) as address:
         yield address
-    assert "failed, switched off" not in log.read_text(errors="replace")
+    told = log.read_text(errors="replace")
+    assert "failed, switched off" not in told
+    assert (
+        told.count("grounddecode: attention CPU_ATTN, runner V1, compilation NONE, graphs NONE; started for var, ") == 1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,19 @@ def test_a_stream_of_events_has_the_same_text(server: str, local: Engine) -> Non
             if line.startswith("data: {"):
                 pieces += [c["delta"].get("content") or "" for c in json.loads(line[6:])["choices"]]
     assert "".join(pieces).strip() == by_hf(local, image, "avc:alpha=1")
+
+
+def test_an_answer_names_its_methods_and_engine_openai_takes_it(server: str, local: Engine) -> None:
+    image = next(iter(world.scenes("evaluation", 1))).image
+    told = ask(server, body(image, METHODS["avc:alpha=1"])).json()["grounddecode"]
+    assert told == {"methods": [method.to_dict() for method in registry.parse("avc:alpha=1")]}
+    assert "grounddecode" not in ask(server, body(image, {"method": "none"})).json()
+    engine = open_engine("openai", server, send_methods=True)
+    request = Request(sample_id="s", prompt=DETAIL, images=(image,))
+    for spec in ("avc:alpha=1", "locore:beta=3+avc:alpha=1"):
+        (answer,) = engine.generate([request], Decoding(max_new_tokens=48), registry.parse(spec))
+        assert answer.text == by_hf(local, image, spec)
+    engine.close()
 
 
 def test_what_says_nothing_gets_the_servers_default(server: str, local: Engine) -> None:

@@ -49,8 +49,11 @@ USED = {
     "v1/worker/gpu/model_runner.py": ["GPUModelRunner.finish_requests"],
     "distributed/communication_op.py": ["tensor_model_parallel_all_reduce", "tensor_model_parallel_all_gather"],
     "plugins/__init__.py": ["load_general_plugins"],
+    "entrypoints/openai/chat_completion/serving.py": ["OpenAIServingChat.chat_completion_full_generator"],
     "exceptions.py": ["VLLMValidationError.__init__"],
 }  # fmt: skip
+
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def signatures(folder: Path) -> dict[str, str]:
@@ -68,12 +71,12 @@ def _find(tree: ast.AST, path: list[str]) -> ast.AST | None:
     node: ast.AST | None = tree
     for name in path:
         body = getattr(node, "body", [])
-        node = next((n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name), None)
+        node = next((n for n in body if isinstance(n, ast.ClassDef | FUNCTION) and n.name == name), None)
     return node
 
 
 def _told(node: ast.AST | None) -> str:
-    if isinstance(node, ast.FunctionDef):
+    if isinstance(node, FUNCTION):
         return f"({ast.unparse(node.args)})"
     if isinstance(node, ast.ClassDef):
         fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign | ast.Assign)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ import torch
 
 from grounddecode import AvisC, ground
 from grounddecode.engines.choose import MODEL
-from grounddecode.engines.vllm.tally import Collected, Tally
+from grounddecode.engines.vllm.confirm import admitted, confirming
+from grounddecode.engines.vllm.requests import Requests
+from grounddecode.engines.vllm.tally import PLACE, Collected, Tally
 from grounddecode.lab import world
 from grounddecode.trace import Trace
 from tests.engines.vllm.asking import DETAIL, Question, by_vllm
@@ -46,6 +50,25 @@ def test_the_frontend_tells_what_lies_in_the_file(tmp_path: Path) -> None:
     Tally(place).tokens(["avc"], 5)
     assert registry.get_sample_value("grounddecode_tokens_total", {"method": "avc"}) == 5
     assert registry.get_sample_value("grounddecode_tokens_changed_total", {"method": "avc"}) == 0
+
+
+def test_answers_name_their_methods_until_one_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PLACE, str(tmp_path / "counts"))
+    wanted: list[tuple[AvisC, ...]] = [(AvisC(alpha=1.0),), ()]
+
+    async def original(self: Any, request: Any, results: Any, request_id: str) -> Any:
+        if request:
+            admitted(request_id, request)
+        return SimpleNamespace(choices=[])
+
+    def told() -> list[dict[str, Any]]:
+        return [vars(asyncio.run(confirming(original)(None, methods, None, "chat-1"))) for methods in wanted]
+
+    plain = {"choices": []}
+    assert told() == [{**plain, "grounddecode": {"methods": [wanted[0][0].to_dict()]}}, plain]
+    requests = Requests(2, 64, 2, 0, "cpu")
+    requests.break_off([requests._group(wanted[0])], RuntimeError("broken"))
+    assert told() == [plain, plain]
 
 
 @pytest.mark.vllm

@@ -52,7 +52,7 @@ def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step:
         if step.keys is not None and hides and kernel == "sdpa":
             call = step.keys.seen_by_any(call)
             return _masked(call, call.mask)
-        return call.base(base, call.mask)
+        return _masked(call, call.mask) if _repeats(call, kernel, step) else call.base(base, call.mask)
     if plan.gains_only and first == 0 and not record and kernel == "sdpa":
         return _biased(call, plan, step)
     if first == 0 and not record and not hides and can_group(call, plan, step):
@@ -211,6 +211,15 @@ def weighted_values(weights: Tensor, call: Call) -> Tensor:
 def _biased(call: Call, plan: LayerPlan, step: Step) -> Output:
     """The base kernel with the logarithm of the edits' gains in its mask."""
     return _masked(call, _bias(call, plan, step))
+
+
+def _repeats(call: Call, kernel: str, step: Step) -> bool:
+    """Whether the base kernel would copy keys and values for their heads, which it does beside a mask.
+
+    Rows of several streams have one where their prompts differ in length, at every step.
+    """
+    decodes = step.parallel and step.length == 1 and kernel == "sdpa" and call.query.device.type == "cpu"
+    return decodes and call.mask is not None and call.query.shape[1] != call.key.shape[1]
 
 
 def _masked(call: Call, mask: Tensor | None) -> Output:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,12 @@ def few_rows(head: nn.Linear) -> Callable[[Callable[[Tensor], Tensor], Tensor], 
         return (head.weight @ x.reshape(rows, -1).T).T.contiguous().view(*x.shape[:-1], -1)
 
     return forward
+
+
+def is_usual(head: Any) -> bool:
+    """Whether a product stands in for the unembedding: it is nobody's own, nor quantised, nor offloaded."""
+    usual = type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.bias is None
+    return usual and "forward" not in vars(head)
 
 
 @contextmanager
@@ -119,7 +125,19 @@ class Lens:
     def __call__(self, hidden: Tensor, normed: bool = True) -> Tensor:
         rows = hidden[:, None]
         rows = self._norm(rows) if normed else rows
-        logits: Tensor = (self._head(rows) if self._few is None else self._few(self._head, rows))[:, 0]
+        return self._settled((self._head(rows) if self._few is None else self._few(self._head, rows))[:, 0])
+
+    def beside(self, head: Callable[[Tensor], Tensor], x: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What `head` makes of `x` (R, 1, width), and the logits (n, R, vocabulary) of n `hidden` (R, width).
+
+        Of one product: its matrix, often the largest that a step reads, is read once for all of them.
+        """
+        rows = torch.cat([x, self._norm(torch.cat(list(hidden))[:, None]).to(x.dtype)])
+        made = head(rows) if self._few is None else self._few(head, rows)
+        return made[: len(x)], self._settled(made[len(x) :, 0]).view(len(hidden), len(x), -1)
+
+    def _settled(self, logits: Tensor) -> Tensor:
+        """What the model does to the output of its unembedding."""
         if self._factor != 1.0:
             logits = logits * self._factor
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap

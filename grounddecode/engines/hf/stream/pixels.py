@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from grounddecode.method import Method
 
 
+# Inputs that hold no more of a picture than how it lies.
+_KNOWN = (
+    *("input_ids", "attention_mask", transformers_names.GRIDS, transformers_names.POSITIONS),
+    *(transformers_names.COLUMNS, *transformers_names.TOKEN_TYPES),
+)
 Edit = Callable[[Tensor, StepView], Tensor]  # entries of pixel values (N, ...) and the view to others of that shape
 
 
@@ -40,6 +45,31 @@ def with_other_pictures(
         raise _nothing(method)
     ids = step.sequence.ids[:: run.copies]
     return kwargs | encoded_anew(binding, _edited(run.encoding.given, edit, method, binding, step, ids), method)
+
+
+def shown(kwargs: dict[str, Any], binding: Binding, step: Step) -> tuple[Pictures, list[tuple[Any, ...]]] | None:
+    """What pictures belong to which prompt; and of each row its prompt, and the shapes of the pictures that has.
+
+    None where that cannot be told: inputs of other names may hold more of a picture than its pixels.
+    """
+    run, encoded = binding.run, kwargs.get(transformers_names.ENCODED)
+    given = kwargs if not encoded or run is None or run.encoding is None else run.encoding.given
+    copies = 1 if given is kwargs or run is None else run.copies
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    pixels = {name: value for name, value in tensors.items() if transformers_names.is_pixels(name, value)}
+    if len(pixels) != 1 or not tensors.keys() <= {*pixels, *_KNOWN}:
+        return None
+    ids = step.sequence.ids[::copies]
+    (values,) = pixels.values()
+    pictures = _pictures(values, given | {"input_ids": ids}, binding.model.config)
+    grids = None if pictures.grids is None else pictures.grids.tolist()
+    if pictures.rows is None or values.dim() not in (2, 4):
+        return None
+    shapes: list[list[Hashable]] = [[] for _ in ids]
+    for at, row in enumerate(pictures.rows):
+        if row >= 0:
+            shapes[row].append(tuple(grids[at]) if grids else tuple(values.shape[1:]))
+    return pictures, [(row, *own) for row, own in enumerate(shapes) for _ in range(copies)]
 
 
 def encoded_anew(binding: Binding, changes: dict[str, Any], method: Method) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from grounddecode.engines.hf.stream.image import Overwrite, hidden_from
 from grounddecode.engines.hf.stream.joined import grows, into_cache
 from grounddecode.engines.hf.stream.keys import ChosenKeys
 from grounddecode.engines.hf.stream.newest import NewestOnly
-from grounddecode.engines.hf.stream.pixels import Edit, encoded_anew, with_other_pictures
+from grounddecode.engines.hf.stream.pixels import Edit, encoded_anew, shown, with_other_pictures
 from grounddecode.engines.hf.stream.prompts import OtherPrompt
 from grounddecode.engines.hf.stream.references import Bank
 from grounddecode.engines.hf.stream.same_inputs import Memo, kept_offsets, offset_holders
+from grounddecode.engines.hf.stream.shelf import Heads, Shelf, heads_of
 from grounddecode.method import Method, Needs
 from grounddecode.view import Phase, References, StreamEdit, StreamInputs
 
@@ -75,7 +76,7 @@ class Reader:
                 "another model"
             )
         self._behind = prompts.ids_of(self._inputs.behind, binding.model, method.name)
-        self._bank = None if references is None else Bank(references, binding, method.name)
+        self._bank, self._shelf = None if references is None else Bank(references, binding, method.name), Shelf()
 
     @property
     def streams(self) -> int:
@@ -94,24 +95,59 @@ class Reader:
     # -- the main prompt, token by token -------------------------------------------------------------------------
     def _same(self, step: Step, pieces: Sequence[Piece], number: int, fresh: Any, forward: Forward) -> Stream:
         """In the same pieces, with edited or other pictures."""
-        given, scheme, replaced = step.sequence, "zeros", torch.zeros_like(step.sequence.image)
+        given, scheme, replaced, heads = step.sequence, "zeros", torch.zeros_like(step.sequence.image), None
         if self.decides:
             edit = self._decide(step)
             scheme = edit.scheme
             replaced = given.image & ~edit.keep[:, : given.prompt_length].to(given.image.device)
         if self._other_pictures:
+            heads = self._heads(step, pieces, number, fresh)
+            known = None if heads is None else self._shelf.found(heads)
+            if heads is not None and known is not None:
+                return self._behind_head(step, pieces[0], heads.length, known, fresh, forward)
             kwargs = self._with_pictures(step, self._whole(pieces)[0], number)
             pieces = [Piece(0, kwargs, pieces[0].memo)]
         twin, output = Sequences(given.prompt_length, given.image, given.ids, given.there), None
         for piece in pieces:
             length = _given(piece.kwargs).shape[1]
             changed = self._edited_inputs(scheme, piece, replaced, length)
-            known = self._take(step, pieces, prompts.same_tokens(given), changed, fresh)
-            past = piece.past + known
+            taken = self._take(step, pieces, prompts.same_tokens(given), changed, fresh)
+            past = piece.past + taken
             overwrite = Overwrite(self.binding.decoder.stack, replaced, past, scheme)
-            with self._reading(twin, past, length - known, step), piece.memo.replay(), overwrite:
-                output = forward(transformers_names.with_cache(prefix.rest(changed, known), fresh))
+            with self._reading(twin, past, length - taken, step), piece.memo.replay(), overwrite:
+                output = forward(transformers_names.with_cache(prefix.rest(changed, taken), fresh))
+        if heads is not None:
+            self._shelf.keep(heads, fresh)
         return _read(output, twin, fresh, hidden=replaced if scheme == "mask" else None)
+
+    def _heads(self, step: Step, pieces: Sequence[Piece], number: int, fresh: Any) -> Heads | None:
+        """What the prompts begin with up to their references; None where it is not theirs alone, or not known."""
+        kwargs, memo = pieces[0].kwargs, pieces[0].memo
+        main = transformers_names.given_cache(kwargs)
+        if self._bank is None or len(pieces) > 1 or None in (main, fresh) or not self._may_take(step, kwargs, main):
+            return None
+        known = shown(kwargs, self.binding, step)
+        if known is None:
+            return None
+        pictures, shapes = known
+        numbers, model = self._bank.numbers(pictures, number), self.binding.model
+        what = [(numbers.get(prompt), *shape) for prompt, *shape in shapes]
+        heads = heads_of(step.sequence, what, memo.positions, model, model.config)
+        return None if heads is None or prefix.sees_ahead(memo.mask, heads.length) else heads
+
+    def _behind_head(
+        self, step: Step, piece: Piece, length: int, known: prefix.Taken, fresh: Any, forward: Forward
+    ) -> Stream:
+        """The rest of the same prompts, whose references were read before."""
+        given = step.sequence
+        twin = Sequences(given.prompt_length, given.image, given.ids, given.there)
+        prefix.put(known, fresh)
+        places = piece.kwargs.get(transformers_names.POSITIONS)
+        placed = piece.kwargs | {transformers_names.POSITIONS: piece.memo.positions if places is None else places}
+        rest = transformers_names.with_cache(prefix.text_only(prefix.rest(placed, length)), fresh)
+        with self._reading(twin, length, given.prompt_length - length, step):
+            output = forward(rest)
+        return _read(output, twin, fresh)
 
     def _decide(self, step: Step) -> StreamEdit:
         """The image edit, from the attention of the last prompt row in every layer that recorded it."""

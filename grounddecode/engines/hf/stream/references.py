@@ -48,7 +48,7 @@ class Bank:
             raise ValueError(
                 f"{self._method}: it cannot be told which pictures belong to which row, give one prompt at a time"
             )
-        of_row = {row: self._drawn(pictures, row)[number] for row in set(pictures.rows) - {-1}}
+        of_row = self.numbers(pictures, number)
         made = torch.empty_like(entries)
         for at, row in enumerate(pictures.rows):
             here = pictures.of_entry == at
@@ -57,6 +57,10 @@ class Bank:
                 continue
             made[here] = self._shaped(self._picture(of_row[row]), entries[here], pictures, at)
         return made
+
+    def numbers(self, pictures: Pictures, number: int) -> dict[int, int]:
+        """Of each row that has pictures, the number of its reference in one of the streams."""
+        return {row: self._drawn(pictures, row)[number] for row in set(pictures.rows or ()) - {-1}}
 
     def _drawn(self, pictures: Pictures, row: int) -> list[int]:
         """Numbers of the references of a row, without one twice: by its own pictures, whatever stands beside it."""

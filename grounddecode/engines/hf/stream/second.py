@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import Sequence
 from grounddecode.engines.hf.part import Part
-from grounddecode.engines.hf.saliency.unembedding import few_rows
+from grounddecode.engines.hf.saliency.unembedding import few_rows, is_usual
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream import joined
 from grounddecode.engines.hf.stream.image import hidden_from
@@ -60,8 +60,7 @@ class SecondStream(Part):
 
     def act(self) -> None:
         head = self.binding.model.get_output_embeddings()
-        usual = type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.bias is None
-        if usual and "forward" not in vars(head):  # nobody's own, nor quantised, nor offloaded
+        if is_usual(head):
             self.binding.layer(head, "forward", few_rows(head))
 
     def begin(self, step: Step) -> None:
@@ -132,7 +131,7 @@ class SecondStream(Part):
         rows, streams = sequence.rows, every.rows // sequence.rows
         places = Places(binding.decoder.stack, rows, step.past, step.length, kept.moved)
         binding.step = both = Step(every, step.n_layers, step.past + sequence.further, step.length)
-        both.wanted, both.looks = step.wanted, step.looks
+        both.wanted, both.looks, both.parallel = step.wanted, step.looks, True
         if self._keeps_keys:
             both.keys = self._choosing(step, first=rows)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import FEATURES
 from grounddecode.engines.hf.part import Part
-from grounddecode.engines.hf.saliency.unembedding import Lens
+from grounddecode.engines.hf.saliency.unembedding import Lens, is_usual
 from grounddecode.engines.state import rows_of
 from grounddecode.method import Method, Needs
 from grounddecode.view import StepView
@@ -46,6 +46,7 @@ class HiddenStates(Part):
         self._given: dict[nn.Module, Tensor] = {}  # what networks and layers that run have read
         self._lens: Lens | None = None
         self._read: tuple[int, ...] = ()
+        self._exits: tuple[int, ...] = ()  # of those that are read, what is sure to go through the unembedding
         self._main: Sequences | None = None  # whose rows the prompts of `generate` are, whatever stream runs
 
     def attach(self, binding: Binding) -> None:
@@ -60,6 +61,8 @@ class HiddenStates(Part):
             layers = {layer for method in reading for layer in _layers_read(method, count)}
             self._read = tuple(sorted(layers | {count - 1}))  # the last one shows that the lens is the model's
             self._lens = Lens(binding.model, binding.decoder, reading[0].name)
+            mixing = [m for m in reading if Needs.LOGITS in m.active_needs() and m.reads(count).normed]
+            self._exits = tuple(sorted({layer for method in mixing for layer in _layers_read(method, count)}))
 
     def act(self) -> None:
         hook = self.binding.hook
@@ -68,6 +71,9 @@ class HiddenStates(Part):
             hook(site.leave.register_forward_hook, functools.partial(self._leave, site))
         for layer in self._read:
             hook(self._blocks[layer].register_forward_hook, functools.partial(self._keep, layer))
+        head = self.binding.model.get_output_embeddings()
+        if self._exits and is_usual(head):
+            self.binding.layer(head, "forward", self._unembed)
 
     def begin(self, step: Step) -> None:
         step.lens, self._main = self._lens, step.sequence
@@ -164,6 +170,20 @@ class HiddenStates(Part):
         if step is not None:
             hidden = output[0] if isinstance(output, tuple) else output
             step.hidden[layer] = self._by_row(hidden, layer, step)[:, -1].clone()  # alone: the whole prompt may go
+
+    def _unembed(self, head: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The unembedding of the newest tokens, and of what is read of them in earlier layers along with it."""
+        step, lens = self.binding.step, self._lens
+        if step is None or lens is None or x.shape[:-1] != (step.sequence.rows, 1):
+            return head(x)
+        if step.sequence is not self._main or not step.sequence.all_see:  # rows without an image keep their bits
+            return head(x)
+        behind = [step.hidden[layer] for layer in self._exits if layer in step.hidden]
+        if len(behind) < len(self._exits) or any(hidden.device != x.device for hidden in behind):
+            return head(x)
+        output, exits = lens.beside(head, x, behind)
+        step.exits = {layer + 1: exits[number] for number, layer in enumerate(self._exits)}
+        return output
 
 
 def by_row(hidden: Tensor, rows: int, whose: str) -> Tensor:
