@@ -20,6 +20,7 @@ CHAIR = {
     "repetition_rate": "repetition",
 }
 POPE = {"accuracy": "accuracy", "f1": "F1", "yes_ratio": "yes rate"}
+GUARDS = ("distinct words", "distinct pairs", "repeated 4-grams", "words changed", "colours")
 SPLITS = ("random", "popular", "adversarial")
 SETTINGS = {  # what a plan's settings are; the tuned ones are known from the tuning
     "sample": "baseline",
@@ -138,7 +139,7 @@ def _brief(spec: str, found: Mapping[str, Any]) -> list[str]:
     row = found["methods"][spec]
     chair, pope = row["chair"]["chair_i"], row["pope"]["adversarial"]["accuracy"]
     if spec == GREEDY:
-        return [_cell(chair, "chair_i"), _cell(pope, "accuracy")]
+        return [cell(chair, "chair_i"), cell(pope, "accuracy")]
     sure = all(row["chair"][key].get("vs_control_verdict") == "better" for key in ("chair_i", "chair_i_unique"))
     plus = " \\+" if sure and chair.get("vs_greedy_verdict") == "better" else ""
     return [difference(chair, "vs_greedy", "chair_i") + plus, difference(pope, "vs_greedy", "accuracy")]
@@ -151,8 +152,8 @@ def full(found: Mapping[str, Any], tuned: Mapping[str, str]) -> Iterator[list[st
     head += ["tokens/s, captions", "tokens/s, questions", "peak MiB"]
     yield head
     for spec, row in found["methods"].items():
-        cells = [_cell(row["chair"][key], key) for key in CHAIR]
-        cells += [_cell(row["pope"][split][key], key) for split in SPLITS for key in POPE]
+        cells = [cell(row["chair"][key], key) for key in CHAIR]
+        cells += [cell(row["pope"][split][key], key) for split in SPLITS for key in POPE]
         cells += [f"{row['speed'][part]['ratio']:.2f}x" for part in ("chair", "pope")]
         cells.append(str(row["peak_mib"] or "-"))
         yield [f"`{spec}`", "" if spec == GREEDY else settings_of(spec, tuned), *cells]
@@ -161,6 +162,14 @@ def full(found: Mapping[str, Any], tuned: Mapping[str, str]) -> Iterator[list[st
             yield [f"greedy cut to `{spec}`", "control", *controls, *["-"] * (len(head) - 2 - len(controls))]
     for spec, why in found["refused"].items():
         yield [f"`{spec}`", settings_of(spec, tuned), f"refused: {why}", *[""] * (len(head) - 3)]
+
+
+def guarded(row: Mapping[str, Any]) -> list[str]:
+    """The cells of `GUARDS`, in percent."""
+    guard, colour = row["guard"], row["guard"]["colour"]
+    shares = (guard["distinct_1"], guard["distinct_2"], row["chair"]["repetition_rate"]["value"], guard["changed"])
+    told = f" {difference(colour, 'vs_greedy', 'colour')}" if "vs_greedy" in colour else ""
+    return [*(_shown(share, "share") for share in shares), f"{_shown(colour['value'], 'colour')}{told}"]
 
 
 def markdown(rows: Iterator[list[str]]) -> str:
@@ -205,7 +214,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return below + ((values[None, :] == values[:, None]).sum(1) - 1) / 2
 
 
-def _cell(number: Mapping[str, Any], key: str) -> str:
+def cell(number: Mapping[str, Any], key: str) -> str:
     """A number, and under it greedy's interval or the difference from greedy."""
     if "vs_greedy" in number:
         return f"{_shown(number['value'], key)}<br><sub>{difference(number, 'vs_greedy', key)}</sub>"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.studies.lab_reasons --out benchmarks/results/lab/reasons.json
     python -m benchmarks.studies.lab_reasons lab2-seed0 lab2-seed1 lab2-seed2 lab2-clean \\
-        --images 75 --questions 300 --out benchmarks/results/lab2/reasons.json
+        --images 50 --questions 240 --out benchmarks/results/lab2/reasons.json
 
 SGRS: which tokens of greedy captions its first draw would reject, by what they are. AvisC: what the second stream
 answers to POPE's adversarial questions, and where the blind tokens lie.

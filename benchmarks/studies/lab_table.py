@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies import lab_guard
 from benchmarks.studies.lab2 import tuning as lab2_tuning
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_tuning import RESULT as TUNING
@@ -41,7 +42,7 @@ PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the
 CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
 POPE = ("accuracy", "f1", "yes_ratio")
 SPLITS = ("random", "popular", "adversarial")
-REFUSED = "refused.json"
+REFUSED, COLOURS = "refused.json", "colours.json"
 PROMPT = "Describe this image in detail."
 
 
@@ -98,6 +99,7 @@ def compact(folder: Path) -> dict[str, Any]:
     batches = timings(records)
     told = [record for record in records if record["method"] == GREEDY and record["benchmark"] == "chair"]
     texts, rows = {record["sample_id"]: record["response"] for record in told}, {}
+    right = json.loads((folder / COLOURS).read_text(encoding="utf-8")) if (folder / COLOURS).is_file() else {}
     for spec, found in metrics["results"].items():
         captions = [record for record in records if record["method"] == spec and record["benchmark"] == "chair"]
         rows[spec] = {
@@ -109,6 +111,12 @@ def compact(folder: Path) -> dict[str, Any]:
             "by_mention": by_mention(captions),
             "same_as_greedy": sum(texts.get(record["sample_id"]) == record["response"] for record in captions),
         }
+        if right:
+            rows[spec]["guard"] = {
+                **{key: rounded(found["chair"][key]) for key in ("distinct_1", "distinct_2")},
+                "changed": lab_guard.changed({r["sample_id"]: r["response"] for r in captions}, texts),
+                "colour": lab_guard.colour(right, spec),
+            }
     greedy = metrics["results"][GREEDY]
     return {
         "model": made["settings"]["model"],

@@ -4,8 +4,8 @@
 
 One layer of 8 requests at a decode step, 8 query and 4 key-value heads of 64, 640 keys of which 576 are the image's,
 float32, one thread: from scores to the output, without the products of queries and keys, which both forms share.
-"packed" is what the vLLM engine does; "on weights" multiplies weights by the factors of their groups; "merged" makes one
-sum of values a group and scales these. Median and best of many turns; the forms take turns.
+"packed" is what the vLLM engine does; "on weights" multiplies weights by the factors of their groups; "merged" makes
+one sum of values a group and scales these. Median and best of many turns; the forms take turns.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@
 
 Runs where vLLM is installed, on CPU, in one process: bursts of the same requests without and with methods alternate,
 and each pair gives one ratio of their median steps; told are the median and a 95 % interval by bootstrap over pairs.
-"Without" is always an engine that was started for nothing.
+"Without" is always an engine that was started for nothing. Each row is written as soon as it is known.
 Time is that of the engine's thread, so that other work on the machine counts as little as it can. "idle" compares the
-engine with the plug-in's classes against vLLM's own, swapped in place, while no request uses a method. The second table
-sets whole answers, prompts included, of 64 requests beside engine hf, which runs those of one method as one batch.
+engine with all that the plug-in puts into a step against vLLM's own methods, swapped in place, while no request uses a
+method. The second table sets whole answers, prompts included, of 64 requests beside engine hf, which runs those of one
+method as one batch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+
+from benchmarks.timing.vllm_idle import without_plugin
 
 os.environ.update(
     {
@@ -51,6 +56,7 @@ MIXES = {
 }
 
 
+FEWEST = 4  # pairs, however little time there is
 ENGINES: list = []  # one that is let go takes the process's groups with it
 
 
@@ -145,31 +151,35 @@ class Bursts:
             self.engine.add_request(str(self.count), prompt, params)
 
 
-def swapped(plain: bool) -> None:
-    """Put vLLM's own classes in the plug-in's place, or take them back."""
-    from grounddecode.engines.vllm.attention import backend
+class Clock:
+    """Shares what is left of some minutes among what is left to measure."""
 
-    made = backend.Grounded_CPU_ATTN
-    for owner, name in ((made.get_impl_cls(), "forward"), (made.get_builder_cls(), "build")):
-        if plain:
-            setattr(owner, name, getattr(owner.__mro__[2], name))
-        elif name in vars(owner):
-            delattr(owner, name)
+    def __init__(self, minutes: float | None, parts: int) -> None:
+        self._end, self._parts = None if minutes is None else time.monotonic() + 60 * minutes, parts
+
+    def part(self) -> Callable[[], bool]:
+        """The next part begins: what says whether its time is over."""
+        left, self._parts = self._parts, self._parts - 1
+        if self._end is None:
+            return lambda: False
+        end = time.monotonic() + max(self._end - time.monotonic(), 0) / left
+        return lambda: time.monotonic() > end
 
 
 def pairs(
-    bursts: Bursts, other: Bursts, batch: int, specs: tuple[str, ...], count: int
+    bursts: Bursts, other: Bursts, batch: int, specs: tuple[str, ...], count: int, is_over: Callable[[], bool]
 ) -> tuple[list[float], list[float], list[float]]:
     """Seconds a step without and with, and their ratios, pair by pair."""
     with_, without, ratios = [], [], []
     for i in range(count + 1):
         order = [False, True] if i % 2 else [True, False]
         took = {}
+        if i > FEWEST and i % 2 and is_over():  # each order as often as the other
+            break
         for mitigated in order:
             if specs == ("idle",):
-                swapped(plain=not mitigated)
-                took[mitigated] = bursts.run([""] * batch)
-                swapped(plain=False)
+                with nullcontext() if mitigated else without_plugin(bursts.engine):
+                    took[mitigated] = bursts.run([""] * batch)
             else:
                 wanted = [specs[j % len(specs)] if mitigated else "" for j in range(batch)]
                 took[mitigated] = (bursts if mitigated else other).run(wanted)
@@ -187,7 +197,7 @@ def interval(values: list[float]) -> tuple[float, float]:
     return medians[50], medians[1949]
 
 
-def beside_hf(bursts: Bursts, model: Path, turns: int) -> list[dict]:
+def beside_hf(bursts: Bursts, model: Path, turns: int, clock: Clock) -> Iterator[dict]:
     """Seconds a token of 64 requests in vLLM and in engine hf, turn by turn, and the ratio of the second to the first.
 
     Prompts are read anew each time: nothing lies in vLLM's prefix cache.
@@ -208,24 +218,22 @@ def beside_hf(bursts: Bursts, model: Path, turns: int) -> list[dict]:
             engine.generate(asked, Decoding(max_new_tokens=tokens), registry.parse(spec) if spec else ())
         return (time.thread_time() - begin) / tokens
 
-    found = []
     for title, mix in MIXES.items():
-        ours, theirs = [], []
-        for _ in range(turns):
+        ours, theirs, is_over = [], [], clock.part()
+        for turn in range(turns):
+            if turn and is_over():
+                break
             bursts.engine.reset_prefix_cache()
             ours.append(bursts.whole([spec for spec, count in mix.items() for _ in range(count)]))
             theirs.append(by_hf(mix))
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
         low, high = interval(ratios)
         ms = {"vllm_ms": 1e3 * statistics.median(ours), "hf_ms": 1e3 * statistics.median(theirs)}
-        found.append({"what": title, "ratio": statistics.median(ratios), "low": low, "high": high, **ms})
-        print(found[-1], flush=True)
-    return found
+        yield {"what": title, "ratio": statistics.median(ratios), "low": low, "high": high, "turns": len(ratios), **ms}
 
 
-def measure(name: str, model: Path, args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-    """Rows of both tables."""
-    found = []
+def measure(name: str, model: Path, args: argparse.Namespace, clock: Clock) -> Iterator[tuple[str, dict]]:
+    """Rows of both tables, `"rows"` and `"hf"`, as they come."""
     started = {"": (), "var": (f"var:{SINKS}",), "sgrs": ("sgrs:layers=2;3",)}
     bursts = {}
     for kind, watched in started.items():
@@ -233,18 +241,16 @@ def measure(name: str, model: Path, args: argparse.Namespace) -> tuple[list[dict
         bursts[kind] = Bursts(ENGINES[-1], model, args.tokens)
     for title, batch, specs in ROWS:
         kind = next((k for k in started if k and any(s.startswith(k) for s in specs)), "")
-        count = max(4, args.pairs // 4) if batch == 64 else args.pairs
-        without, with_, ratios = pairs(bursts[kind], bursts[""], batch, specs, count)
+        count = max(FEWEST, args.pairs // 4) if batch == 64 else args.pairs * (4 if specs == ("idle",) else 1)
+        without, with_, ratios = pairs(bursts[kind], bursts[""], batch, specs, count, clock.part())
         low, high = interval(ratios)
-        found.append(
-                {
-                    "model": name, "what": title, "batch": batch, "pairs": count, "ratio": statistics.median(ratios),
-                    "low": low, "high": high, "plain_ms": 1e3 * statistics.median(without),
-                    "ms": 1e3 * statistics.median(with_),
-                }
-            )  # fmt: skip
-        print(found[-1], flush=True)
-    return found, [{"model": name, **row} for row in beside_hf(bursts[""], model, args.turns)]
+        yield "rows", {
+            "model": name, "what": title, "batch": batch, "pairs": len(ratios), "ratio": statistics.median(ratios),
+            "low": low, "high": high, "plain_ms": 1e3 * statistics.median(without),
+            "ms": 1e3 * statistics.median(with_),
+        }  # fmt: skip
+    for row in beside_hf(bursts[""], model, args.turns, clock):
+        yield "hf", {"model": name, **row}
 
 
 def table(rows: list[dict], hf: list[dict], about: str) -> str:
@@ -279,6 +285,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24, help="decode steps of a burst")
     parser.add_argument("--turns", type=int, default=3, help="of the whole answers beside engine hf")
     parser.add_argument("--models", default="lab,random-4x512")
+    parser.add_argument("--minutes", type=float, help="what all of it may take: fewer pairs where they take longer")
     args = parser.parse_args()
     import torch
     import transformers
@@ -287,21 +294,29 @@ def main() -> None:
     from grounddecode import lab
 
     torch.set_num_threads(1)
-    rows: list[dict] = []
-    hf: list[dict] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in args.models.split(","):
-            model = lab.checkpoint("seed0") if name == "lab" else random_checkpoint(Path(folder))
-            steps, answers = measure(name, Path(model), args)
-            rows, hf = rows + steps, hf + answers
+    limit = f" --minutes {args.minutes:g}" if args.minutes else ""
+    command = f"--pairs {args.pairs} --tokens {args.tokens}{limit} --out {args.out}"
     about = (
-        f"`python -m benchmarks.timing.vllm_speed --pairs {args.pairs} --tokens {args.tokens} --out {args.out}`: CPU, "
-        f"one thread, runner V1, eager, float32, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"vLLM {vllm.__version__}. Time of the engine's thread; ratio of the steps with and without, median over pairs."
+        f"`python -m benchmarks.timing.vllm_speed {command}`: CPU, one thread, runner V1, eager, float32, torch "
+        f"{torch.__version__}, transformers {transformers.__version__}, vLLM {vllm.__version__}. Time of the engine's "
+        "thread; ratio of the steps with and without, median over pairs."
     )
-    told = {"about": about, "machine": platform.machine(), "rows": rows, "hf": hf}
-    args.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    args.out.with_suffix(".md").write_text(table(rows, hf, about), encoding="utf-8")
+    told: dict = {"about": about, "machine": platform.machine(), "rows": [], "hf": []}
+    names = args.models.split(",")
+    clock = Clock(args.minutes, len(names) * (len(ROWS) + len(MIXES)))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            model = lab.checkpoint("seed0") if name == "lab" else random_checkpoint(Path(folder))
+            for kind, row in measure(name, Path(model), args, clock):
+                print(row, flush=True)
+                told[kind].append(row)
+                write(told, args.out)
+
+
+def write(told: dict, out: Path) -> None:
+    """What is known so far, as JSON and as a page beside it."""
+    out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(table(told["rows"], told["hf"], told["about"]), encoding="utf-8")
 
 
 if __name__ == "__main__":

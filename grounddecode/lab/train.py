@@ -16,14 +16,14 @@ from grounddecode.lab.model import build_model, save
 from grounddecode.lab.text import corpus as data
 from grounddecode.lab.training.hardware import hardware
 from grounddecode.lab.training.language import align_projector, train_language
-from grounddecode.lab.training.vision import cache_features, train_vision
+from grounddecode.lab.training.vision import NOISED, cache_features, train_vision
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Amounts of the CPU recipe; on a GPU more steps are cheap."""
+    """Amounts of the CPU recipe; on a GPU more steps are cheap. `noised` is the share of noised pictures."""
 
     images: int = 32_000
     vision_steps: int = 2000
@@ -35,6 +35,7 @@ class Recipe:
     settle_rate: float = 8e-4
     width: int = 128
     layers: int = 6
+    noised: float = NOISED
 
 
 class Record:
@@ -108,12 +109,13 @@ class Run:
         r = self.recipe
         self._cached(
             "vision",
-            f"{r.images}x{r.vision_steps}",
+            f"{r.images}x{r.vision_steps}{self._noise()}",
             run,
             lambda: train_vision(
-                self.model, self.corpus, self.seed, r.vision_steps, self.device, self.compiled, self.record.log
+                self.model, self.corpus, self.seed, r.vision_steps, self.device, self.compiled, self.record.log,
+                noised=r.noised,
             ),
-        )
+        )  # fmt: skip
 
     def text(self, run: bool = True) -> None:
         """Stage 2."""
@@ -122,8 +124,8 @@ class Run:
 
     def together(self) -> None:
         """Stages 3 to 5, and the checkpoint."""
-        features = cache_features(self.model, self.corpus, self.seed, self.device)
-        self._cached("joint", self._key(self.recipe.joint_steps), True, lambda: self._joint(features))
+        features = cache_features(self.model, self.corpus, self.seed, self.device, noised=self.recipe.noised)
+        self._cached("joint", self._key(self.recipe.joint_steps) + self._noise(), True, lambda: self._joint(features))
         self.record.stage("settle", lambda: self._language("settle", features))
         save(self.model, self.out)
         self.record.write()
@@ -131,6 +133,10 @@ class Run:
     def _key(self, steps: int) -> str:
         r = self.recipe
         return f"{r.images}x{steps}-{r.layers}x{r.width}-pad{self.annotators['joint'].pad}"
+
+    def _noise(self) -> str:
+        """The share of noised pictures in a cached stage's name, where it is not the usual one."""
+        return "" if self.recipe.noised == NOISED else f"-noised{self.recipe.noised}"
 
     def _joint(self, features: torch.Tensor) -> None:
         steps = self.recipe.align_steps

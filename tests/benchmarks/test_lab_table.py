@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from benchmarks.studies import detector, lab_page, lab_table, lab_tuning
+from benchmarks.studies import detector, lab_bar, lab_guard, lab_page, lab_table, lab_tuning
+from benchmarks.studies.lab2 import dials, sweep_page
 from benchmarks.studies.lab2 import tuning as lab2_tuning
 from grounddecode import registry
 from grounddecode.engines.base import Response
@@ -155,6 +156,57 @@ def test_the_recipe_has_what_was_tuned_and_the_defaults():
         lab_page.settings_of("locore:beta=0.77", tuned)
 
 
+def graded_bar(cut: float, recall: float = 0.0, pope: float = 0.06, yes: float = -0.01) -> dict[str, float]:
+    return {"cut": cut, "recall": recall, "pope": pope, "yes": yes, "chair_i": -0.01}
+
+
+def test_the_bar_takes_the_best_worst_seed_of_what_costs_little():
+    grid = {
+        "a": {"seed0": graded_bar(0.5), "seed1": graded_bar(0.2)},
+        "b": {"seed0": graded_bar(0.3), "seed1": graded_bar(0.3)},
+        "c": {"seed0": graded_bar(0.6), "seed1": graded_bar(0.6, recall=-0.011)},
+        "d": {"seed0": graded_bar(0.6), "seed1": graded_bar(0.6, pope=0.049)},
+        "e": {"seed0": graded_bar(0.6), "seed1": graded_bar(0.6, yes=0.001)},
+    }
+    assert lab_bar.choose(grid) == "b"
+    assert lab_bar.choose({"c": grid["c"]}) is None
+    assert lab_bar.choose({"c": grid["c"], "d": {"seed0": graded_bar(0.4, pope=0.0)}, "e": grid["e"]}) == "e"
+
+
+def test_what_a_plan_misses_of_the_bar_is_named():
+    met = {"seed0": graded_bar(0.31), "clean": {**graded_bar(0.0, pope=-0.004), "chair_i": 0.004}}
+    assert lab_bar.missed(met) == []
+    short = {"seed1": graded_bar(0.29, recall=-0.02), "clean": {**graded_bar(0.0, pope=-0.006), "chair_i": 0.006}}
+    assert lab_bar.missed(short) == ["cut on seed1", "recall on seed1", "CHAIR_i on clean", "POPE on clean"]
+
+
+def test_the_committed_choice_follows_the_bars_rule():
+    found = json.loads(lab_bar.RESULT.read_text())
+    grid = found["calibration"]
+    assert (found["rule"], found["settings"]["split"]) == (lab_bar.RULE, "calibration")
+    assert (*read(lab_bar.RECIPE).methods[1:],) == tuple(grid)
+    for kind, pair in (("one contrast", False), ("pair", True)):
+        assert found["chosen"][kind] == lab_bar.choose(
+            {spec: row for spec, row in grid.items() if ("+" in spec) is pair}
+        )
+    assert lab_bar.PAGE.read_text() == lab_bar.page(found)
+
+
+def test_changed_words_are_counted_on_both_sides():
+    greedy = {"a": "a red dog and a cat", "b": "a kite"}
+    assert lab_guard.changed(greedy, greedy) == 0.0
+    assert lab_guard.changed({"b": "a kite here"}, greedy) == pytest.approx(1 / 5)  # 2 of 2 and 2 of 3 are shared
+    assert lab_guard.changed({"b": "no"}, greedy) == 1.0
+
+
+def test_colour_answers_are_compared_with_greedys_by_picture():
+    right = {"greedy": [True, True, True, False] * 10, "avc": [True, False, True, False] * 10}
+    told = lab_guard.colour(right, "avc")
+    assert (told["value"], told["vs_greedy"][0]) == (0.5, -0.25)
+    assert told["vs_greedy"][1] < -0.25 < told["vs_greedy"][2]
+    assert lab_guard.colour(right, "greedy") == {"value": 0.75}
+
+
 def test_the_committed_page_shows_the_committed_numbers():
     table = json.loads((lab_table.RESULTS[1] / "methods.json").read_text())
     assert (lab_table.RESULTS[1] / "methods.md").read_text() == lab_page.page(table)
@@ -214,3 +266,19 @@ def test_new_rows_join_a_table_only_where_greedy_answered_the_same():
         lab_table.joined(table("a", "sgrs"), table("b", "locore", 0.2))
     with pytest.raises(ValueError, match="settings was"):
         lab_table.joined(table("a", "sgrs"), {**table("b", "locore"), "settings": {"limit": 9}})
+
+
+def test_the_sweeps_page_counts_what_the_file_holds():
+    groups = json.loads((sweep_page.RESULTS / "sweep.json").read_text())
+    assert (sweep_page.RESULTS / "sweep.md").read_text() == sweep_page.page(groups)
+    fires = [found["gate_c"]["fires"] for group in groups for found in group["joint"].values()]
+    assert f"**{sum(share >= 1 / 3 for share in fires)} of {len(fires)}**" in sweep_page.page(groups)
+
+
+def test_the_dials_page_shows_its_numbers_and_a_rate_is_over_all_pictures():
+    found = json.loads((dials.RESULTS / "dials.json").read_text())
+    assert (dials.RESULTS / "dials.md").read_text() == dials.page(found)
+    assert found["guess"] == dials.guessed(json.loads((dials.RESULTS / "methods.json").read_text()))
+    assert dials.rates([(1, 2), (0, 2)], None)[0] == 0.25
+    value, low, high = dials.rates([(1, 4), (1, 4)], [(1, 2), (1, 2)])
+    assert (value, low, high) == (-0.25, -0.25, -0.25)

@@ -167,3 +167,15 @@ def test_training_is_seeded_and_states_its_hardware(tmp_path):
     assert record["hardware"]["processor"]
     assert set(record["stages"]) == {"render", "vision", "text", "joint", "settle"}
     assert all(seconds >= 0 for seconds in record["stages"].values())
+
+
+def test_noise_can_be_left_out_of_training():
+    from grounddecode.lab.training.vision import pixels
+
+    images = np.full((40, 4, 4, 3), 100, dtype=np.uint8)
+    spread = {
+        share: pixels(images, np.random.default_rng(0), torch.device("cpu"), share).flatten(1).std(1)
+        for share in (0.0, 1.0)
+    }
+    assert spread[0.0].max() < 1e-6  # light changes a grey picture as a whole
+    assert (spread[1.0] > 0.01).sum() > 35

@@ -26,8 +26,11 @@ RESULTS = {
     "Methods on the lab": "results/lab/methods.md",
     "What we read from it": "results/lab/README.md",
     "Contrasts on the lab": "results/lab/contrasts.md",
+    "One setting for all seeds": "results/lab/bar.md",
     "Methods on the second lab": "results/lab2/methods.md",
     "What we read from that": "results/lab2/README.md",
+    "The second lab's sweep": "results/lab2/sweep.md",
+    "What is by construction": "results/lab2/dials.md",
     "Speed": "results/speed.md",
     "Speed on vLLM": "results/vllm_speed.md",
     "On a GPU": "results/gpu/h100.md",
@@ -125,7 +128,7 @@ def _relinked(text: str, page: Path, source: Path) -> str:
 
     def place(found: re.Match[str]) -> str:
         words, target = found[1], found[2]
-        if "benchmarks/results/" in target:
+        if "benchmarks/results/" in target and target.endswith(".md"):
             up = "../" * (len(page.relative_to(source).parts) - 1)
             return f"[{words}]({up}results/{target.partition('benchmarks/results/')[2]})"
         if target.startswith("../") and not (page.parent / target).resolve().is_relative_to(source.resolve()):

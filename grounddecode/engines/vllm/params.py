@@ -168,7 +168,7 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
             )
         if Needs.ATTENTION_EDIT in needs and not any(method.acts_on(layer, n_layers) for layer in range(n_layers)):
             return f"{method.name} acts on no layer of this model, which has layers 0 to {n_layers - 1}"
-        if (Needs.TOKEN_FLAGS | Needs.CANDIDATES) & needs:
+        if prepared_for(method, n_layers):
             served = [m for m in settings.serves if m.name == method.name]
             if not served:
                 return (
@@ -181,6 +181,12 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
                     "leave those hyper-parameters out or start it with others"
                 )
     return None
+
+
+def prepared_for(method: Method, n_layers: int) -> bool:
+    """Whether a server has to be started for a method: it flags tokens, or sees gradients."""
+    needs = method.active_needs()
+    return Needs.TOKEN_FLAGS in needs or (Needs.CANDIDATES in needs and bool(method.reads(n_layers).saliency))
 
 
 def _without_vision(method: Method) -> str:
@@ -233,6 +239,17 @@ def refused(vllm_config: Any) -> str | None:
         ),
     }
     return next((f"grounddecode: {reason}" for reason, met in reasons.items() if met), None)
+
+
+def at_start(vllm_config: Any, settings: Settings, backend: str, runner: str) -> str:
+    """The one line that a server logs of itself."""
+    compilation = vllm_config.compilation_config
+    return (
+        f"grounddecode: attention {backend}, runner {runner}, compilation {compilation.mode.name}, graphs "
+        f"{getattr(compilation.cudagraph_mode, 'name', compilation.cudagraph_mode)}; started for "
+        f"{', '.join(m.name for m in settings.serves) or 'nothing more'}; default "
+        f"{'+'.join(m.name for m in settings.default) or 'none'}; an error in a method: {settings.on_error}"
+    )
 
 
 # -- schema ------------------------------------------------------------------------------------------------------------

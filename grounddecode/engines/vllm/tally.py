@@ -57,11 +57,14 @@ class Tally:
     """
 
     def __init__(self, place: str | None) -> None:
-        self._counts: Any = np.zeros(_MOST, _COUNTS)
+        counts: Any = np.zeros(_MOST, _COUNTS)
         if place is not None and Path(place).is_file():  # another engine of this process counts there already
-            self._counts = np.memmap(place, _COUNTS, "r+", shape=(_MOST,))
+            counts = np.memmap(place, _COUNTS, "r+", shape=(_MOST,))
         elif place is not None:
-            self._counts = np.memmap(place, _COUNTS, "w+", shape=(_MOST,))
+            counts = np.memmap(place, _COUNTS, "w+", shape=(_MOST,))
+        self._counts = np.asarray(counts)  # the same memory, without what a memmap does at each look
+        self._tokens, self._moved = self._counts["tokens"], self._counts["changed"]
+        self._rows: dict[str, int] = {}  # where each method is counted
         self._changed: dict[str, Tensor] = {}  # on the device, since the last look there
         self._best: Tensor | None = None
         self._steps = 0
@@ -69,7 +72,7 @@ class Tally:
     def tokens(self, methods: Iterable[str], count: int) -> None:
         """So many tokens are chosen from logits of requests with these methods."""
         for method in methods:
-            self._row(method)["tokens"] += count
+            self._tokens[self._row(method)] += count
 
     def look(self) -> Look:
         """To be shown the logits of a step: counts where the most probable token is another behind a method."""
@@ -90,18 +93,20 @@ class Tally:
         self._steps += 1
         if self._changed and (at_once or self._steps % _PATIENCE == 0):
             for method, moved in self._changed.items():
-                self._row(method)["changed"] += int(moved)
+                self._moved[self._row(method)] += int(moved)
             self._changed.clear()
 
     def told(self) -> dict[str, tuple[int, int]]:
         """Tokens and changed ones by method, as written down."""
         return dict(_entries(self._counts))
 
-    def _row(self, method: str) -> Any:
-        name = method.encode()[:40]
-        at = next((i for i, known in enumerate(self._counts["method"]) if known in (name, b"")), _MOST - 1)
-        self._counts["method"][at] = name
-        return self._counts[at]
+    def _row(self, method: str) -> int:
+        if method not in self._rows:
+            name = method.encode()[:40]
+            at = next((i for i, known in enumerate(self._counts["method"]) if known in (name, b"")), _MOST - 1)
+            self._counts["method"][at] = name
+            self._rows[method] = at
+        return self._rows[method]
 
 
 def _entries(counts: Any) -> Iterator[tuple[str, tuple[int, int]]]:

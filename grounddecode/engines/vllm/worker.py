@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from grounddecode.engines.rows import edited_rows, image_row
 from grounddecode.engines.vllm.attention.cache import READERS, Reader
 from grounddecode.engines.vllm.attention.step import Part, Rows, groups_of, last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.observer import Observer
-from grounddecode.engines.vllm.params import KEY, is_asked_for, refused, restored, settings_of
+from grounddecode.engines.vllm.params import KEY, at_start, is_asked_for, refused, restored, settings_of
 from grounddecode.engines.vllm.requests import Asked, Current, Layout, Requests
 from grounddecode.engines.vllm.saliency import Saliency
 from grounddecode.engines.vllm.stream.second import Streams
@@ -69,6 +70,7 @@ class Worker(Current):
         self.max_length = int(model.max_model_len)
         self.runner: Any = None  # set by the first step
         self.reader: Reader = READERS["CPU_ATTN"]
+        self.kind = self._runner_name = ""  # the model's attention backend, and which runner it is
         self.rank = 0
         self.streams = Streams(self, self.settings.streams or 2 * self.max_requests)
         self.observer: Observer | None = None
@@ -112,16 +114,13 @@ class Worker(Current):
         elif flagging:
             self.observer = Observer(self, self.streams, flagging, layers, model)
         self.streams.attach(model)
+        self.announce()
 
-    def announce(self, runner: str) -> None:
-        """One line: what this server can do."""
-        mode = self.vllm_config.compilation_config.cudagraph_mode
-        serves = ", ".join(m.name for m in self.serves) or "nothing more"
-        log.info(
-            "grounddecode: runner %s, compilation %s, graphs %s; started for %s; default %s; an error in a method: %s",
-            runner, self.vllm_config.compilation_config.mode.name, getattr(mode, "name", mode), serves,
-            "+".join(m.name for m in self.settings.default) or "none", self.settings.on_error,
-        )  # fmt: skip
+    def announce(self, runner: str = "") -> None:
+        """One line: what this server can do. Told once both are known, the model's attention and its runner."""
+        self._runner_name = runner or self._runner_name
+        if self._runner_name and self.kind:
+            log.info("%s", at_start(self.vllm_config, self.settings, self.kind, self._runner_name))
 
     # -- requests --------------------------------------------------------------------------------------------------
     def methods_of(self, params: Any) -> tuple[Method, ...]:
@@ -168,10 +167,9 @@ class Worker(Current):
 
     def count(self, slots: np.ndarray) -> None:
         """Once a step: the requests of these slots have their next token chosen."""
-        for order, many in zip(*np.unique(self.requests.order[slots], return_counts=True), strict=True):
-            group = self.requests.by_order.get(int(order))
-            if group is not None and not group.broken:
-                self.tally.tokens([m.name for m in group.methods], int(many))
+        for order, many in Counter(self.requests.order[slots].tolist()).items():
+            if (group := self.requests.by_order.get(order)) is not None and not group.broken:
+                self.tally.tokens([m.name for m in group.methods], many)
         self.tally.settle()
 
     def watching(self) -> tuple[Look, Note | None]:

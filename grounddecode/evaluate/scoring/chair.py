@@ -61,7 +61,8 @@ def score(
         `precision` and `f1` over distinct objects, `chair_i_unique` (distinct invented objects among distinct objects),
         `words_per_caption`, `mentions_per_caption`, `objects_per_caption` (distinct), `repeated_mentions` (share of
         mentions whose object the caption has named before), `repetition_rate` (share of 4-grams of tokens that the
-        caption has had before). An undefined ratio is None and explained in `warnings`.
+        caption has had before), `distinct_1` and `distinct_2` (share of tokens, and of pairs, that it has not had
+        before). An undefined ratio is None and explained in `warnings`.
 
     Raises:
         ValueError: unknown flavour, a record without the two keys, an unknown image (`fixed` only).
@@ -169,7 +170,7 @@ def _score_one(image: Any, reading: Reading, truth: frozenset[str]) -> dict[str,
     invented = [mention for mention in reading.mentions if mention.object not in truth]
     distinct = set(objects)
     found = len(distinct & truth)
-    grams, repeated = _four_grams(reading.words)
+    grams = {n: _repeated(reading.words, n) for n in (1, 2, 4)}
     return {
         "image_id": image,
         "objects": objects,
@@ -182,14 +183,17 @@ def _score_one(image: Any, reading: Reading, truth: frozenset[str]) -> dict[str,
         "n_truth": len(truth),
         "n_found": found,
         "n_distinct": len(distinct),
-        "n_four_grams": grams,
-        "n_repeated_four_grams": repeated,
+        "n_four_grams": grams[4][0],
+        "n_repeated_four_grams": grams[4][1],
+        "n_pairs": grams[2][0],
+        "n_repeated_pairs": grams[2][1],
+        "n_repeated_words": grams[1][1],
     }
 
 
-def _four_grams(words: Sequence[str]) -> tuple[int, int]:
-    """How many 4-grams of tokens a caption has, and how many of them it has had before."""
-    grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+def _repeated(words: Sequence[str], n: int) -> tuple[int, int]:
+    """How many n-grams of tokens a caption has, and how many of them it has had before."""
+    grams = list(zip(*(words[at:] for at in range(n)), strict=False))
     return len(grams), len(grams) - len(set(grams))
 
 
@@ -223,5 +227,7 @@ def _summary(results: Sequence[Mapping[str, Any]], flavour: str) -> dict[str, An
         "objects_per_caption": distinct / captions if captions else None,
         "repeated_mentions": (mentioned - distinct) / mentioned if mentioned else None,
         "repetition_rate": total("n_repeated_four_grams") / (total("n_four_grams") or 1) if captions else None,
+        "distinct_1": 1 - total("n_repeated_words") / (words or 1) if captions else None,
+        "distinct_2": 1 - total("n_repeated_pairs") / (total("n_pairs") or 1) if captions else None,
         "warnings": warnings,
     }

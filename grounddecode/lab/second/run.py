@@ -42,9 +42,9 @@ class Recipe:
     documents: int = 36_000
     visits: int = 2
     tower_steps: int = 1500
-    text_steps: int = 5000
-    project_steps: int = 500
-    joint_steps: int = 3000
+    text_steps: int = 4000
+    project_steps: int = 400
+    joint_steps: int = 2000
     batch: int = 16
     width: int = 128
     layers: int = 6

@@ -16,6 +16,7 @@ from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, Corpus
 from grounddecode.lab.world import CATEGORIES, SCENES
 
 Log = Callable[[str, int, dict[str, float]], None]
+NOISED = 0.1  # share of the pictures that are blended with noise
 
 
 class VisionTrainer(nn.Module):
@@ -69,8 +70,10 @@ def _only(output: Any) -> torch.Tensor:
     return hidden
 
 
-def pixels(images: np.ndarray, rng: np.random.Generator | None, device: torch.device) -> torch.Tensor:
-    """Images as the processor gives them; with `rng`, one in ten is blended with noise and the light varies."""
+def pixels(
+    images: np.ndarray, rng: np.random.Generator | None, device: torch.device, noised: float = NOISED
+) -> torch.Tensor:
+    """Images as the processor gives them; with `rng` the light varies and a share of them is blended with noise."""
     batch = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     if rng is None:
         return batch
@@ -80,7 +83,7 @@ def pixels(images: np.ndarray, rng: np.random.Generator | None, device: torch.de
     )
     batch = batch * gain.view(-1, 1, 1, 1) + shift.view(-1, 1, 1, 1)
     share = (
-        torch.from_numpy(np.where(rng.random(n) < 0.1, rng.random(n), 0.0).astype(np.float32))
+        torch.from_numpy(np.where(rng.random(n) < noised, rng.random(n), 0.0).astype(np.float32))
         .to(device)
         .view(-1, 1, 1, 1)
     )
@@ -96,14 +99,14 @@ def schedule(step: int, steps: int, warmup: int = 60) -> float:
 
 def train_vision(
     model: Any, corpus: Corpus, seed: int, steps: int, device: torch.device, compiled: Callable[[Any], Any], log: Log,
-    batch: int = 64, rate: float = 2e-3,
+    batch: int = 64, rate: float = 2e-3, noised: float = NOISED,
 ) -> None:  # fmt: skip
     """Train the tower in place; `log` hears of loss and patch accuracy."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
 
     def show(rows: np.ndarray) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        return pixels(corpus.images[rows], rng, device), labels(corpus, rows, device)
+        return pixels(corpus.images[rows], rng, device, noised), labels(corpus, rows, device)
 
     draws = (
         (schedule(step, steps), np.sort(rng.choice(len(corpus.scenes), batch, replace=False))) for step in range(steps)
@@ -141,8 +144,10 @@ def learn(
 
 
 @torch.no_grad()
-def cache_features(model: Any, corpus: Corpus, seed: int, device: torch.device, batch: int = 256) -> torch.Tensor:
-    """Projector inputs (n, 64, width) float16 of all training images; one image in ten is seen through noise."""
+def cache_features(
+    model: Any, corpus: Corpus, seed: int, device: torch.device, batch: int = 256, noised: float = NOISED
+) -> torch.Tensor:
+    """Projector inputs (n, 64, width) float16 of all training images; a share of them is seen through noise."""
     rng = np.random.default_rng([seed, 2])
     torch.manual_seed(seed)
     trainer = VisionTrainer(model).to(device).eval()
@@ -151,7 +156,7 @@ def cache_features(model: Any, corpus: Corpus, seed: int, device: torch.device, 
     for start in range(0, rows, batch):
         images = pixels(corpus.images[start : start + batch], None, device)
         share = torch.from_numpy(
-            np.where(rng.random(len(images)) < 0.1, rng.random(len(images)), 0.0).astype(np.float32)
+            np.where(rng.random(len(images)) < noised, rng.random(len(images)), 0.0).astype(np.float32)
         )
         share = share.to(device).view(-1, 1, 1, 1)
         noisy = images * (1 - share) + torch.randn_like(images) * share

@@ -45,7 +45,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     flags += ("--additional-config", json.dumps({"grounddecode": SETTINGS | {"default": "locore:beta=3"}}))
     with vllm_server.serve(lab.checkpoint("seed0"), log, *flags) as address:
         yield address
-    assert "failed, switched off" not in log.read_text(errors="replace")
+    told = log.read_text(errors="replace")
+    assert "failed, switched off" not in told
+    assert (
+        told.count("grounddecode: attention CPU_ATTN, runner V1, compilation NONE, graphs NONE; started for var, ") == 1
+    )
 
 
 @pytest.fixture(scope="module")

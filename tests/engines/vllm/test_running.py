@@ -220,6 +220,7 @@ def in_a_process(
     done = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "failed, switched off" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-6000:]
+    assert "grounddecode: attention CPU_ATTN, runner V" in done.stdout + done.stderr
     told = json.loads(out.read_text())
     return told["second"], [Answer(tokens, log_probs) for tokens, log_probs in told["answers"]]
 

@@ -133,6 +133,13 @@ def test_repeated_four_grams():
     assert chair.score([{"image_id": 1, "caption": "a b c"}], {1: []}).summary["repetition_rate"] == 0.0
 
 
+def test_distinct_words_and_pairs():
+    found = chair.score([{"image_id": 1, "caption": "a b a b"}, {"image_id": 1, "caption": "c"}], {1: []}).summary
+    assert found["distinct_1"] == 3 / 5  # a b c of five
+    assert found["distinct_2"] == pytest.approx(2 / 3)  # ab ba ab; one word has no pair
+    assert chair.score([], {}).summary["distinct_2"] is None
+
+
 def test_undefined_ratios_are_none_with_a_sentence():
     empty = chair.score([], {}).summary
     assert {name for name in ("chair_s", "chair_i", "recall", "len") if empty[name] is None} == {

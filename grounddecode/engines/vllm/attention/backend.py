@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ def _grounded(name: str, path: str) -> type:
     module, _, attribute = path.partition(":")
     parent = getattr(import_module(module), attribute)
     builder = type(f"{name}_Builder", (PlanBuilder, parent.get_builder_cls()), {"__module__": __name__})
-    impl = type(f"{name}_Impl", (EditedRows, parent.get_impl_cls()), {"__module__": __name__})
+    own = parent.get_impl_cls()
+    impl = type(f"{name}_Impl", (EditedRows, own), {"__module__": __name__, "platform_forward": own.forward})
     hooks = {"get_impl_cls": staticmethod(lambda: impl), "get_builder_cls": staticmethod(lambda: builder)}
     return type(name, (parent,), {"__module__": __name__, **hooks})
 
@@ -86,6 +88,7 @@ class PlanBuilder:
 class EditedRows:
     """Attention of one layer: the base kernel, then the rows that a method edits; without it where all rows are."""
 
+    platform_forward: Callable[..., Tensor]  # the platform's attention
     num_heads: int
     num_kv_heads: int
     head_size: int
@@ -98,17 +101,19 @@ class EditedRows:
         attn_metadata: Any, output: Tensor, output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        def base() -> Tensor:
-            result: Tensor = _behind(EditedRows, self).forward(
+        plan = getattr(attn_metadata, "grounded", None)
+        if plan is None:  # all that a step costs in which nobody uses a method
+            return self.platform_forward(
                 layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
             )
-            return result
-
-        plan = getattr(attn_metadata, "grounded", None)
-        if plan is None:
-            return base()
         if isinstance(plan, Pass) and key is not None and value is not None:
             return plan.streams.attend(self, layer, query, key, value, output)
+
+        def base() -> Tensor:
+            return self.platform_forward(
+                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+            )
+
         attended: Tensor = plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
         return attended
 

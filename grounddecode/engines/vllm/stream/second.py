@@ -189,7 +189,8 @@ class Streams:
         for piece in range(0, int(counts.max()), MOST):
             count = min(MOST, int(counts.max()) - piece)
             queries = (begin[order] + piece)[:, None] + np.arange(count)
-            tokens = torch.from_numpy(queries - (begin - offset)[order][:, None]).flatten().to(device)
+            tokens = (queries - (begin - offset)[order][:, None]).flatten()
+            straight = len(tokens) == len(at) and bool((tokens == np.arange(len(at))).all())
             keys = int(queries.max()) + 1
             place = torch.from_numpy(places[order]).to(device)
             rows.append(
@@ -197,13 +198,13 @@ class Streams:
                     requests=self.worker.requests,
                     parts=parts_of(self.worker.requests, slots[order], begin[order] + piece),
                     count=count,
-                    tokens=tokens,
+                    tokens=torch.from_numpy(tokens).to(device),
                     queries=torch.from_numpy(queries).to(device),
                     real=None,
                     slots=torch.from_numpy(slots[order]).to(device),
                     keys=keys,
                     unseen=None if self.cache.unseen is None else self.cache.unseen[place, :keys],
-                    memo={"place": place, "in_order": in_order},
+                    memo={"place": place, "in_order": in_order, "straight": straight},
                 )
             )
         per_token = torch.from_numpy(np.repeat(places, counts)).to(device)
@@ -219,10 +220,13 @@ class Streams:
         values[running.places, :, running.at] = value
         index = self.worker.layer_index(layer)
         for rows in running.rows:
-            edited = self._fused(impl, query, keys, values, rows, index) if rows.count > 1 else None
+            edited = self._fused(impl, query, keys, values, rows, index)
             if edited is None:
                 edited = impl.edited(query, (keys, values), rows, index, self.worker)
-            output.index_copy_(0, rows.tokens, edited.to(output.dtype))
+            if rows.memo["straight"]:
+                output.copy_(edited.view(output.shape))
+            else:
+                output.index_copy_(0, rows.tokens, edited.to(output.dtype))
         return output
 
     def _fused(self, impl: Any, query: Tensor, keys: Tensor, values: Tensor, rows: Rows, layer: int) -> Tensor | None:
@@ -231,8 +235,16 @@ class Streams:
         if impl.logits_soft_cap or any(plan.edits and not plan.gains_only for plan in plans):
             return None
         batch, count = rows.queries.shape
-        asked = query.index_select(0, rows.tokens).view(batch, count, impl.num_heads, -1).transpose(1, 2)
+        asked = query if rows.memo["straight"] else query.index_select(0, rows.tokens)
         mask = impl.bias_of(rows, layer, self.worker).to(query.dtype)
+        if count == 1:  # the heads that share a key are queries of one head: it is read once for all of them
+            asked = asked.view(batch, impl.num_kv_heads, -1, impl.head_size)
+            mask = mask if mask.shape[1] == 1 else mask.view(batch, impl.num_kv_heads, -1, rows.keys)
+            output = nn.functional.scaled_dot_product_attention(
+                asked, used(keys, rows), used(values, rows), attn_mask=mask, scale=impl.scale
+            )
+            return output.reshape(batch, impl.num_heads, -1)
+        asked = asked.view(batch, count, impl.num_heads, -1).transpose(1, 2)
         output = nn.functional.scaled_dot_product_attention(
             asked, used(keys, rows), used(values, rows), attn_mask=mask, scale=impl.scale,
             enable_gqa=impl.num_heads != impl.num_kv_heads,
