@@ -80,6 +80,8 @@ def page(table: Mapping[str, Any]) -> str:
     ]
     for name, found in checkpoints.items():
         parts += [f"## {name}", markdown(full(found, tuned))]
+        if "guard" in found["methods"][GREEDY]:
+            parts += [f"### {name}: language and colours", markdown(guards(found))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -162,6 +164,14 @@ def full(found: Mapping[str, Any], tuned: Mapping[str, str]) -> Iterator[list[st
             yield [f"greedy cut to `{spec}`", "control", *controls, *["-"] * (len(head) - 2 - len(controls))]
     for spec, why in found["refused"].items():
         yield [f"`{spec}`", settings_of(spec, tuned), f"refused: {why}", *[""] * (len(head) - 3)]
+
+
+def guards(found: Mapping[str, Any]) -> Iterator[list[str]]:
+    """What a method may not cost: language and colour questions, of every plan of a checkpoint."""
+    yield ["plan", "words", *GUARDS, "captions as greedy's"]
+    for spec, row in found["methods"].items():
+        same = f"{row['same_as_greedy']} of {found['n']['captions']}"
+        yield [f"`{spec}`", f"{row['chair']['words']['value']:.1f}", *guarded(row), same]
 
 
 def guarded(row: Mapping[str, Any]) -> list[str]:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import lab_guard
-from benchmarks.studies.lab2 import tuning as lab2_tuning
+from benchmarks.studies.lab2.tuning import RESULT as TUNING2
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_tuning import RESULT as TUNING
+from benchmarks.studies.lab_tuning import chosen
 from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine, refusal_of
@@ -38,6 +39,7 @@ HERE = Path(__file__).parents[1]
 RECIPES = {1: HERE / "recipes" / "lab_methods.yaml", 2: HERE / "recipes" / "lab2_methods.yaml"}
 RESULTS = {1: HERE / "results" / "lab", 2: HERE / "results" / "lab2"}
 MODELS = {1: "lab", 2: "lab2"}
+FIRST = ("locore", "avc", "sgrs", "var", "paint", "heads")  # of the first lab; the others are in lab_peers
 PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the papers or our README speak of
 CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
 POPE = ("accuracy", "f1", "yes_ratio")
@@ -52,15 +54,15 @@ def forced(model: str) -> list[str]:
     return [f"var:sink_dims={';'.join(map(str, found.sink_dims))}"] if found.sink_dims and not found.has_sinks else []
 
 
-def refusals(engine: Engine, answered: Iterable[str]) -> dict[str, str]:
-    """What the engine says to the registered methods and documented pairs that no plan of a run consists of.
+def refusals(engine: Engine, answered: Iterable[str], named: Iterable[str]) -> dict[str, str]:
+    """What the engine says to those of the named methods and pairs that no plan of a run consists of.
 
     Raises:
         RuntimeError: one that it does not refuse.
     """
     known = {tuple(method.name for method in plan(spec).methods) for spec in answered}
     said: dict[str, str] = {}
-    for spec in (*registry.names(), *PAIRS):
+    for spec in named:
         methods = plan(spec).methods
         if tuple(method.name for method in methods) in known:
             continue
@@ -79,7 +81,7 @@ def measure(name: str, out: Path, lab: int) -> None:
     model, recipe = f"{MODELS[lab]}:{name}", RECIPES[lab]
     engine = open_engine("hf", model)
     plans = [spec for spec in read(recipe).methods if not refusal_of(engine, plan(spec).methods)]
-    said = refusals(engine, plans)
+    said = refusals(engine, plans, (*(FIRST if lab == 1 else registry.names()), *PAIRS))
     run(
         recipe,
         out,
@@ -225,7 +227,6 @@ def joined(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any
 
 
 def write(folder: Path, lab: int, join: bool = False) -> None:
-    tuning = json.loads(TUNING.read_text(encoding="utf-8")) if lab == 1 else {"chosen": {}}
     runs = {name: compact(folder / name) for name in CHECKPOINTS if (folder / name / "metrics.json").is_file()}
     if not runs:
         raise SystemExit(
@@ -234,9 +235,7 @@ def write(folder: Path, lab: int, join: bool = False) -> None:
     if join:
         earlier = json.loads((RESULTS[lab] / "methods.json").read_text(encoding="utf-8"))["checkpoints"]
         runs = {n: joined(earlier[n], runs[n]) if n in runs else earlier[n] for n in CHECKPOINTS}
-    tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
-    if lab == 2:
-        tuned = lab2_tuning.chosen()
+    tuned = chosen(TUNING if lab == 1 else TUNING2)
     which = "" if lab == 1 else f"--lab {lab} "
     command = f"python -m benchmarks.studies.lab_table run {which}{' '.join(runs)}"
     table: dict[str, Any] = {"command": command, "tuned": tuned, "checkpoints": runs}

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from grounddecode.engines.base import Engine
 from grounddecode.evaluate.run.recipe import read
 from grounddecode.evaluate.run.runner import run
 from grounddecode.registry import GREEDY, plan
@@ -66,28 +67,43 @@ def choose(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
     return chosen
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("out/lab/tuning"), help="run folder; the same one resumes")
-    args = parser.parse_args()
-    recipe = read(RECIPE)
-    if recipe.split != "calibration":
-        raise SystemExit(f"{RECIPE.name} would tune on the split {recipe.split}: tune on calibration")
-    metrics = run(RECIPE, args.run, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr))
+def tune(recipe: Path, result: Path, command: str, folder: Path, opened: Engine | None = None) -> None:
+    """Run a grid on calibration scenes, choose by the rule, keep the numbers.
+
+    Raises:
+        SystemExit: the recipe would look at another split.
+    """
+    if read(recipe).split != "calibration":
+        raise SystemExit(f"{recipe.name} would tune on the split {read(recipe).split}: tune on calibration")
+    metrics = run(
+        recipe, folder, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr), opened=opened
+    )
     rows = {spec: row(found) for spec, found in metrics["results"].items()}
     made, greedy = metrics["run"], metrics["results"][GREEDY]
     kept = ("model", "split", "limit", "batch_size", "seed", "weights")
-    result = {
+    told = {
         "rule": RULE,
         "chosen": choose(rows),
         "settings": {key: made["settings"][key] for key in kept},
         "n": {"captions": greedy["chair"]["n"], "questions a split": greedy["pope"]["adversarial"]["n"]},
-        "command": "python -m benchmarks.studies.lab_tuning",
+        "command": command,
         **{key: made[key] for key in ("versions", "commit", "hardware")},
         "grid": rows,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result["chosen"], indent=1))
+    result.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(told["chosen"], indent=1))
+
+
+def chosen(result: Path) -> dict[str, str]:
+    """The chosen plan of each method that has one, as committed."""
+    found = json.loads(result.read_text(encoding="utf-8"))["chosen"]
+    return {name: spec for name, spec in found.items() if spec}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("out/lab/tuning"), help="run folder; the same one resumes")
+    tune(RECIPE, RESULT, "python -m benchmarks.studies.lab_tuning", parser.parse_args().run)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks.studies import detector, lab_bar, lab_guard, lab_page, lab_table, lab_tuning
+from benchmarks.studies import detector, lab_bar, lab_guard, lab_page, lab_peers, lab_table, lab_tuning
 from benchmarks.studies.lab2 import dials, sweep_page
 from benchmarks.studies.lab2 import tuning as lab2_tuning
 from grounddecode import registry
@@ -96,15 +96,14 @@ class Picky:
 
 
 def test_what_is_refused_is_said_in_the_engines_words():
-    said = lab_table.refusals(
-        Picky("var"), [name for name in registry.names() if name != "var"] + ["locore+sgrs", "locore+avc"]
-    )
+    answered = [name for name in registry.names() if name != "var"] + ["locore+sgrs", "locore+avc"]
+    said = lab_table.refusals(Picky("var"), answered, (*registry.names(), *lab_table.PAIRS))
     assert said == dict.fromkeys(("var", "var+avc", "var+locore+sgrs"), "var: not on this model")
 
 
 def test_a_method_cannot_be_missing_without_being_refused():
     with pytest.raises(RuntimeError, match="heads is not refused, but no plan of the run has it"):
-        lab_table.refusals(Picky("var"), ["locore", "avc", "sgrs", "paint"])
+        lab_table.refusals(Picky("var"), ["locore", "avc", "sgrs", "paint"], lab_table.FIRST)
 
 
 def test_a_number_is_kept_with_all_that_it_is_compared_with():
@@ -143,13 +142,28 @@ def test_the_committed_tuning_follows_its_rule_and_saw_no_evaluation_scene():
     assert tuning["rule"] == lab_tuning.RULE
 
 
+def test_the_peers_tuning_follows_the_same_rule_and_their_table_has_them_all():
+    tuning, recipe = json.loads(lab_peers.TUNING.read_text()), read(lab_peers.GRID)
+    assert recipe.split == tuning["settings"]["split"] == "calibration"
+    assert tuple(tuning["grid"]) == recipe.methods
+    assert lab_tuning.choose(tuning["grid"]) == tuning["chosen"]
+    assert set(tuning["chosen"]) == set(registry.names()) - set(lab_table.FIRST)
+    table = json.loads((lab_table.RESULTS[1] / "peers.json").read_text())
+    assert set(table["checkpoints"]) == set(lab_peers.CHECKPOINTS)
+    for found in table["checkpoints"].values():
+        names = {method.name for spec in found["methods"] for method in plan(spec).methods}
+        assert names | set(found["refused"]) >= set(tuning["chosen"])
+        assert set(lab_tuning.chosen(lab_peers.TUNING).values()) <= set(found["methods"])
+        assert all("guard" in row for row in found["methods"].values())
+    assert lab_page.page(table) == (lab_table.RESULTS[1] / "peers.md").read_text()
+
+
 def test_the_recipe_has_what_was_tuned_and_the_defaults():
     tuning, plans = json.loads(lab_tuning.RESULT.read_text()), read(lab_table.RECIPES[1]).methods
     tuned = {name: spec for name, spec in tuning["chosen"].items() if spec}
     assert set(tuned.values()) <= set(plans)
-    # The methods that others compare with stand in the second lab's table alone.
-    # `vti` needs directions that are computed from a model first.
-    assert set(registry.names()) - {"var", "vti"} <= set(plans) | set(read(lab_table.RECIPES[2]).methods)
+    assert set(lab_table.FIRST) - {"var"} <= set(plans)
+    assert set(registry.names()) - set(lab_table.FIRST) <= set(read(lab_peers.RECIPE).methods)
     for spec in plans[1:]:
         assert lab_page.settings_of(spec, tuned)
     with pytest.raises(ValueError, match="neither tuned nor in SETTINGS"):

@@ -25,6 +25,7 @@ FIRST = (
 RESULTS = {
     "Methods on the lab": "results/lab/methods.md",
     "What we read from it": "results/lab/README.md",
+    "Methods to compare with": "results/lab/peers.md",
     "Contrasts on the lab": "results/lab/contrasts.md",
     "One setting for all seeds": "results/lab/bar.md",
     "Methods on the second lab": "results/lab2/methods.md",

@@ -14,7 +14,8 @@ from grounddecode.method import Method, Needs
 
 ROOT = Path(__file__).parents[3]
 RESULTS, NOTES = ROOT / "benchmarks" / "results", ROOT / "docs" / "methods"
-SPEED, LAB, SUPPORT = RESULTS / "speed.md", RESULTS / "lab" / "methods.md", ROOT / "docs" / "support.md"
+SPEED, SUPPORT = RESULTS / "speed.md", ROOT / "docs" / "support.md"
+LAB, PEERS = RESULTS / "lab" / "methods.md", RESULTS / "lab" / "peers.md"
 CONTROLS = ("greedy", "sample+cut")
 
 
@@ -83,13 +84,14 @@ def _notes(name: str) -> str:
 
 
 def _measured(name: str) -> str:
-    table = tables.about(LAB, "plan", name, *CONTROLS)
+    page = LAB if tables.about(LAB, "plan", name) else PEERS
+    table = tables.about(page, "plan", name, *CONTROLS)
     if not table:
         return "Not in the committed table of the lab yet."
     return (
         "On the embedded world: greedy's numbers, and of the others the difference from greedy with its paired 95 % "
         "interval, in points; bold where it is told apart from 0. A lower CHAIR_i is better, a higher accuracy on POPE "
-        f"is. Everything else, recall, length and controls: [all numbers](../results/lab/methods.md).\n\n{table}"
+        f"is. Everything else, recall, length and controls: [all numbers](../results/lab/{page.name}).\n\n{table}"
     )
 
 
