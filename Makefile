@@ -33,7 +33,7 @@ SMOKE_BETWEEN ?= $(addprefix tests/engines/hf/,test_families.py test_generate.py
 
 # How much the demo does: 200 captions and 600 questions a method; sample+cut is a control that comparisons need. In one
 # thread: a model this small only waits for a second one (same answers, a fifth of the processor time on a busy machine).
-DEMO_METHODS ?= greedy,sample+cut,vcd:share=0.9,cicd,avc
+DEMO_METHODS ?= greedy,sample+cut,heads+vcd:share=0.9,alpha=0.7,beta=0.2,vcd:share=0.9,avc
 DEMO_LIMIT ?= 200
 DEMO_BATCH ?= 16
 

@@ -171,18 +171,20 @@ def peaks(model_name: str, specs: list[str], batches: list[int], tokens: int) ->
 def table(result: dict) -> str:
     """The ratios as Markdown."""
     peak = {(row["model"], row["batch"], row["method"]): row["peak_ratio"] for row in result["memory"]}
+    memory = f", `{result['memory_command']}`" if "memory_command" in result else ""
     lines = [
-        f"`{result['command']}`: {result['cores']} cores, {result['threads']} threads, torch {result['torch']}, "
-        f"transformers {result['transformers']}. Ratios to plain greedy decoding in the same run.\n",
-        "| model | batch | method | decode step | prefill | peak memory |",
-        "|---|---|---|---|---|---|",
+        f"`{result['command']}`{memory}: {result['cores']} cores, {result['threads']} threads, "
+        f"torch {result['torch']}, transformers {result['transformers']}. "
+        "Ratios to plain greedy decoding in the same run.\n",
+        "| model | batch | method | decode step | prefill |" + " peak memory |" * bool(peak),
+        "|---|---|---|---|---|" + "---|" * bool(peak),
     ]
     for row in result["time"]:
         key = (row["model"], row["batch"], row["method"])
-        memory = f"{peak[key]:.2f}x" if key in peak else ""
+        held = f" {peak[key]:.2f}x |" if key in peak else " |" * bool(peak)
         plain = f" ({row['decode_ms']:.1f} ms)" if row["method"] == PLAIN else ""
-        ratios = f"{row['decode_ratio']:.2f}x{plain} | {row['prefill_ratio']:.2f}x | {memory}"
-        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {ratios} |")
+        ratios = f"{row['decode_ratio']:.2f}x{plain} | {row['prefill_ratio']:.2f}x |{held}"
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {ratios}")
     return "\n".join(lines) + "\n"
 
 
@@ -195,6 +197,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="generations of each; three times as many of one row")
     parser.add_argument("--minutes", type=float, default=math.inf, help="for the times of all models and batches")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory-alone", action="store_true", help="into the file of --out, whose times stay")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -223,6 +226,14 @@ def written(result: dict, out: Path | None) -> None:
         out.with_suffix(".md").write_text(table(result))
 
 
+def remember(out: Path, names: list[str], specs: list[str], batches: list[int]) -> None:
+    """Measure memory alone, for the table whose times stand in `out`."""
+    result = json.loads(out.read_text()) | {"memory": [], "memory_command": about()["command"]}
+    for name in names:
+        result["memory"] += peaks(name, specs, batches, 4)
+        written(result, out)
+
+
 def main() -> None:
     args = arguments()
     if args.peak:
@@ -233,7 +244,11 @@ def main() -> None:
 
     specs = args.methods.split(",") if args.methods else [TWICE, *registry.names(), EDIT_ALONE, SALIENCY]
     batches = [int(b) for b in args.batches.split(",")]
-    result, names = about(), args.models.split(",")
+    names = args.models.split(",")
+    if args.memory_alone:
+        remember(args.out, names, specs, batches)
+        return
+    result = about()
     rounds = [(name, batch) for name in names for batch in batches]
     end = time.monotonic() + 60 * args.minutes
     models = {name: MODELS[name]() for name in names}
