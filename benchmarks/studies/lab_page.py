@@ -44,6 +44,7 @@ SETTINGS = {  # what a plan's settings are; the tuned ones are known from the tu
     "heads+vcd:share=0.9": "pair",
     "vcd:share=0.9,beta=0.3": "ours, by calibration scenes",
     "heads+vcd:share=0.9,alpha=0.5": "pair, by calibration scenes",
+    "heads+vcd:share=0.9,alpha=0.7,beta=0.2": "pair, by calibration scenes",
 }
 
 
