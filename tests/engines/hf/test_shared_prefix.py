@@ -99,6 +99,17 @@ def test_read_whole_where_keys_are_not_a_matter_of_earlier_tokens(name: str, str
     assert torch.equal(logits, expected)
 
 
+@pytest.mark.parametrize("stream", ["avc-zeros", "vcd", "m3id"])
+def test_labels_are_the_main_streams_alone(stream: str) -> None:
+    """A further stream reads fewer tokens than there are labels, and its loss is nobody's."""
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    with torch.no_grad():
+        plain = model(**inputs, labels=inputs["input_ids"], use_cache=True).loss
+        with ground(model, BY_NAME[stream].methods):
+            told = model(**inputs, labels=inputs["input_ids"], use_cache=True).loss
+    assert torch.equal(told, plain)
+
+
 def test_read_whole_under_other_caches_and_edits_of_every_token() -> None:
     inputs = zoo.family("llava").batch()
     length = inputs["input_ids"].shape[1]

@@ -60,12 +60,15 @@ def put(states: Taken, cache: Any) -> None:
 
 
 def rest(kwargs: dict[str, Any], length: int) -> dict[str, Any]:
-    """Arguments of a forward over a prompt whose first `length` columns are in the cache already."""
+    """Arguments of a forward over a prompt whose first `length` columns are in the cache already.
+
+    Labels stay behind: they are the main stream's alone.
+    """
     aligned = ("input_ids", transformers_names.POSITIONS, *transformers_names.TOKEN_TYPES)
     cut = {name: kwargs[name][..., length:] for name in aligned if isinstance(kwargs.get(name), Tensor)}
     if kwargs.get("inputs_embeds") is not None:
         cut["inputs_embeds"] = kwargs["inputs_embeds"][:, length:]
-    return {name: value for name, value in kwargs.items() if name != transformers_names.COLUMNS} | cut
+    return {name: value for name, value in kwargs.items() if name not in (transformers_names.COLUMNS, "labels")} | cut
 
 
 def stays(source: Tensor, memo: Memo, positions: Any) -> bool:
