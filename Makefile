@@ -57,9 +57,10 @@ demo-plan: | check-python
 test: lint typecheck $(VENV)/.docs $(VENV)/.release test-vllm test-app test-matrix ## install, then ruff, mypy (strict), test-vllm, test-app, test-matrix and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-# One process: the engines of these tests live in it.
+# One process: the engines of these tests live in it. Qwen's pictures need torchvision, which is in that environment alone.
 test-vllm: $(VLLM)/.done ## the vLLM engine, in the environment that has vLLM
 	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m "not slow" tests/engines/vllm tests/engines/test_grouped.py; fi
+	if test -e $(VLLM)/.done; then PYTHONPATH=tests/support/vllm OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/report/explain/test_pixels.py; fi
 
 test-slow: $(VLLM)/.done ## its second runner under Triton's interpreter, two ranks, compiled code
 	if test -e $(VLLM)/.done; then OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m slow tests/engines/vllm; fi
