@@ -43,6 +43,25 @@ def check(reader, cache, rows, key, value, tokens):
         assert torch.equal(reader.values(cache, rows, slice(i, i + 1)), values[i])
 
 
+def check_products(reader, cache, rows, key, value, tokens):
+    """Scores and outputs of 3 heads a key, one query and several: what each token's own key and value give by hand."""
+    generator, batch = torch.Generator().manual_seed(1), len(rows.queries)
+    tolerance = {"atol": 1e-5, "rtol": 1e-5}
+    for count in (3, 9):
+        asked = torch.randn(batch * HEADS, count, WIDTH, generator=generator)
+        weights = torch.zeros(batch, HEADS, count, rows.keys)
+        expected = torch.zeros(batch, HEADS, count, WIDTH, dtype=torch.float64)
+        scores = reader.scores(asked, cache, rows).view(batch, HEADS, count, rows.keys)
+        by_head = asked.view(batch, HEADS, count, WIDTH).double()
+        for n, (i, t) in enumerate(tokens):
+            by_hand = (by_head[i] * key[n, :, None].double()).sum(dim=-1)
+            torch.testing.assert_close(scores[i, :, :, t].double(), by_hand, **tolerance)
+            weights[i, :, :, t] = torch.rand(HEADS, count, generator=generator)
+            expected[i] += weights[i, :, :, t, None].double() * value[n, :, None].double()
+        found = reader.outputs(weights.view(batch * HEADS, count, -1), cache, rows, WIDTH)
+        torch.testing.assert_close(found.view(expected.shape).double(), expected, **tolerance)
+
+
 @pytest.mark.parametrize("lengths", [[40, 7, 97], [2], [32, 64]])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3)])
 def test_paged(lengths, order):
@@ -53,6 +72,7 @@ def test_paged(lengths, order):
     for n, slot in enumerate(slots.tolist()):
         cache[slot // BLOCK, :, slot % BLOCK] = torch.cat([key[n], value[n]], dim=-1)
     check(Paged(), cache, rows_of(lengths, table), key, value, tokens)
+    check_products(Paged(), cache, rows_of(lengths, table), key, value, tokens)
 
 
 @pytest.mark.vllm
@@ -71,3 +91,4 @@ def test_cpu_attention_writes_what_is_read(lengths, dtype):
     halves = cache.view(24, HEADS, 2 * BLOCK, WIDTH).chunk(2, dim=2)
     ops.cpu_attn_reshape_and_cache(key, value, *halves, slots, isa, k_scale=1.0, v_scale=1.0, kv_cache_dtype="auto")
     check(Columns(), cache, rows_of(lengths, table), key, value, tokens)
+    check_products(Columns(), cache, rows_of(lengths, table), key, value, tokens)

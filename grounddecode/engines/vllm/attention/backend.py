@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.rows import log_gains
-from grounddecode.engines.vllm.attention.cache import Reader, pieces_of
+from grounddecode.engines.vllm.attention.cache import Reader
 from grounddecode.engines.vllm.stream.second import Pass
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
@@ -121,30 +121,20 @@ class EditedRows:
         """Output (B * count, H, D) of these rows under their methods."""
         weights = self.weights(query, cache, rows, layer, worker)
         batch, heads, count, keys = weights.shape
-        grouped, reader = weights.reshape(batch, self.num_kv_heads, -1, keys), self._reader(rows, worker)
-        found = [
-            torch.bmm(grouped[piece].flatten(0, 1), reader.values(cache, rows, piece)) for piece in self._pieces(rows)
-        ]
-        out = found[0] if len(found) == 1 else torch.cat(found)
+        grouped = weights.reshape(batch * self.num_kv_heads, -1, keys)
+        out = self._reader(rows, worker).outputs(grouped, cache, rows, self.head_size)
         if count == 1:
             return out.view(batch, heads, -1)
         return out.view(batch, heads, count, -1).transpose(1, 2).reshape(batch * count, heads, -1)
 
     def weights(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Edited weights (B, H, count, T)."""
-        asked, reader = self.asked_of(query.index_select(0, rows.tokens), rows), self._reader(rows, worker)
-        groups = asked.view(len(rows.slots), self.num_kv_heads, -1, self.head_size)
-        found = [
-            torch.bmm(groups[piece].flatten(0, 1), reader.keys(cache, rows, piece)) for piece in self._pieces(rows)
-        ]
-        scores = found[0] if len(found) == 1 else torch.cat(found)
+        asked = self.asked_of(query.index_select(0, rows.tokens), rows)
+        scores = self._reader(rows, worker).scores(asked, cache, rows)
         return self.weights_of(scores.view(len(rows.slots), -1, rows.count, rows.keys), rows, layer, worker)
 
     def _reader(self, rows: Rows, worker: Worker) -> Reader:
         return worker.reader if rows.blocks is not None else worker.streams.cache
-
-    def _pieces(self, rows: Rows) -> list[slice]:
-        return pieces_of(rows, self.num_kv_heads, self.head_size)
 
     def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Edited weights (B, H, count, T) of scaled scores, after the methods of each part."""

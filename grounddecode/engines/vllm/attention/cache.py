@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from grounddecode.engines.vllm.attention.products import EVERY, Copies, weighted_sums
+
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.attention.step import Rows
 
-
-EVERY = slice(None)
+_FEW = 8  # queries that share a key: more are served by one copy of it
 
 
 class Reader(Protocol):
@@ -29,8 +30,16 @@ class Reader(Protocol):
         """(b * Hkv, T, D)."""
         ...
 
+    def scores(self, asked: Tensor, cache: Any, rows: Rows) -> Tensor:
+        """(B * Hkv, Q, T) of queries (B * Hkv, Q, D)."""
+        ...
 
-class Paged:
+    def outputs(self, weights: Tensor, cache: Any, rows: Rows, width: int) -> Tensor:
+        """(B * Hkv, Q, D) of weights (B * Hkv, Q, T); `width`: D."""
+        ...
+
+
+class Paged(Copies):
     """FLASH_ATTN, TRITON_ATTN, FLEX_ATTENTION: each token has its key and, behind it, its value."""
 
     def keys(self, cache: Tensor, rows: Rows, piece: slice = EVERY) -> Tensor:
@@ -48,52 +57,65 @@ class Paged:
         return found.reshape(batch * heads, count * size, width).float()
 
 
-class Columns:
-    """CPU_ATTN: a block of a head is all its keys, one column a token, and then all its values, one row a token."""
+class Columns(Copies):
+    """CPU_ATTN: a block of a head is all its keys, one column a token, and then all its values, one row a token.
+
+    So scores are sums of rows of keys, weighted by a query's numbers, and outputs sums of rows of values, weighted by
+    a query's weights: both are read where they lie, a few times faster than they could be copied.
+    """
 
     def keys(self, cache: Tensor, rows: Rows, piece: slice = EVERY) -> Tensor:
         _, heads, size, width = cache.shape
-        index = self._indices(cache, rows)[0][piece]
+        index = self._blocks(cache, rows)[piece].unsqueeze(-2) * (width // 2) + _range(width // 2, rows)[:, None]
         found = cache.view(-1, size).index_select(0, index.flatten())
         return found.view(len(index) * heads, width // 2, -1).float()
 
     def values(self, cache: Tensor, rows: Rows, piece: slice = EVERY) -> Tensor:
         _, heads, size, width = cache.shape
-        index = self._indices(cache, rows)[1][piece]
+        index = self._blocks(cache, rows)[piece] + 1
         found = cache.view(-1, size * width // 2).index_select(0, index.flatten())
         return found.view(len(index) * heads, -1, width // 2).float()
 
+    def scores(self, asked: Tensor, cache: Tensor, rows: Rows) -> Tensor:
+        heads, count, width = asked.shape
+        if not _is_in_place(cache, count):
+            return super().scores(asked, cache, rows)
+        index = rows.memo.get(f"columns {count}")
+        if index is None:
+            block = self._blocks(cache, rows)[:, :, None, :, None].expand(-1, -1, count, -1, -1)
+            index = rows.memo[f"columns {count}"] = (block * width + _range(width, rows)).view(-1, width)
+        numbers = asked.unsqueeze(2).expand(-1, -1, len(index) // (heads * count), -1)
+        return weighted_sums(cache.view(-1, cache.shape[2]), index, numbers.reshape(-1, width)).view(heads, count, -1)
+
+    def outputs(self, weights: Tensor, cache: Tensor, rows: Rows, width: int) -> Tensor:
+        heads, count, keys = weights.shape
+        if not _is_in_place(cache, count):
+            return super().outputs(weights, cache, rows, width)
+        index = rows.memo.get(f"rows {count}")
+        if index is None:
+            size = cache.shape[2]
+            block = (self._blocks(cache, rows) + 1)[:, :, None, :, None].expand(-1, -1, count, -1, -1)
+            index = rows.memo[f"rows {count}"] = (block * size + _range(size, rows)).view(-1, keys)
+        return weighted_sums(cache.view(-1, width), index, weights.reshape(-1, keys)).view(heads, count, width)
+
     @staticmethod
-    def _indices(cache: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """By request: rows of the cache, laid out as rows of `block` numbers for keys and as blocks of a head for
-        values."""
-        known = rows.memo.get("columns")
+    def _blocks(cache: Tensor, rows: Rows) -> Tensor:
+        """(B, Hkv, n): where the keys of each block of a head lie, in units of such keys; its values lie behind."""
+        known = rows.memo.get("first keys")
         if known is None:
-            blocks, heads, width = blocks_of(rows), cache.shape[1], cache.shape[3] // 2
-            of_head = torch.arange(heads, device=blocks.device)
-            block = (blocks[:, None] * heads + of_head[:, None]) * 2  # (B, Hkv, n)
-            column = torch.arange(width, device=blocks.device)[:, None]
-            known = (block[:, :, None] * width + column).flatten(1), (block + 1).flatten(1)
-            rows.memo["columns"] = known
-        found: tuple[Tensor, Tensor] = known
+            blocks, heads = blocks_of(rows).int(), cache.shape[1]
+            known = rows.memo["first keys"] = (blocks[:, None] * heads + _range(heads, rows)[:, None]) * 2
+        found: Tensor = known
         return found
 
 
-_PIECE = 3 * 2**19  # bytes of keys that a processor keeps near while it works on them
+def _range(count: int, rows: Rows) -> Tensor:
+    return torch.arange(count, device=rows.slots.device, dtype=torch.int32)
 
 
-def pieces_of(rows: Rows, heads: int, width: int) -> list[slice]:
-    """The requests of `rows` in pieces, one read and worked on after the other; on a GPU all are one.
-
-    On a CPU what is read is a copy: one as large as the near cache costs half of one that goes through main memory.
-    """
-    known = rows.memo.get("pieces")
-    if known is None:
-        each = 4 * heads * width * rows.keys
-        count = len(rows.slots) if rows.slots.is_cuda else max(1, _PIECE // each)
-        known = rows.memo["pieces"] = [slice(i, i + count) for i in range(0, len(rows.slots), count)]
-    found: list[slice] = known
-    return found
+def _is_in_place(cache: Tensor, count: int) -> bool:
+    """Sums of rows have the precision of what is summed, so a narrower cache is copied into float32."""
+    return cache.dtype == torch.float32 and count <= _FEW
 
 
 def blocks_of(rows: Rows) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grounddecode.engines.vllm.attention.cache import EVERY
+from grounddecode.engines.vllm.attention.products import EVERY, Copies
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.attention.step import Rows
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _GROWTH = 256  # tokens by which it grows
 
 
-class DenseCache:
+class DenseCache(Copies):
     """Keys, values and token flags of every stream, by layer; a stream has a row of each tensor, its place.
 
     Attributes:
@@ -87,7 +87,7 @@ class DenseCache:
         return self._keys[name], self._values[name]
 
     def keys(self, cache: tuple[Tensor, Tensor], rows: Rows, piece: slice = EVERY) -> Tensor:
-        """See `attention.cache.Reader`; `cache`: what `of_layer` gave."""
+        """See `Copies`; `cache`: what `of_layer` gave."""
         return used(cache[0], rows)[piece].flatten(0, 1).float().mT
 
     def values(self, cache: tuple[Tensor, Tensor], rows: Rows, piece: slice = EVERY) -> Tensor:
