@@ -14,6 +14,7 @@ from grounddecode.evaluate.folder.places import data_folder
 from grounddecode.evaluate.folder.run_file import RunFile
 from grounddecode.evaluate.folder.store import Record, RunFolder
 from grounddecode.evaluate.results.results import results
+from grounddecode.lab import drawn_split
 
 
 def rescore(
@@ -54,8 +55,8 @@ def truths(run: RunFile, flavour: str, root: Path | None) -> dict[str, Any]:
     settings = run["settings"]
     if ground_truth_of(flavour) == ground_truth_of(run["chair_flavour"]) or "chair" not in settings["benchmarks"]:
         return {}
-    split, ids = settings.get("split", EVALUATION), settings.get("ids")
-    wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour, split=split, ids=ids)
+    split = drawn_split(settings["model"], settings.get("split", EVALUATION))
+    wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour, split=split, ids=settings.get("ids"))
     return {sample.sample_id: sample.facts["truth"] for sample in load(["chair"], wanted)}
 
 
