@@ -84,3 +84,10 @@ def test_what_is_no_method_or_takes_a_name_does_not_harm_the_others() -> None:
         "grounddecode.methods.attention.var:VAR is no method named 'other', give a Method whose `name` it is",
         "the method 'gone' cannot be had (No module named 'a_package_that_is_gone'), install its package anew",
     ]
+
+
+def test_a_server_can_be_started_for_it_beside_ours() -> None:
+    done = run("-m", "grounddecode", "serve-args", "--model", "lab", "--for", "sgrs,sharpen", "--json")
+    assert done.returncode == 0, done.stderr
+    command = json.loads(done.stdout)["command"]
+    assert json.loads(command[command.index("--additional-config") + 1])["grounddecode"]["for"] == ["sgrs"]

@@ -60,7 +60,7 @@ def split(given: list[str]) -> list[str]:
     found = []
     for one in given:
         names = [name.strip() for name in one.split(",")]
-        found += names if all(name in registry.METHODS for name in names) else [one]
+        found += names if set(names) <= set(registry.names()) else [one]
     return found
 
 
