@@ -203,6 +203,18 @@ def test_a_recipe_says_what_the_options_do_not(run: Path, tmp_path: Path, capfd:
     assert "'limits'" in capfd.readouterr().err
 
 
+def test_an_option_wins_over_the_recipe_and_leaves_its_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: lab\nengine_options: {max_pixels: 5, attn_implementation: eager}\n")
+    command = ["bench", "--recipe", str(recipe), *SMALL, "--benchmarks", "chair", "--out", str(tmp_path / "run")]
+    given = ["--max-pixels", "1000000", "--engine-option", "dtype=float32"]
+    assert main([*command, *given, "--json"]) == 0, capfd.readouterr().err
+    settings = json.loads(capfd.readouterr().out)["run"]["settings"]
+    assert settings["engine_options"] == {"attn_implementation": "eager", "dtype": "float32"}
+
+
 def test_every_argument_of_the_bench_is_an_option() -> None:
     from grounddecode.cli.run.bench import bench
 

@@ -37,6 +37,9 @@ RECIPE_HELP = "YAML file that says what the other options do not."
 RAY_HELP = "Spread over a Ray cluster: local, auto, or the address that `ray start` printed. Same answers."
 ACTORS_HELP = "Engines on the cluster; default: one for each share of its GPUs, without GPUs one a node."
 GPUS_HELP = "GPUs of one engine, or a fraction of one; default: 1 where there are any."
+#: Options of an engine that have one of their own here, and how our argument is called.
+_NAMED = {"trust_remote_code": "trust"} | {key: key for key in ("device", "dtype", "calibration", "max_pixels")}
+_OF_RECIPE = "options of the recipe's engine"  # key in the context
 AllowErrors = Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help=RAY_HELP)]
@@ -59,16 +62,12 @@ def _read_recipe(context: typer.Context, recipe: Path | None) -> Path | None:
         return None
     from grounddecode.evaluate.run.recipe import said
 
-    context.default_map = _as_options(said(recipe))
+    found = said(recipe)
+    engine = found.pop("engine_options", {})
+    named = {name: engine.pop(key) for key, name in _NAMED.items() if key in engine}
+    context.default_map = {key: _as_option(value) for key, value in {**found, **named}.items() if value is not None}
+    context.meta[_OF_RECIPE] = [f"{key}={_as_option(value)}" for key, value in engine.items()]
     return recipe
-
-
-def _as_options(said: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe as the command line writes them."""
-    engine = {key: _as_option(value) for key, value in said.pop("engine_options", {}).items()}
-    options = {key: _as_option(value) for key, value in said.items() if value is not None}
-    options |= {key: engine.pop(key) for key in ("device", "dtype", "calibration") if key in engine}
-    return options | {"others": [f"{key}={value}" for key, value in engine.items()]}
 
 
 def _as_option(value: Any) -> str:
@@ -117,6 +116,7 @@ def bench(
     from grounddecode.evaluate.run.recipe import Recipe
     from grounddecode.evaluate.run.runner import bench as answer
 
+    others = [*context.meta.get(_OF_RECIPE, ()), *(others or ())]  # the later of one name wins
     options = engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels)
     said = {name: context.params[name] for name in _fields(Recipe) - {"engine_options"}}
     asked, cluster = Recipe(**said, engine_options=options), _cluster(ray, ray_actors, gpus_per_actor)
