@@ -40,7 +40,7 @@ class RiskCalibration:
 
     def probability(self, score: float) -> float:
         """Of being invented, 0 to 1, at a risk score (1 - grounding), 0 to 1."""
-        return 1.0 / (1.0 + math.exp(-(self.intercept + self.slope * score)))
+        return (1.0 + math.tanh((self.intercept + self.slope * score) / 2)) / 2  # where `exp` would overflow, too
 
     def score_at(self, probability: float) -> float:
         """The risk score with that probability, 0 to 1; the nearer end where no score has it."""

@@ -49,6 +49,8 @@ def test_probability_and_its_inverse_are_the_logistic_curve() -> None:
     assert curve.score_at(0.5) == pytest.approx(0.6)
     assert curve.score_at(1e-9) == 0.0
     assert made(slope=0.0).score_at(0.5) == 0.5
+    steep = made(intercept=-1000.0, slope=2000.0)  # a number too small for `exp` is no error
+    assert [steep.probability(score) for score in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
