@@ -191,6 +191,14 @@ def test_other_weights_read_them_anew() -> None:
     assert difference(before, after) <= NEAR
 
 
+def test_another_precision_reads_them_anew() -> None:
+    model, inputs = held("llava"), zoo.family("llava").batch(EVEN)
+    with torch.autocast("cpu", torch.bfloat16):
+        read("llava", model, inputs)
+    (_, *lengths), _ = read("llava", model, inputs)
+    assert lengths[0] > 4
+
+
 def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelf.Shelf.__init__, "__defaults__", (1000,))
     model, inputs = held("llava"), zoo.family("llava").batch(EVEN)

@@ -59,11 +59,13 @@ def _places(positions: Tensor, row: int, start: int, length: int) -> list[int]:
 
 
 def weights_of(model: nn.Module) -> Hashable:
-    """What changes when somebody trains the model, loads other weights, or switches an adapter."""
+    """What changes when somebody trains the model, loads other weights, switches an adapter, or another precision."""
     versions = (0 if p.is_inference() else p._version for p in model.parameters())
     places = (p.data_ptr() for p in model.parameters())
     adapters = (str([vars(m).get(name) for name in _ADAPTERS]) for m in model.modules())
-    return hash((*versions, *places, *adapters, torch.is_autocast_enabled()))
+    kinds = {p.device.type for p in model.parameters()} - {"meta"}
+    cast = (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in sorted(kinds))
+    return hash((*versions, *places, *adapters, *cast))
 
 
 class Shelf:
