@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grounddecode.evaluate.folder.places import picture_file
 from grounddecode.evaluate.folder.store import RunFolder
-from grounddecode.evaluate.results.compare import label_of
+from grounddecode.evaluate.results.compare import label_of, names_of
 
 if TYPE_CHECKING:
     from grounddecode.evaluate.folder.run_file import RunFile
@@ -56,9 +56,9 @@ def read_runs(folders: Sequence[Path], data: Path | None = None) -> Runs:
     held = [_held(one.records(), found.get("refused", {})) for one, found in zip(stored, known, strict=True)]
     times = Counter(method for one in held for method in dict.fromkeys(record["method"] for record in one))
     records, plans, models = [], {}, {}
-    for folder, found, one in zip(folders, known, held, strict=True):
+    for name, found, one in zip(names_of(folders), known, held, strict=True):
         for record in one:
-            label = label_of(record["method"], folder, times[record["method"]])
+            label = label_of(record["method"], name, times[record["method"]])
             records.append({**record, "method": label, "plan": record["method"]})
             plans[label], models[label] = record["method"], str(found["settings"]["model"])
     return Runs(tuple(folders), tuple(known), tuple(records), plans, models, data)

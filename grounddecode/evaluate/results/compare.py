@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from grounddecode.evaluate import ids
 from grounddecode.evaluate.benchmarks.base import Column, Measure, Record
 from grounddecode.evaluate.benchmarks.rules import Scoring, scoring_of
 from grounddecode.evaluate.benchmarks.table import measure_of, title_of
@@ -106,10 +107,10 @@ def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], sc
         for at, (folder, run) in enumerate(zip(runs, stored, strict=True))
         for method, parts in _in_order(group(as_scored(RunFolder(folder).records(), scoring)), run).items()
     ]
-    names = [method for _, method, _ in found]
+    names, called = [method for _, method, _ in found], names_of(runs)
     return [
         Entry(
-            label_of(method, runs[at], names.count(method)),
+            label_of(method, called[at], names.count(method)),
             method,
             parts,
             at,
@@ -119,9 +120,17 @@ def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], sc
     ]
 
 
-def label_of(method: str, run: Path | str, times: int) -> str:
-    """What a method is called in tables: with the name of its run where several runs (`times`) have it."""
-    return method if times == 1 else f"{method} ({Path(run).name})"
+def names_of(runs: Sequence[Path | str]) -> list[str]:
+    """What run folders are called: by as many last parts of their paths as tell them apart; no two are equal."""
+    parts = [Path(run).parts for run in runs]
+    most = max(map(len, parts), default=0)
+    ends = ([str(Path(*one[-count:])) for one in parts] for count in range(1, most + 1))
+    return ids.unique(next((names for names in ends if len(set(names)) == len(set(parts))), map(str, runs)))
+
+
+def label_of(method: str, run: str, times: int) -> str:
+    """What a method is called in tables: with the name of its run, see `names_of`, where several (`times`) have it."""
+    return method if times == 1 else f"{method} ({run})"
 
 
 def _in_order(

@@ -83,6 +83,19 @@ def test_runs_are_compared_with_greedy_of_another_run_of_the_same_model(tmp_path
     assert rows["avc (other)"].sign == ""
 
 
+def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = []
+    for seed, text in (("seed0", SHORT), ("seed1", LONG)):
+        (tmp_path / seed).mkdir()
+        answers = captions(LONG, "greedy") + captions(text, "avc")
+        runs.append(write_run(tmp_path / seed / "run", answers, ["greedy", "avc"]))
+    rows = {row.label: row.cells["words"].value for row in compare(runs).tables[0].rows if "cut" not in row.label}
+    assert list(rows) == ["greedy (seed0/run)", "avc (seed0/run)", "greedy (seed1/run)", "avc (seed1/run)"]
+    assert rows["avc (seed0/run)"] == len(SHORT.split())
+    assert rows["avc (seed1/run)"] == len(LONG.split())
+    assert len({row.label for row in compare([runs[0], runs[0]]).tables[0].rows}) == 6
+
+
 def test_pope_has_sampling_with_the_cut_for_control(tmp_path: Path) -> None:
     labels = ["yes", "no"] * 60
     records = [question(at, "Yes.", label) for at, label in enumerate(labels)]
