@@ -14,7 +14,6 @@ from grounddecode.evaluate.folder.places import data_folder
 from grounddecode.evaluate.folder.run_file import RunFile
 from grounddecode.evaluate.folder.store import Record, RunFolder
 from grounddecode.evaluate.results.results import results
-from grounddecode.lab import drawn_split
 
 
 def rescore(
@@ -52,6 +51,8 @@ def rescore(
 
 def truths(run: RunFile, flavour: str, root: Path | None) -> dict[str, Any]:
     """The objects of each caption's picture, where the flavour has another ground truth than the stored one."""
+    from grounddecode.lab import drawn_split
+
     settings = run["settings"]
     if ground_truth_of(flavour) == ground_truth_of(run["chair_flavour"]) or "chair" not in settings["benchmarks"]:
         return {}
