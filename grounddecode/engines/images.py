@@ -52,8 +52,8 @@ def open_image(image: Path | Image.Image, *, max_pixels: int | None = None, side
             if side is not None:
                 opened.draft("RGB", (side, side))
             return _rgb(image, opened, max_pixels)
-    except _RefusedError:
-        raise
+    except _RefusedError as refused:
+        raise ValueError(str(refused)) from None
     except FileNotFoundError:
         raise ValueError(f"{image} does not exist, give the path of a picture") from None
     except Exception as error:  # decoders raise anything: AttributeError, RuntimeError, MemoryError, ...
@@ -61,7 +61,7 @@ def open_image(image: Path | Image.Image, *, max_pixels: int | None = None, side
             raise ValueError(
                 f"{image} is a video, and videos are not supported: give frames of it as pictures"
             ) from None
-        raise ValueError(f"{image} is no readable image ({_reason(error)}), give a PNG, JPEG or WebP file") from error
+        raise ValueError(f"{_named(image)} is no readable image ({_reason(error)}), give a PNG, JPEG or WebP file") from error
 
 
 def _header(path: Path) -> Image.Image:
@@ -81,7 +81,7 @@ def _header(path: Path) -> Image.Image:
 def _refuse_more(image: Path | Image.Image, opened: Image.Image, max_pixels: int) -> None:
     if opened.width * opened.height > max_pixels:
         size = f"{opened.width} x {opened.height} pixels"
-        raise _RefusedError(f"{image} has {size}, more than {max_pixels:,}: make it smaller or raise max_pixels")
+        raise _RefusedError(f"{_named(image)} has {size}, more than {max_pixels:,}: make it smaller or raise max_pixels")
 
 
 def _rgb(image: Path | Image.Image, opened: Image.Image, max_pixels: int) -> Image.Image:
@@ -118,6 +118,10 @@ def _range(values: NDArray[Any], *, whole: bool) -> tuple[float, float]:
         if low >= 0 and high <= end:
             return 0.0, float(end)
     return low, high
+
+
+def _named(image: Path | Image.Image) -> str:
+    return "the picture" if isinstance(image, Image.Image) else str(image)
 
 
 def _reason(error: Exception) -> str:

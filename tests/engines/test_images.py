@@ -157,6 +157,12 @@ def test_too_many_pixels_are_refused_at_once_and_quietly(side: int, form: str, t
     assert Image.MAX_IMAGE_PIXELS is not None  # pillow's own limit is what it was
 
 
+def test_a_picture_that_is_no_file_is_refused_in_words_that_stay_the_same() -> None:
+    with pytest.raises(ValueError, match=r"^the picture has 96 x 90 pixels, more than 5: ") as refused:
+        open_image(Image.new("RGB", (96, 90)), max_pixels=5)
+    assert type(refused.value) is ValueError  # a run stores the name beside the words
+
+
 def test_the_limit_can_be_raised_and_lowered(tmp_path: Path) -> None:
     path = flat(9_500, 9_500, tmp_path / "large.jpg")  # pillow alone would warn
     with warnings.catch_warnings():
