@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # how the names end that are taken for pictures in a folder
 LONGEST = 160  # characters of a decoder's complaint
 _DRAWINGS = ("EPS", "WMF")  # pillow hands them to other programs of the machine
 _VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")

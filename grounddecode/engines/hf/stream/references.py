@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.hf.checkpoint.reading import processor_of
-from grounddecode.engines.images import open_image
+from grounddecode.engines.images import PICTURES, open_image
 from grounddecode.view import Pictures, References, StepView
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
 
 LAB_SCENES = 64  # calibration scenes that are drawn for the bank "lab"
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 Picture = Callable[[int], Tensor]  # number in the bank to (channels, height, width) float32, normalised
 
@@ -108,7 +107,7 @@ def _opened(bank: str, model: Any, method: str) -> tuple[int, Picture]:
     if bank == "lab":
         return LAB_SCENES, lambda number: _of_lab(number, *normal)
     folder = Path(bank)
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES) if folder.is_dir() else []
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES) if folder.is_dir() else []
     if not paths:
         raise ValueError(f"{method}: no picture was found in {bank!r}, give a folder of PNG or JPEG files, or 'lab'")
     return len(paths), lambda number: _of_file(paths[number], *normal)

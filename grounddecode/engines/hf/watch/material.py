@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grounddecode import registry
-from grounddecode.engines.images import open_image
+from grounddecode.engines.images import PICTURES, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 PUBLISHED_DEPTH = 32  # decoder layers of the models that published layer numbers are of
 
 
