@@ -213,6 +213,8 @@ def plan(spec: str) -> Plan:
             methods.append(create(word, **settings))
         elif word != GREEDY:
             raise ValueError(nearest(word, [GREEDY, *WORDS, *targets()], "method"))
+        elif settings:
+            raise ValueError(f"{GREEDY} has no settings, leave {', '.join(settings)} out")
     if "min_p" in decoding and not decoding.get("do_sample"):
         raise ValueError(f"{spec!r} cuts what greedy decoding never takes: write sample+cut")
     if decoding.get("do_sample") and "num_beams" in decoding:

@@ -46,6 +46,7 @@ def test_settings_of_methods_are_resolved() -> None:
         ("greedy+cut", "write sample+cut"),
         ("sample+beam", "both samples and searches"),
         ("sample:heat=1", "'heat' is no setting of sample"),
+        ("greedy:beta=0.3", "greedy has no settings, leave beta out"),
         ("sample:temperature=hot", "sample:temperature is 'hot', give a number"),
         ("sample:temperature=0", "sample:temperature is 0, give a number above 0"),
         ("sample:temperature=nan", "give a number above 0"),
