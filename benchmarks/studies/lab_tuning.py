@@ -100,11 +100,12 @@ def chosen(result: Path) -> dict[str, str]:
     return {name: spec for name, spec in found.items() if spec}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("out/lab/tuning"), help="run folder; the same one resumes")
-    tune(RECIPE, RESULT, "python -m benchmarks.studies.lab_tuning", parser.parse_args().run)
+def main(about: str | None, module: str, recipe: Path, result: Path, folder: str) -> None:
+    """The command line of a module that tunes one recipe."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path(folder), help="run folder; the same one resumes")
+    tune(recipe, result, f"python -m {module}", parser.parse_args().run)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, "benchmarks.studies.lab_tuning", RECIPE, RESULT, "out/lab/tuning")
