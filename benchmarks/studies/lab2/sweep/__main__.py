@@ -19,7 +19,7 @@ from benchmarks.studies.lab2.sweep.variants import GROUPS, LOOKS
 def report(folder: Path, out: Path) -> None:
     """Everything as JSON, and a line a variant with what its gate asks for."""
     whole = [json.loads(p.read_text()) for p in sorted(folder.glob("result-*.json"))]
-    (out / "lab2_sweep.json").write_text(json.dumps(whole) + "\n")
+    (out / "sweep.json").write_text(json.dumps(whole) + "\n")
     for found in whole:
         print(f"{found['group']}: text {found.get('text_steps')} steps in {found.get('text_seconds')} s")
         for name, text in found["text"].items():
