@@ -62,7 +62,8 @@ def open_image(image: Path | Image.Image, *, max_pixels: int | None = None, side
             raise ValueError(
                 f"{image} is a video, and videos are not supported: give frames of it as pictures"
             ) from None
-        raise ValueError(f"{_named(image)} is no readable image ({_reason(error)}), give a PNG, JPEG or WebP file") from error
+        why = _reason(error)
+        raise ValueError(f"{_named(image)} is no readable image ({why}), give a PNG, JPEG or WebP file") from error
 
 
 def _header(path: Path) -> Image.Image:
@@ -81,8 +82,8 @@ def _header(path: Path) -> Image.Image:
 
 def _refuse_more(image: Path | Image.Image, opened: Image.Image, max_pixels: int) -> None:
     if opened.width * opened.height > max_pixels:
-        size = f"{opened.width} x {opened.height} pixels"
-        raise _RefusedError(f"{_named(image)} has {size}, more than {max_pixels:,}: make it smaller or raise max_pixels")
+        told = f"{_named(image)} has {opened.width} x {opened.height} pixels"
+        raise _RefusedError(f"{told}, more than {max_pixels:,}: make it smaller or raise max_pixels")
 
 
 def _rgb(image: Path | Image.Image, opened: Image.Image, max_pixels: int) -> Image.Image:
