@@ -39,14 +39,22 @@ def mentions_of(tokens: list[str], text: str) -> list[tuple[int, str]]:
     return found
 
 
+def model_of(name: str) -> str:
+    """The model that a checkpoint's name stands for: "seed0" is "lab:seed0", "lab2-seed0" is "lab2:seed0"."""
+    return name.replace("-", ":", 1) if name in lab.SECOND else f"lab:{name}"
+
+
 def collect(name: str, count: int, batch: int, layers, split: str = "evaluation") -> tuple[list[dict], int]:
-    """One entry a mention: image, whether it is hallucinated, scores. And how many mentions could not be placed."""
+    """One entry a mention: image, whether it is hallucinated, scores. And how many mentions could not be placed.
+
+    The scenes are those of the checkpoint's own world.
+    """
     model, processor = lab.load(name)
     processor.tokenizer.padding_side = "left"
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     rows, lost = [], 0
-    drawn = scenes(split, count)
+    drawn = scenes(lab.drawn_split(model_of(name), split), count)
     for start in range(0, count, batch):
         part = drawn[start : start + batch]
         inputs = processor(images=[s.image for s in part], text=[prompt] * len(part), padding=True, return_tensors="pt")
@@ -150,13 +158,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    split = "evaluation2" if args.model.startswith("lab2-") else "evaluation"
-    rows, lost = collect(args.model, args.images, args.batch, "auto", split)
-    model = args.model.replace("-", ":", 1) if args.model.startswith("lab2-") else f"lab:{args.model}"
-    result = {"model": model, "images": args.images, "prompt": PROMPT, "mentions_not_placed": lost}
+    rows, lost = collect(args.model, args.images, args.batch, "auto")
+    result = {"model": model_of(args.model), "images": args.images, "prompt": PROMPT, "mentions_not_placed": lost}
     result |= {"layers": "auto", **summary(rows)}
     if args.reliability:
-        fitted, _ = collect(args.model, args.images, args.batch, "auto", split.replace("evaluation", "calibration"))
+        fitted, _ = collect(args.model, args.images, args.batch, "auto", "calibration")
         result["reliability"] = [reliability(fitted, rows, what) for what in ("probability", "grounding", "coherence")]
     if args.each_layer:
         depth = lab.load(args.model)[0].config.text_config.num_hidden_layers

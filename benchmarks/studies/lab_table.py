@@ -3,6 +3,7 @@
     python -m benchmarks.studies.lab_table run seed0 seed1 seed2 clean  # recipes/lab_methods.yaml to out/lab/NAME
     python -m benchmarks.studies.lab_table write                        # results/lab/methods.json and methods.md
     python -m benchmarks.studies.lab_table run --lab 2 seed1 seed2      # recipes/lab2_methods.yaml to out/lab2/NAME
+    python -m benchmarks.studies.lab_table run --lab 2 seed0 --only greedy cicd  # of the recipe's plans these alone
     python -m benchmarks.studies.lab_table write --lab 2 --join         # beside the rows that results/lab2 has already
 
 Every registered method and documented pair is in the table: with its numbers, or with the sentence that refuses it.
@@ -76,18 +77,31 @@ def refusals(engine: Engine, answered: Iterable[str], named: Iterable[str]) -> d
     return said
 
 
-def measure(name: str, out: Path, lab: int) -> None:
-    """The run folder of one checkpoint, and beside its answers what was refused."""
+def wanted(every: Sequence[str], only: Sequence[str]) -> tuple[str, ...]:
+    """The plans of a recipe, or those of them that are named.
+
+    Raises:
+        SystemExit: one that the recipe does not have, or greedy, with which all are compared, is not named.
+    """
+    others = [spec for spec in only if spec not in every]
+    if others or (only and GREEDY not in only):
+        raise SystemExit(f"--only takes plans of the recipe, {GREEDY} among them, not {', '.join(others or only)}")
+    return tuple(spec for spec in every if not only or spec in only)
+
+
+def measure(name: str, out: Path, lab: int, only: Sequence[str] = ()) -> None:
+    """The run folder of one checkpoint, and beside its answers what was refused; `only`: of these plans alone."""
     model, recipe = f"{MODELS[lab]}:{name}", RECIPES[lab]
     engine = open_engine("hf", model)
-    plans = [spec for spec in read(recipe).methods if not refusal_of(engine, plan(spec).methods)]
-    said = refusals(engine, plans, (*(FIRST if lab == 1 else registry.names()), *PAIRS))
+    plans = [spec for spec in wanted(read(recipe).methods, only) if not refusal_of(engine, plan(spec).methods)]
+    named = () if only else (*(FIRST if lab == 1 else registry.names()), *PAIRS)
+    said = refusals(engine, plans, named)
     run(
         recipe,
         out,
         lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr),
         model=model,
-        methods=(*plans, *forced(model)),
+        methods=(*plans, *(() if only else forced(model))),
         opened=engine,
     )
     (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
@@ -256,12 +270,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
     parser.add_argument("--out", type=Path, help="where the run folders are; default: out/lab or out/lab2")
     parser.add_argument("--lab", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--only", nargs="+", default=(), metavar="PLAN", help="`run` asks these plans of the recipe")
     parser.add_argument("--join", action="store_true", help="`write` keeps the rows that no run folder has")
     args = parser.parse_args()
     folder = args.out or Path("out") / MODELS[args.lab]
     if args.what == "run":
         for name in args.names:
-            measure(name, folder / name, args.lab)
+            measure(name, folder / name, args.lab, args.only)
     else:
         write(folder, args.lab, args.join)
 

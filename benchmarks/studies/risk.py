@@ -1,11 +1,12 @@
 """The chance that a named object is invented, from how little it rests on the picture: fitted, and checked on others.
 
     python -m benchmarks.studies.risk seed0 seed1 seed2 clean
+    python -m benchmarks.studies.risk lab2-seed0 lab2-seed1 lab2-seed2 lab2-clean
 
 Greedy captions of lab scenes. The curve is fitted on 400 calibration scenes and written beside the checkpoint as
-risk.json; what it is worth is measured on 400 evaluation scenes (results/lab/risk.json): AUROC, Brier score beside that
-of always saying the mean rate, and how often objects were invented where the curve says how often. Grounding is that of
-the last layer, chosen on seed 0 before (see detector.py).
+risk.json; what it is worth is measured on 400 evaluation scenes (results/lab/risk.json, results/lab2/risk.json): AUROC,
+Brier score beside that of always saying the mean rate, and how often objects were invented where the curve says how
+often. Grounding is that of the last layer, chosen on seed 0 of the first lab before (see detector.py).
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.studies.detector import PROMPT, auroc, collect
+from benchmarks.studies.detector import PROMPT, auroc, collect, model_of
 from grounddecode import lab
 from grounddecode.calibration import fingerprint
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.risk.calibration import FILE, RiskCalibration, fit
 
-OUT = Path(__file__).parents[1] / "results" / "lab" / "risk.json"
+RESULTS = Path(__file__).parents[1] / "results"
 EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -38,7 +39,7 @@ def fitted(name: str, images: int, batch: int) -> RiskCalibration:
     about = {"source": "lab calibration scenes", "scenes": images, "prompt": PROMPT, "decoding": "greedy"}
     about |= {"mentions": len(rows), "invented": sum(wrong), "written_by": "benchmarks/studies/risk.py"}
     return RiskCalibration(
-        checkpoint=f"lab:{name}",
+        checkpoint=model_of(name),
         fingerprint=fingerprint(config),
         layers=(layer,),
         intercept=round(intercept, 4),
@@ -49,7 +50,7 @@ def fitted(name: str, images: int, batch: int) -> RiskCalibration:
 
 def checked(name: str, calibration: RiskCalibration, images: int, batch: int) -> dict:
     """What it says of evaluation scenes, against what is there."""
-    rows, _ = collect(name, images, batch, calibration.layers, "evaluation")
+    rows, lost = collect(name, images, batch, calibration.layers, "evaluation")
     wrong = np.array([row["hallucinated"] for row in rows])
     said = np.array([calibration.probability(1 - row["grounding"]) for row in rows])
     every = np.ones((wrong.sum(), (~wrong).sum()), dtype=bool)
@@ -69,6 +70,7 @@ def checked(name: str, calibration: RiskCalibration, images: int, batch: int) ->
             )
     return {
         "mentions": len(rows),
+        "mentions_not_placed": lost,
         "invented": int(wrong.sum()),
         "auroc": auroc(-said, wrong, np.array([row["image"] for row in rows]), every),
         "brier": round(float(((said - wrong) ** 2).mean()), 4),
@@ -78,21 +80,27 @@ def checked(name: str, calibration: RiskCalibration, images: int, batch: int) ->
     }
 
 
+def write(name: str, told: dict) -> None:
+    """Add what was found of a checkpoint to the results of its lab."""
+    path = RESULTS / ("lab2" if name in lab.SECOND else "lab") / "risk.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found |= {name: told, "provenance": provenance()}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", choices=lab.CHECKPOINTS)
+    parser.add_argument("names", nargs="+", choices=(*lab.CHECKPOINTS, *lab.SECOND))
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--batch", type=int, default=25)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     for name in options.names:
         calibration = fitted(name, options.images, options.batch)
         calibration.save(lab.checkpoint(name) / FILE)
-        found[name] = checked(name, calibration, options.images, options.batch)
-        print(name, json.dumps(found[name]))
-    found["provenance"] = provenance()
-    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        told = checked(name, calibration, options.images, options.batch)
+        write(name, told)
+        print(name, json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -106,6 +106,15 @@ def test_a_method_cannot_be_missing_without_being_refused():
         lab_table.refusals(Picky("var"), ["locore", "avc", "sgrs", "paint"], lab_table.FIRST)
 
 
+def test_a_run_may_ask_some_plans_of_the_recipe_beside_greedy():
+    every = ("greedy", "vcd", "cicd")
+    assert lab_table.wanted(every, ()) == every
+    assert lab_table.wanted(every, ["cicd", "greedy"]) == ("greedy", "cicd")
+    for only in (["greedy", "var"], ["cicd"]):
+        with pytest.raises(SystemExit, match="takes plans of the recipe, greedy among them"):
+            lab_table.wanted(every, only)
+
+
 def test_a_number_is_kept_with_all_that_it_is_compared_with():
     against = {"chair_i": {"difference": -0.01234, "ci": [-0.02, -0.00456], "verdict": "better"}}
     block = {"chair_i": 0.12345, "ci": {"chair_i": [0.1, 0.2]}, "vs_greedy": against, "vs_control": against}
@@ -242,6 +251,8 @@ def test_the_second_labs_page_shows_the_committed_numbers():
         assert found["n_failed"] == 0
         assert ("var" in found["methods"]) is (name in ("seed1", "seed2"))  # refused where calibration found no sinks
         assert ("var" in found["refused"]) is (name in ("seed0", "clean"))
+        assert set(table["tuned"].values()) <= set(found["methods"])
+        assert "cicd" in found["methods"]
     assert set(read(lab_table.RECIPES[2]).methods) == set(table["checkpoints"]["seed1"]["methods"])
 
 

@@ -71,12 +71,12 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         RiskCalibration.load(tmp_path / "risk.json")
 
 
-@pytest.mark.parametrize("name", lab.CHECKPOINTS)
+@pytest.mark.parametrize("name", [*lab.CHECKPOINTS, *lab.SECOND])
 def test_every_lab_checkpoint_has_its_own(name: str) -> None:
     config = lab.load(name)[0].config
     found = known_risk(config)
     assert found is not None
-    assert found.checkpoint == f"lab:{name}"
+    assert lab.name_of(found.checkpoint) == name
     config.get_text_config().hidden_size += 2
     with pytest.raises(ValueError, match="another shape"):
         known_risk(config)
