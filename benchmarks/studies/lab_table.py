@@ -264,7 +264,8 @@ def write(folder: Path, lab: int, join: bool = False) -> None:
     (RESULTS[lab] / "methods.md").write_text(page(table), encoding="utf-8")
 
 
-def main() -> None:
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; checkpoints may stand before options or behind them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "write"))
     parser.add_argument("names", nargs="*", default=list(CHECKPOINTS), help="checkpoints of `run`")
@@ -272,7 +273,11 @@ def main() -> None:
     parser.add_argument("--lab", type=int, choices=(1, 2), default=1)
     parser.add_argument("--only", nargs="+", default=(), metavar="PLAN", help="`run` asks these plans of the recipe")
     parser.add_argument("--join", action="store_true", help="`write` keeps the rows that no run folder has")
-    args = parser.parse_args()
+    return parser.parse_intermixed_args(argv)
+
+
+def main() -> None:
+    args = options()
     folder = args.out or Path("out") / MODELS[args.lab]
     if args.what == "run":
         for name in args.names:

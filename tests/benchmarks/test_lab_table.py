@@ -115,6 +115,12 @@ def test_a_run_may_ask_some_plans_of_the_recipe_beside_greedy():
             lab_table.wanted(every, only)
 
 
+def test_checkpoints_may_stand_behind_options_as_the_page_says():
+    args = lab_table.options(["run", "--lab", "2", "seed0", "clean", "--only", "greedy", "cicd"])
+    assert (args.names, args.lab, args.only) == (["seed0", "clean"], 2, ["greedy", "cicd"])
+    assert lab_table.options(["write", "--lab", "2", "--join"]).names == list(lab_table.CHECKPOINTS)
+
+
 def test_a_number_is_kept_with_all_that_it_is_compared_with():
     against = {"chair_i": {"difference": -0.01234, "ci": [-0.02, -0.00456], "verdict": "better"}}
     block = {"chair_i": 0.12345, "ci": {"chair_i": [0.1, 0.2]}, "vs_greedy": against, "vs_control": against}
