@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies import lab_guard
+from benchmarks.studies.lab_engine import ask, told
 from benchmarks.studies.lab_page import GUARDS, cell, guarded, markdown
-from benchmarks.studies.lab_table import COLOURS, REFUSED, RESULTS, compact
+from benchmarks.studies.lab_table import RESULTS, compact
 from benchmarks.studies.lab_tuning import row as told_of
 from grounddecode.engines.base import open_engine
 from grounddecode.evaluate.run.runner import run
@@ -34,10 +33,6 @@ RULE = (
     "adversarial and do not say yes more often there, the one whose smallest relative cut of CHAIR_i over the seeds is "
     "the largest; where there is none, the same of those that lose at most 1 point of recall on every seed"
 )
-
-
-def told(text: Any) -> None:
-    print(f"{text.done}/{text.total} {text.method} {text.note}", file=sys.stderr)
 
 
 def graded(rows: Mapping[str, Mapping[str, Any]], spec: str) -> dict[str, float]:
@@ -92,12 +87,8 @@ def calibrate() -> None:
 def measure(name: str, chosen: Collection[str], limit: int) -> None:
     """What was chosen beside greedy on one checkpoint."""
     model, out = f"lab:{name}", FOLDER / name
-    engine = open_engine("hf", model)
     plans = (GREEDY, *chosen)
-    changed = {"split": "evaluation", "limit": limit, "methods": plans, "batch_size": BATCH}
-    run(RECIPE, out, told, model=model, opened=engine, **changed)
-    (out / REFUSED).write_text("{}\n", encoding="utf-8")
-    (out / COLOURS).write_text(json.dumps(lab_guard.colours(engine, plans)) + "\n", encoding="utf-8")
+    ask(RECIPE, open_engine("hf", model), model, plans, out, split="evaluation", limit=limit, batch_size=BATCH)
 
 
 def verdict(found: Mapping[str, Any], spec: str) -> dict[str, float]:

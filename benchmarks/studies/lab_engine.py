@@ -1,11 +1,18 @@
-"""The engine of the lab's studies: a checkpoint with the directions that `vti` needs."""
+"""The engine of the lab's studies: a checkpoint with the directions that `vti` needs; and how plans are asked."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmarks.studies import lab_guard
+from benchmarks.studies.lab_table import COLOURS, REFUSED
 from grounddecode.engines.base import Engine, open_engine
 from grounddecode.engines.hf.watch.calibrate import calibrate_model
+from grounddecode.evaluate.run.runner import run
 
 FOLDER = Path("out/lab_directions")
 PICTURES, PAIRS = 64, 60  # pictures as for the calibration beside a checkpoint
@@ -21,3 +28,23 @@ def opened(model: str) -> Engine:
         FOLDER.mkdir(parents=True, exist_ok=True)
         calibrate_model(model, None, path, n_images=PICTURES, pairs="lab", n_pairs=PAIRS)
     return open_engine("hf", model, calibration=str(path))
+
+
+def told(text: Any) -> None:
+    """How far a run has come."""
+    print(f"{text.done}/{text.total} {text.method} {text.note}", file=sys.stderr)
+
+
+def ask(
+    recipe: Path,
+    engine: Engine,
+    model: str,
+    plans: Sequence[str],
+    out: Path,
+    refused: Mapping[str, str] | None = None,
+    **changes: Any,
+) -> None:
+    """Plans of a recipe into a run folder, and beside their answers what was refused and what the guard asks."""
+    run(recipe, out, told, model=model, methods=tuple(plans), opened=engine, **changes)
+    (out / REFUSED).write_text(json.dumps(refused or {}, indent=1) + "\n", encoding="utf-8")
+    (out / COLOURS).write_text(json.dumps(lab_guard.colours(engine, plans)) + "\n", encoding="utf-8")

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from benchmarks.studies import lab_guard
-from benchmarks.studies.lab_engine import opened
+from benchmarks.studies.lab_engine import ask, opened
 from benchmarks.studies.lab_page import page
-from benchmarks.studies.lab_table import COLOURS, FIRST, REFUSED, RESULTS, compact, refusals
+from benchmarks.studies.lab_table import COLOURS, FIRST, RESULTS, compact, refusals
 from benchmarks.studies.lab_tuning import chosen, tune
 from grounddecode import registry
 from grounddecode.engines.base import refusal_of
 from grounddecode.evaluate.run.recipe import read
-from grounddecode.evaluate.run.runner import run
 from grounddecode.lab import CHECKPOINTS
 from grounddecode.registry import plan
 
@@ -39,16 +36,7 @@ def measure(name: str) -> None:
     wanted = dict.fromkeys((*read(RECIPE).methods, *chosen(TUNING).values()))
     plans = [spec for spec in wanted if not refusal_of(engine, plan(spec).methods)]
     said = refusals(engine, plans, (spec for spec in registry.names() if spec not in FIRST))
-    run(
-        RECIPE,
-        out,
-        lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr),
-        model=model,
-        methods=tuple(plans),
-        opened=engine,
-    )
-    (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    (out / COLOURS).write_text(json.dumps(lab_guard.colours(engine, plans)) + "\n", encoding="utf-8")
+    ask(RECIPE, engine, model, plans, out, said)
 
 
 def write() -> None:

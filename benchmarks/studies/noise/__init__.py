@@ -1,0 +1,1 @@
+"""How far the training of the lab flatters a contrast with noise."""
