@@ -94,3 +94,17 @@ def test_what_was_measured_is_what_the_page_promises() -> None:
         assert found[name]["auroc"]["low"] > 0.8
         assert found[name]["calibration_error"] < 0.03
         assert found[name]["brier"] < 0.8 * found[name]["brier_of_the_rate"]
+
+
+def test_the_second_labs_page_has_the_numbers_that_were_measured() -> None:
+    """Each seed's area, and that the layer was chosen by the calibration scenes alone."""
+    folder = ROOT / "benchmarks" / "results" / "lab2"
+    found, text = json.loads((folder / "risk.json").read_text()), (folder / "README.md").read_text()
+    for name in lab.SECOND:
+        known = RiskCalibration.load(lab.checkpoint(name) / "risk.json")
+        told = known.provenance["auroc_by_layer"]
+        assert [max(told, key=told.__getitem__)] == [str(layer) for layer in known.layers]
+        assert list(known.layers) == found[name]["layers"]
+        value, low, high = (f"{found[name]['auroc'][key]:.2f}"[1:] for key in ("value", "low", "high"))
+        assert f"{value} [{low}, {high}]" in text
+        assert found[name]["calibration_error"] < 0.03
