@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from hashlib import sha256
 from html import escape
 from io import BytesIO
@@ -30,6 +31,11 @@ def data_uri(image: Image.Image, side: int | None = None) -> str:
     image.save(buffer, format="PNG" if small else "JPEG", **({} if small else {"quality": _QUALITY}))
     kind = "png" if small else "jpeg"
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def breaking(plan: str) -> str:
+    """The name of a plan as markup that may be broken between its parts: `heads+`, `vcd:`, `share=0.9,`."""
+    return re.sub(r"(?<=\w)([+:,])(?=[a-z])", r"\1<wbr>", escape(plan))
 
 
 def json_block(name: str, value: Any) -> str:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from grounddecode.report.embed import data_uri, document
+from grounddecode.report.embed import breaking, data_uri, document
 from grounddecode.report.overlay import PALETTE, place_tags
 from grounddecode.report.plots import forest, scatter
 from grounddecode.report.samples import script
@@ -61,7 +61,7 @@ def page(
     style = files("grounddecode.report").joinpath("page.css").read_text(encoding="utf-8")
     body = "\n".join(
         (
-            f"<header><h1>{escape(title)}</h1><p>{escape(lede)}</p></header>",
+            f"<header><h1>{escape(title)}</h1><p>{breaking(lede)}</p></header>",
             "<main>",
             _results(tables),
             _pictures([gallery for gallery in galleries if gallery.cases]),
@@ -97,13 +97,13 @@ def _row(row: Row, columns: Sequence[Column]) -> str:
     """One row; a control's stands back, and its small print carries the colour alone."""
     if not row.cells:  # a method that the model has refused
         return (
-            f'<tr class="control"><th scope="row">{escape(row.label)}</th>'
+            f'<tr class="control"><th scope="row">{breaking(row.label)}</th>'
             f'<td class="said-why" colspan="{len(columns) + 1}">{escape(row.sign)}</td></tr>'
         )
     kind = ' class="control"' if row.of else ""
     cells = "".join(_cell(row.cells.get(column.key), column) for column in columns)
-    said = f'<td data-heading="verdict">{escape(row.sign)}</td>'
-    return f'<tr{kind}><th scope="row">{escape(row.label)}</th>{cells}{said}</tr>'
+    said = f'<td data-heading="verdict">{breaking(row.sign)}</td>'
+    return f'<tr{kind}><th scope="row">{breaking(row.label)}</th>{cells}{said}</tr>'
 
 
 def _cell(cell: Cell | None, column: Column) -> str:
@@ -198,7 +198,7 @@ def _shape(place: Rectangle) -> str:
 def _said(said: Said) -> str:
     if said.same_as:
         return (
-            f'<div class="said"><h3>{escape(said.method)}</h3>'
+            f'<div class="said"><h3>{breaking(said.method)}</h3>'
             f'<p class="soft">word for word the caption of {escape(said.same_as)}</p></div>'
         )
     missed = "".join(
@@ -207,7 +207,7 @@ def _said(said: Said) -> str:
     tail = f"; not named:{missed}" if missed else ""
     counts = f"{said.n_words} words, {said.n_invented} of {len(said.marks)} mentions hallucinated"
     return (
-        f'<div class="said"><h3>{escape(said.method)}</h3><p>{marked(said.text, said.marks)}</p>'
+        f'<div class="said"><h3>{breaking(said.method)}</h3><p>{marked(said.text, said.marks)}</p>'
         f'<p class="soft">{counts}{tail}</p></div>'
     )
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from grounddecode.evaluate.benchmarks.table import measure_of
+from grounddecode.report.embed import breaking
 
 if TYPE_CHECKING:
     from grounddecode.evaluate.benchmarks.base import Column
@@ -62,7 +63,7 @@ def _line(row: Row, cell: Cell, column: Column, reach: float) -> str:
     bounds = f"[{low * column.scale:+z.{column.digits}f}, {high * column.scale:+z.{column.digits}f}]"
     sign = SIGNS[cell.verdict] if not row.of else "control"
     return (
-        f'<div class="{escape(kind)}"><span class="name">{escape(row.label)}</span>'
+        f'<div class="{escape(kind)}"><span class="name">{breaking(row.label)}</span>'
         f'<span class="track"><i class="bar" style="left:{at[0]:.2f}%;width:{at[2] - at[0]:.2f}%"></i>'
         f'<i class="dot" style="left:{at[1]:.2f}%"></i></span>'
         f'<span class="number">{number} {bounds}</span><span class="sign">{escape(sign)}</span></div>'
@@ -89,7 +90,7 @@ def scatter(table: Table) -> str:
         for number, ((row, x, y), here, shown) in enumerate(zip(points, at, _spread(at), strict=True), 1)
     )
     names = "".join(
-        f"<li{' class=control' if row.of else ''}><b>{number}</b> {escape(row.label)}</li>"
+        f"<li{' class=control' if row.of else ''}><b>{number}</b> {breaking(row.label)}</li>"
         for number, (row, _, _) in enumerate(points, 1)
     )
     return (

@@ -141,8 +141,8 @@ def test_the_drawing_says_what_is_edited() -> None:
     assert drawing.said(avc) == "Edits: logits, second stream. Reads: " or drawing.said(avc).startswith(
         "Edits: logits, second stream."
     )
-    assert drawing.drawing(avc).count('class="edited"') == 2
-    assert drawing.drawing(registry.method_class("locore")).count('class="edited"') == 1
+    for name, edited in (("avc", 2), ("locore", 1)):  # once lying, once upright
+        assert drawing.drawing(registry.method_class(name)).count('class="edited"') == 2 * edited
 
 
 def test_what_a_method_changes_is_drawn() -> None:
@@ -229,3 +229,10 @@ def test_people_find_a_page_in_a_browser(built: Path) -> None:
         for page in ("index.html", "methods/avc.html", "reference/commands.html", "results/speed.html"):
             window.open((built / page).as_uri())
             assert window.run("return document.documentElement.scrollWidth") <= 390, page
+        window.open((built / "methods/avc.html").as_uri())
+        drawn = (
+            "return [...document.querySelectorAll('.drawn, .drawn svg')].map(one => one.getBoundingClientRect().width)"
+        )
+        box, lying, upright = window.run(drawn)
+        assert (lying, 250 < upright <= box) == (0, True)  # a phone shows the upright one, whole
+        assert window.run("const box = document.querySelector('.drawn'); return box.scrollWidth <= box.clientWidth")

@@ -178,3 +178,29 @@ def test_2000_samples_do_not_lag(window: Browser, tmp_path: Path) -> None:
     assert loaded < 3000  # milliseconds, of a busy machine
     assert took < 300
     assert page.run("return document.querySelectorAll('*').length") < 2000
+
+
+LONG = "heads+vcd:share=0.9,alpha=0.7,beta=0.2+locore:beta=1.8"
+
+
+@pytest.mark.slow
+@in_browser
+def test_a_long_plan_stays_inside_its_card_on_a_phone(window: Browser, tmp_path: Path) -> None:
+    bench(Recipe(model="lab", methods=("greedy", LONG), limit=4, resamples=20), tmp_path / "run", opened=Witness())
+    page, _ = write(tmp_path / "run", tmp_path / "out")
+    window.look(390, 844)
+    window.open(page.as_uri())
+    assert window.run("return document.documentElement.scrollWidth") <= 390
+    beyond = """
+    const right = one => one.getBoundingClientRect().right;
+    return [...document.querySelectorAll("article *, #results *")].filter(one => one.offsetWidth > 1)
+      .filter(one => right(one) > right(one.closest("article, tr, .forest, .scatter, section")) + 0.5).length;
+    """
+    assert window.run(beyond) == 0
+
+
+def test_a_plan_may_be_broken_between_its_parts_alone() -> None:
+    from grounddecode.report.embed import breaking
+
+    assert breaking("heads+vcd:share=0.9,beta=1<") == "heads+<wbr>vcd:<wbr>share=0.9,<wbr>beta=1&lt;"
+    assert breaking("avc minus this: CHAIR_i +0.5 [-3.5, +3.9]") == "avc minus this: CHAIR_i +0.5 [-3.5, +3.9]"

@@ -42,8 +42,9 @@ RESULTS = {
     "Ledger of the papers": "ledger.md",
     "Licences": "licences.md",
 }
-STYLE = """.drawn { overflow-x: auto; }
-.step { width: 100%; min-width: 33rem; max-width: 52rem; }
+STYLE = """.step { width: 100%; max-width: 52rem; }
+.step.tall { display: none; max-width: 20rem; }
+@media (max-width: 760px) { .step.wide { display: none; } .step.tall { display: block; } }
 .step rect { fill: none; stroke: currentColor; stroke-width: 1.2; opacity: .55; }
 .step rect.edited { fill: #d55e00; fill-opacity: .25; stroke: #d55e00; stroke-width: 2.5; opacity: 1; }
 .step rect.read { stroke: #0072b2; stroke-width: 2.5; stroke-dasharray: 6 4; opacity: 1; }

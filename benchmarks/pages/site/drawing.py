@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from grounddecode.method import Method, Needs
 
 BOXES = ("picture", "vision tower", "attention", "hidden states", "logits", "next token")
@@ -19,23 +21,18 @@ READS = {
     Needs.GRADIENT: "attention",
 }
 WIDTH, HEIGHT, GAP = 118, 40, 14
+TALL_GAP, ASIDE = 18, 200  # of the upright picture: between its boxes, and where its second stream begins
 
 
 def drawing(method: type[Method]) -> str:
-    """An SVG: the step from left to right, what the method edits filled, what it reads dashed; words say it too."""
-    needs = method.needs()
-    edited = {box for need, box in EDITS.items() if need in needs}
-    read = {box for need, box in READS.items() if need in needs} - edited
-    stream = Needs.SECOND_STREAM in needs
-    rows = [_row(box, at, 8, edited, read) for at, box in enumerate(BOXES)]
-    if stream:
-        what = "reads an edited picture" if Needs.PIXELS in needs else "reads other input"
-        rows.append(_box(f"{STREAM}: {what}", 2 * (WIDTH + GAP) + 4, 80, 3 * WIDTH + 2 * GAP, "edited"))
-        rows.append(_line(4 * (WIDTH + GAP) + 4 + WIDTH / 2, 80, 64))
-    width, height = len(BOXES) * (WIDTH + GAP) + 8, 146 if stream else 76
-    return (
-        f'<svg class="step" viewBox="0 0 {width} {height}" role="img" aria-label="{said(method)}" '
-        f'xmlns="http://www.w3.org/2000/svg">{"".join(rows)}</svg>'
+    """Two SVG of the step, what the method edits filled, what it reads dashed; words say it too.
+
+    One goes from left to right, the other from top to foot, for a phone: the style of the site shows one of them.
+    """
+    return "".join(
+        f'<svg class="step {name}" viewBox="0 0 {width} {height}" role="img" aria-label="{said(method)}" '
+        f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+        for name, (width, height), parts in (("wide", *_wide(method)), ("tall", *_tall(method)))
     )
 
 
@@ -48,20 +45,65 @@ def said(method: type[Method]) -> str:
     return text + (f" Reads: {', '.join(reads)}." if reads else "")
 
 
-def _row(box: str, at: int, top: int, edited: set[str], read: set[str]) -> str:
-    kind = "edited" if box in edited else "read" if box in read else "plain"
-    left = at * (WIDTH + GAP) + 4
-    arrow = f'<path d="M{left + WIDTH} {top + HEIGHT / 2}h{GAP - 3}" class="arrow"/>' if at < len(BOXES) - 1 else ""
-    return _box(box, left, top, WIDTH, kind) + arrow
+def _kinds(method: type[Method]) -> Iterator[tuple[str, str]]:
+    """The boxes in order, each with what the method does to it."""
+    needs = method.needs()
+    edited = {box for need, box in EDITS.items() if need in needs}
+    read = {box for need, box in READS.items() if need in needs}
+    for box in BOXES:
+        yield box, "edited" if box in edited else "read" if box in read else "plain"
 
 
-def _box(text: str, left: float, top: float, width: float, kind: str) -> str:
-    note = "" if kind == "plain" else f'<text x="{left + width / 2}" y="{top + HEIGHT + 14}" class="note">{kind}</text>'
-    return (
-        f'<rect x="{left}" y="{top}" width="{width}" height="{HEIGHT}" rx="6" class="{kind}"/>'
-        f'<text x="{left + width / 2}" y="{top + HEIGHT / 2 + 5}">{text}</text>{note}'
-    )
+def _stream(method: type[Method]) -> str:
+    """What the second stream reads; "" where there is none."""
+    needs = method.needs()
+    what = "reads an edited picture" if Needs.PIXELS in needs else "reads other input"
+    return what if Needs.SECOND_STREAM in needs else ""
 
 
-def _line(left: float, top: float, to: float) -> str:
-    return f'<path d="M{left} {top}V{to}" class="arrow"/>'
+def _wide(method: type[Method]) -> tuple[tuple[float, float], list[str]]:
+    """Width and height, and the parts."""
+    parts = []
+    for at, (box, kind) in enumerate(_kinds(method)):
+        left = at * (WIDTH + GAP) + 4
+        parts += [_rect(left, 8, WIDTH, HEIGHT, kind), _text(left + WIDTH / 2, 8 + HEIGHT / 2 + 5, box)]
+        parts.append(_text(left + WIDTH / 2, 8 + HEIGHT + 14, kind, "note") if kind != "plain" else "")
+        parts.append(_line(f"M{left + WIDTH} {8 + HEIGHT / 2}h{GAP - 3}") if at < len(BOXES) - 1 else "")
+    what = _stream(method)
+    if what:
+        left, width = 2 * (WIDTH + GAP) + 4, 3 * WIDTH + 2 * GAP
+        parts += [_rect(left, 80, width, HEIGHT, "edited"), _text(left + width / 2, 105, f"{STREAM}: {what}")]
+        parts.append(_text(left + width / 2, 80 + HEIGHT + 14, "edited", "note"))
+        parts.append(_line(f"M{4 * (WIDTH + GAP) + 4 + WIDTH / 2} 80V64"))
+    return (len(BOXES) * (WIDTH + GAP) + 8, 146 if what else 76), parts
+
+
+def _tall(method: type[Method]) -> tuple[tuple[float, float], list[str]]:
+    """Width and height, and the parts."""
+    parts, each = [], HEIGHT + TALL_GAP
+    for at, (box, kind) in enumerate(_kinds(method)):
+        top = at * each + 8
+        parts += [_rect(4, top, WIDTH, HEIGHT, kind), _text(4 + WIDTH / 2, top + HEIGHT / 2 + 5, box)]
+        parts.append(_text(WIDTH + 32, top + HEIGHT / 2 + 4, kind, "note") if kind != "plain" else "")
+        parts.append(_line(f"M{4 + WIDTH / 2} {top + HEIGHT}v{TALL_GAP - 3}") if at < len(BOXES) - 1 else "")
+    what = _stream(method)
+    if what:
+        verb, rest = what.split(" ", 1)
+        top, high, middle = each + 8, 2 * each + HEIGHT, ASIDE + WIDTH / 2
+        parts.append(_rect(ASIDE, top, WIDTH, high, "edited"))
+        lines = ((STREAM, ""), (verb, ""), (rest, ""), ("edited", "note"))
+        parts += [_text(middle, top + high / 2 - 24 + 20 * row, *line) for row, line in enumerate(lines)]
+        parts.append(_line(f"M{middle} {top + high}V{4 * each + 8 + HEIGHT / 2 + 10}H{WIDTH + 8}"))
+    return (ASIDE + WIDTH + 4, len(BOXES) * each), parts
+
+
+def _rect(left: float, top: float, width: float, height: float, kind: str) -> str:
+    return f'<rect x="{left}" y="{top}" width="{width}" height="{height}" rx="6" class="{kind}"/>'
+
+
+def _text(x: float, y: float, text: str, kind: str = "") -> str:
+    return f'<text x="{x}" y="{y}"{f" class={kind}" if kind else ""}>{text}</text>'
+
+
+def _line(path: str) -> str:
+    return f'<path d="{path}" class="arrow"/>'

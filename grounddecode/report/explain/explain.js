@@ -82,7 +82,8 @@
     about.replaceChildren(make("b", `“${word.text}”`), ` ${parts[state.kind]}${risk}${there}${lost}`);
   };
   const cell = (chance, before) => {
-    const made = make("td", chance === null ? "~0" : chance === 0 ? "cut off" : percent(chance, chance < 0.1 ? 2 : 1));
+    const told = () => chance < 0.00005 ? "<0.01 %" : percent(chance, chance < 0.1 ? 2 : 1);
+    const made = make("td", chance === null ? "~0" : chance === 0 ? "cut off" : told());
     const moved = 100 * ((chance || 0) - (before || 0));
     if (before !== undefined && Math.abs(moved) >= 0.05)
       made.append(make("small", `${moved > 0 ? "+" : "−"}${Math.abs(moved).toFixed(1)}`, moved > 0 ? "up" : "fall"));
@@ -93,7 +94,7 @@
     const judged = candidates.some(one => one.remarks.length);
     const head = make("tr");
     for (const name of ["token", ...stages.map(stage => stage.replace(/\.second$/, ": second look")), ...(judged ? ["judged"] : [])])
-      head.append(make("th", name));
+      head.append(make("th", name, name === "judged" ? "judged" : ""));
     const rows = candidates.map(one => {
       const row = make("tr", undefined, one.taken ? "taken" : "");
       row.classList.toggle("down", one.remarks.some(text => text.startsWith("turned down")));

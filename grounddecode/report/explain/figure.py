@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw as Pen
 
 SIDE, WIDTH, MOST = 200, 1240, 5  # pixels of a heat map's width and of the sheet; words of an answer that are shown
-GAP = 12
+GAP, SMALLEST = 12, 8
 
 
 def figure(account: Account) -> Image.Image:
@@ -92,12 +92,18 @@ def _answer(sheet: Image.Image, pen: Pen, account: Account, told: Told, top: int
     left = MARGIN + 110
     for column, seen in enumerate(chosen(told)):
         x = left + column * (SIDE + GAP)
-        pen.text((x, top), f"{_phrase(told, seen)}  {seen.grounding:.0%}{_there(seen)}", fill=INK, font=font(SIZE))
+        label = f"{_phrase(told, seen)}  {seen.grounding:.0%}{_there(seen)}"
+        pen.text((x, top), label, fill=INK, font=font(_size(pen, label)))
         for row, kind in enumerate(KINDS):
             y = top + LINE + row * (high + GAP)
             sheet.paste(_heat(account.pictures[0], seen.maps[kind]), (x, y))
     for row, kind in enumerate(KINDS):
         pen.text((MARGIN, top + LINE + row * (high + GAP)), kind, fill=SOFT, font=font(SIZE - 2))
+
+
+def _size(pen: Pen, label: str) -> int:
+    """Of the letters with which a label stays over its own heat map."""
+    return next((size for size in range(SIZE, SMALLEST, -1) if pen.textlength(label, font(size)) <= SIDE), SMALLEST)
 
 
 def _phrase(told: Told, seen: Seen) -> str:

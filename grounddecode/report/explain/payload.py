@@ -73,4 +73,5 @@ def _choice(choice: Choice) -> dict[str, Any]:
 
 
 def _rounded(chances: Iterable[float | None]) -> list[float | None]:
-    return [None if chance is None else round(chance, 5) for chance in chances]
+    """To four digits that count: 0 is a token that was cut off, and must not come of one that is unlikely."""
+    return [None if chance is None else float(f"{chance:.4g}") for chance in chances]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from grounddecode.report.explain.account import Account, Candidate, Choice
 from grounddecode.report.explain.page import page
-from tests.report.explain.accounts import account
+from tests.report.explain.accounts import account, seen, told
 from tests.support import browser
 from tests.support.browser import Browser
 
@@ -108,6 +110,26 @@ def test_nothing_is_wider_than_the_screen(shown: Browser, width: int, dark: bool
     assert shown.run("return document.documentElement.scrollWidth") <= width
     light = shown.run("return getComputedStyle(document.body).backgroundColor")
     assert (light == "rgb(21, 23, 26)") is dark
+
+
+def judged() -> Account:
+    """A word whose candidates come from four stages, with remarks of those that judged them."""
+    stages = ("plain model", "with locore+heads", "vcd.second", "vcd")
+    candidates = (
+        Candidate("shows", (3e-9, 0.2, None, 0.0), True, ("sgrs: score 0.110, taken because no other passed",)),
+        Candidate("refrigerator", (0.9, 0.7, 0.5, 0.9), False, ("turned down by sgrs (score 0.075)",)),
+    )
+    word = replace(seen("shows", 0, 0, 0.5), choice=Choice(stages, candidates, ("sgrs",)))
+    return account(told=(replace(told("locore+heads+vcd+sgrs", ["shows"], [0.5]), words=(word,)),))
+
+
+def test_much_about_a_candidate_scrolls_in_its_box_alone(window: Browser, tmp_path: Path) -> None:
+    (tmp_path / "judged.html").write_text(page(judged()), encoding="utf-8")
+    window.look(390, 844)
+    window.open(f"file://{tmp_path}/judged.html")
+    assert window.run("return document.documentElement.scrollWidth") <= 390
+    cells = window.run("return [...document.querySelectorAll('#candidates .taken td')].map(one => one.firstChild.data)")
+    assert cells[:4] == ["<0.01 %", "20.0 %", "~0", "cut off"]
 
 
 def test_a_script_in_what_a_model_said_does_not_run(window: Browser, tmp_path: Path) -> None:

@@ -76,6 +76,14 @@ def test_words_stand_in_the_text_with_what_they_rest_on() -> None:
     assert "It names 1 object, 1 of them not in the picture. Not named: dog." in page(account())
 
 
+def test_a_small_chance_is_not_a_token_that_was_cut_off() -> None:
+    """Nothing of the plain model's is cut off: an exact zero says so, and no other number becomes one."""
+    choice = Choice(("plain model",), (Candidate("is", (3.21e-9,), True), Candidate("cut", (0.0,), False)))
+    made = account(told=(replace(account().told[0], words=(replace(seen("is", 0, 0, 0.5), choice=choice),)),))
+    given = data_of(page(made))["told"][0]["words"][0]["choice"]["candidates"]
+    assert [one["chances"] for one in given] == [[3.21e-9], [0.0]]
+
+
 def test_the_data_are_those_of_the_account() -> None:
     made = account()
     first = data_of(page(made))["told"][0]["words"][2]
