@@ -56,7 +56,7 @@ return [performance.now() - begin, document.getElementById("found").textContent]
 """
 #: Cells of the result tables whose words end beyond the card that they stand in, or that stand in a box that scrolls.
 CUT = """
-const cells = [...document.querySelectorAll("#results td, #results th")].filter(one => one.offsetWidth > 1);
+const cells = [...document.querySelectorAll("#results tbody td, #results tbody th")].filter(one => one.offsetWidth > 1);
 const boxes = [...document.querySelectorAll("#results .scroll")].filter(one => one.scrollWidth > one.clientWidth);
 const end = one => {
   const words = document.createRange();

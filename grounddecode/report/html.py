@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from grounddecode.report.overlay import Box, Rectangle
     from grounddecode.report.provenance import Facts
 
+LARGEST = 900  # pixels of the longer side of a picture of a gallery
 # Pointing at a marked word shows its box alone.
 SCRIPT = """
 for (const article of document.querySelectorAll("article")) {
@@ -176,7 +177,7 @@ def _figure(case: Case) -> str:
     words = f"Picture {case.label} with {', '.join(case.objects) or 'no known object'}"
     return (
         f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{escape(words)}">'
-        f'<image href="{data_uri(case.image)}" width="{wide}" height="{high}"/>{boxes}</svg>'
+        f'<image href="{data_uri(case.image, LARGEST)}" width="{wide}" height="{high}"/>{boxes}</svg>'
     )
 
 

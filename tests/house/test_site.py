@@ -225,7 +225,13 @@ def test_people_find_a_page_in_a_browser(built: Path) -> None:
         )
         found = f"return [...{within}.querySelectorAll('a')].some(a => a.href.includes('methods/avc.html'))"
         assert window.until(found, 20)
-        window.look(390, 800)
+        paper = "return getComputedStyle(document.body).backgroundColor"
+        seen = []
+        for dark in (False, True, False):  # the colours follow the system's, also at a later visit
+            window.look(390, 800, dark=dark)
+            window.open((built / "index.html").as_uri())
+            seen.append(sum(map(int, re.findall(r"\d+", window.run(paper))[:3])) < 380)
+        assert seen == [False, True, False]
         for page in ("index.html", "methods/avc.html", "reference/commands.html", "results/speed.html"):
             window.open((built / page).as_uri())
             assert window.run("return document.documentElement.scrollWidth") <= 390, page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def test_the_page_loads_nothing_from_elsewhere(one: Case) -> None:
     assert "link" not in reader.tags
     assert "http:" not in shown_page(one)
     assert "https:" not in shown_page(one)
+
+
+def test_a_photograph_is_carried_in_the_size_of_a_screen(one: Case) -> None:
+    """Eight pictures of a camera would be a page of 200 MB otherwise."""
+    noise = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
+    text = shown_page(replace(one, image=Image.fromarray(noise)))
+    assert len(text) < 1_500_000
+    assert '<svg viewBox="0 0 4000 3000"' in text  # boxes stay where they are
 
 
 def test_the_page_marks_words_as_the_scorer_counts_them(one: Case) -> None:

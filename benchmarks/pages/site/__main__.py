@@ -84,19 +84,20 @@ def write(out: Path) -> None:
 
 def settings(source: Path) -> dict[str, object]:
     """What the builder is told: no network at build time or afterwards."""
+    auto = {"media": "(prefers-color-scheme)", "toggle": {"icon": "material/brightness-auto", "name": "Light colours"}}
     palette = [
         {"media": f"(prefers-color-scheme: {kind})", "scheme": scheme, "toggle": {"icon": icon, "name": name}}
         for kind, scheme, icon, name in (
-            ("light", "default", "material/weather-night", "Dark colours"),
-            ("dark", "slate", "material/weather-sunny", "Light colours"),
+            ("light", "default", "material/weather-sunny", "Dark colours"),
+            ("dark", "slate", "material/weather-night", "Colours of the system"),
         )
-    ]  # fmt: skip
+    ]
     return {
         "site_name": "grounddecode",
         "docs_dir": "source",
         "site_dir": "site",
         "use_directory_urls": False,
-        "theme": {"name": "material", "variant": "classic", "font": False, "palette": palette,
+        "theme": {"name": "material", "variant": "classic", "font": False, "palette": [auto, *palette],
                   "features": ["content.code.copy", "navigation.indexes", "navigation.top"]},
         "extra_css": ["style.css"],
         "plugins": ["search", "offline"],

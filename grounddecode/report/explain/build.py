@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from grounddecode import registry
 from grounddecode.report.explain.account import Choice, HeatMap, Marked, Seen, Told
 from grounddecode.report.explain.choices import choice_of
 from grounddecode.report.explain.maps import heat_map, marked
@@ -124,10 +125,18 @@ def _marked(answer: Answer) -> Iterator[Marked]:
 
     step = answer.steps[0]
     for method, kept in step.kept.items():
-        yield marked(f"{method}: kept in its second look", kept[0], answer.spans, answer.sizes)
+        yield marked(_kept_by(method), kept[0], answer.spans, answer.sizes)
     if step.sinks:
         flagged = torch.stack([flags[0] for flags in step.sinks.values()]).any(dim=0)
         yield marked("sinks: flagged in some layer", flagged, answer.spans, answer.sizes)
+
+
+def _kept_by(method: str) -> str:
+    """What the marked tokens are, in the method's own words: blind, least attended."""
+    which = (
+        f", which {registry.method_class(method).summary}" if method in registry.names() else " in its second stream"
+    )
+    return f"kept by {method}{which}"
 
 
 def _differs(words: Sequence[Seen], tokens: Sequence[int], others: Sequence[int]) -> int | None:

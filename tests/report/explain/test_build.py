@@ -106,6 +106,7 @@ def test_who_turned_a_candidate_down_is_named() -> None:
 def test_kept_tokens_and_sinks_are_drawn_where_they_lie() -> None:
     answer, _ = answer_of("llava", [AvisC(alpha=1.0, lamb=0.0)])
     (kept,) = told(answer).marked
+    assert kept.what == "kept by avc, which contrasts with a stream that sees only the blind image tokens"
     flags = answer.steps[0].kept["avc"][0]
     places = dict(zip(answer.spans[0].positions, answer.spans[0].places(SIZE), strict=True))
     assert kept.places == (tuple(places[at] for at in places if bool(flags[at])),)
