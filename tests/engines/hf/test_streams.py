@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grounddecode import AvisC, ground
 from grounddecode.engines.hf.decoder import find_decoder
-from grounddecode.engines.hf.saliency.unembedding import few_rows
+from grounddecode.engines.hf.saliency.unembedding import Lens, few_rows
 from grounddecode.engines.hf.stream import newest
 from grounddecode.methods.attention.var import VAR
 from tests import zoo
@@ -97,6 +97,17 @@ def test_a_few_rows_through_the_unembedding(rows: int, dtype: torch.dtype) -> No
     assert torch.allclose(found.double(), exact, rtol=0, atol=1e-6 if dtype == torch.float32 else 2e-2)
     turned = dtype == torch.float32 and 2 <= rows <= 4
     assert turned or torch.equal(found, usual)
+
+
+def test_early_exits_go_through_an_unembedding_that_somebody_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo.model("llava")
+    head, usual = model.get_output_embeddings(), model.get_output_embeddings().forward
+    monkeypatch.setitem(vars(head), "forward", lambda x: usual(x).flip(-1))
+    lens = Lens(model, find_decoder(model), "x")
+    hidden = torch.randn(2, head.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = head(model.model.language_model.norm(hidden))
+        torch.testing.assert_close(lens(hidden), expected)
 
 
 @pytest.mark.parametrize(("methods", "turned"), [([AvisC()], True), ([VAR(sink_dims=(3,), tau=1.5)], False)])

@@ -113,10 +113,7 @@ class Lens:
                 f"{method}: the norm behind the last layer of {type(model).__name__} was not found, use another model"
             )
         self._norm, self._head, self._method = norm, model.get_output_embeddings(), method
-        plain = (
-            isinstance(self._head, nn.Linear) and type(self._head.weight) is nn.Parameter and self._head.bias is None
-        )
-        self._few = few_rows(self._head) if plain else None
+        self._few = few_rows(self._head) if is_usual(self._head) else None
         setting = partial(transformers_names.logit_setting, model, decoder.text)
         scale, divisor = setting(transformers_names.LOGIT_SCALE), setting(transformers_names.LOGIT_DIVISOR)
         self._factor, self._softcap = (scale or 1.0) / (divisor or 1.0), setting(transformers_names.LOGIT_CAP)
