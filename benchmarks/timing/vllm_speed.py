@@ -7,8 +7,8 @@ and each pair gives one ratio of their median steps; told are the median and a 9
 "Without" is always an engine that was started for nothing. Each row is written as soon as it is known.
 Time is that of the engine's thread, so that other work on the machine counts as little as it can. "idle" compares the
 engine with all that the plug-in puts into a step against vLLM's own methods, swapped in place, while no request uses a
-method. The second table sets whole answers, prompts included, of 64 requests beside engine hf, which runs those of one
-method as one batch.
+method; "twice the requests" is what a second stream costs if nothing but its rows counts. The second table sets whole
+answers, prompts included, of 64 requests beside engine hf, which runs those of one method as one batch.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ ROWS = (
     ("heads, all layers, all rows", 8, ("heads",)),
     ("var with its observer, all rows", 8, (f"var:{SINKS}",)),
     ("locore", 1, ("locore",)),
+    ("twice the requests, plain", 8, ("twice",)),
     ("avc", 8, ("avc",)),
     ("sgrs", 1, ("sgrs:layers=2;3",)),
     ("64 requests, one of them avc", 64, ("avc", *[""] * 63)),
@@ -180,6 +181,8 @@ def pairs(
             if specs == ("idle",):
                 with nullcontext() if mitigated else without_plugin(bursts.engine):
                     took[mitigated] = bursts.run([""] * batch)
+            elif specs == ("twice",):
+                took[mitigated] = other.run([""] * (2 * batch if mitigated else batch))
             else:
                 wanted = [specs[j % len(specs)] if mitigated else "" for j in range(batch)]
                 took[mitigated] = (bursts if mitigated else other).run(wanted)

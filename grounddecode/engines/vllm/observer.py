@@ -64,8 +64,9 @@ class Observer:
             self._keep(hidden)
         for i, method in enumerate(self.methods):
             flags = method.flag_tokens(hidden[None], self.worker.layer_index(layer))[0]
+            if self.streams.running is not None:
+                self.streams.running.note(flags, i, name)
             if slots is None:
-                self.streams.note(flags, i, name)
                 continue
             kept = self._room(i, name, layer)
             if kept is not None:

@@ -39,7 +39,7 @@ _workers: dict[int, Worker] = {}
 
 @dataclass
 class Plan:
-    """The rows of one step of one group of layers: edited ones, and last prompt rows that second streams ask about."""
+    """The rows of a step in one group of layers: edited ones, and last prompt rows that second streams ask about."""
 
     worker: Worker
     rows: list[Rows]
@@ -202,7 +202,7 @@ class Worker(Current):
         self.layout = layout = Layout(self.row_slots[rows], starts, lengths)
         found = plan_rows(requests, layout, blocks, block_size)
         recorded = last_prompt_rows(requests, layout, blocks, block_size)
-        return Plan(self, found, recorded) if found or recorded else None
+        return Plan(self, found, recorded) if found or recorded or requests.streaming[layout.slots].any() else None
 
     def attend(
         self,

@@ -33,9 +33,17 @@ USED = {
         "CPUAttentionMetadataBuilder.build", "CPUAttentionBackendImpl.forward",
         "CPUAttentionBackendImpl.do_kv_cache_update",
     ],
-    "v1/attention/backends/flash_attn.py": ["FlashAttentionMetadataBuilder.build", "FlashAttentionImpl.forward"],
-    "v1/attention/backends/triton_attn.py": ["TritonAttentionMetadataBuilder.build", "TritonAttentionImpl.forward"],
-    "v1/attention/backends/flex_attention.py": ["FlexAttentionMetadataBuilder.build", "FlexAttentionImpl.forward"],
+    "v1/attention/backends/flash_attn.py": [
+        "FlashAttentionMetadataBuilder.build", "FlashAttentionImpl.forward", "FlashAttentionImpl.do_kv_cache_update",
+    ],
+    "v1/attention/backends/triton_attn.py": [
+        "TritonAttentionMetadataBuilder.build", "TritonAttentionImpl.forward",
+        "TritonAttentionImpl.do_kv_cache_update",
+    ],
+    "v1/attention/backends/flex_attention.py": [
+        "FlexAttentionMetadataBuilder.build", "FlexAttentionImpl.forward", "FlexAttentionImpl.do_kv_cache_update",
+    ],
+    "config/compilation.py": ["CUDAGraphMode"],
     "model_executor/model_loader/base_loader.py": ["BaseModelLoader.load_model"],
     "model_executor/layers/attention/attention.py": ["Attention.forward"],
     "model_executor/custom_op.py": ["CustomOp.forward_native", "CustomOp.forward"],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grounddecode.engines.rows import log_gains
 from grounddecode.engines.vllm.attention.cache import Reader
-from grounddecode.engines.vllm.stream.second import Pass
+from grounddecode.engines.vllm.stream.passes import Pass
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
 if TYPE_CHECKING:
@@ -106,8 +106,13 @@ class EditedRows:
             return self.platform_forward(
                 layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
             )
-        if isinstance(plan, Pass) and key is not None and value is not None:
-            return plan.streams.attend(self, layer, query, key, value, output)
+        if isinstance(plan, Pass):
+            return plan.attend(self, layer, query, key, value, output)
+        aboard = plan.worker.streams.running
+        if aboard is not None:
+            first = aboard.aside(self, layer, query, key, value, output)
+            query, output = query[:first], output[:first]
+            key, value = (None, None) if key is None or value is None else (key[:first], value[:first])
 
         def base() -> Tensor:
             return self.platform_forward(
@@ -116,6 +121,15 @@ class EditedRows:
 
         attended: Tensor = plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
         return attended
+
+    def do_kv_cache_update(
+        self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """vLLM's cache takes what has a place in it; rows behind that are those of second streams."""
+        count = len(slot_mapping)
+        if len(key) > count:
+            key, value = key[:count], value[:count]
+        _behind(EditedRows, self).do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)
 
     def edited(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Output (B * count, H, D) of these rows under their methods."""
