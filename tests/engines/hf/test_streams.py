@@ -84,7 +84,7 @@ def test_the_main_prompt_is_read_in_full_layer_by_layer() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 8, 9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_few_rows_through_the_unembedding(rows: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -95,7 +95,7 @@ def test_a_few_rows_through_the_unembedding(rows: int, dtype: torch.dtype) -> No
     assert found.is_contiguous()
     assert (found.shape, found.dtype) == (usual.shape, usual.dtype)
     assert torch.allclose(found.double(), exact, rtol=0, atol=1e-6 if dtype == torch.float32 else 2e-2)
-    turned = dtype == torch.float32 and 2 <= rows <= 4
+    turned = dtype == torch.float32 and rows <= 8
     assert turned or torch.equal(found, usual)
 
 

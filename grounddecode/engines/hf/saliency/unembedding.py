@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
     from grounddecode.engines.hf.decoder import Decoder
 
-_FEW = range(2, 5)  # rows whose product with a matrix is quicker from the other side, on one core and on several
+_FEW = range(1, 9)  # rows whose product with a matrix is quicker from the other side, on one core and on several
 
 
 def few_rows(head: nn.Linear) -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
-    """A layer over the unembedding's forward that is quick on the two rows of one request and its second stream.
+    """A layer over the unembedding's forward that is quick on the few rows of some requests and their second streams.
 
     On a CPU in float32, `x @ W.T` with two rows reads the matrix twice and `W @ x.T` once: a step whose largest matrix
-    is the unembedding would pay for it. Other rows, devices and types go the usual way. x: (..., width).
+    is the unembedding would pay for it. One row is quicker so too, beside itself. Other rows, devices and types go the
+    usual way. x: (..., width).
     """
 
     def forward(usual: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -33,7 +34,9 @@ def few_rows(head: nn.Linear) -> Callable[[Callable[[Tensor], Tensor], Tensor], 
         elsewhere = x.device.type != "cpu" or head.weight.device != x.device  # offloaded between forwards
         if rows not in _FEW or elsewhere or x.dtype != torch.float32:
             return usual(x)
-        return (head.weight @ x.reshape(rows, -1).T).T.contiguous().view(*x.shape[:-1], -1)
+        few = x.reshape(rows, -1)
+        few = torch.cat([few, few]) if rows == 1 else few  # in memory: a row that only seems to be two is read slowly
+        return (head.weight @ few.T)[:, :rows].T.contiguous().view(*x.shape[:-1], -1)
 
     return forward
 
@@ -122,7 +125,11 @@ class Lens:
     def __call__(self, hidden: Tensor, normed: bool = True) -> Tensor:
         rows = hidden[:, None]
         rows = self._norm(rows) if normed else rows
-        return self._settled((self._head(rows) if self._few is None else self._few(self._head, rows))[:, 0])
+        return self._settled(self.through(self._head, rows)[:, 0])
+
+    def through(self, head: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """What `head`, the forward of the unembedding, makes of `x` (R, 1, width), as quickly as can be."""
+        return head(x) if self._few is None else self._few(head, x)
 
     def beside(self, head: Callable[[Tensor], Tensor], x: Tensor, hidden: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What `head` makes of `x` (R, 1, width), and the logits (n, R, vocabulary) of n `hidden` (R, width).
@@ -130,7 +137,7 @@ class Lens:
         Of one product: its matrix, often the largest that a step reads, is read once for all of them.
         """
         rows = torch.cat([x, self._norm(torch.cat(list(hidden))[:, None]).to(x.dtype)])
-        made = head(rows) if self._few is None else self._few(head, rows)
+        made = self.through(head, rows)
         return made[: len(x)], self._settled(made[len(x) :, 0]).view(len(hidden), len(x), -1)
 
     def _settled(self, logits: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class HiddenStates(Part):
         for layer in self._read:
             hook(self._blocks[layer].register_forward_hook, functools.partial(self._keep, layer))
         head = self.binding.model.get_output_embeddings()
-        if self._exits and is_usual(head):
+        if self._lens is not None and is_usual(head):
             self.binding.layer(head, "forward", self._unembed)
 
     def begin(self, step: Step) -> None:
@@ -178,6 +178,8 @@ class HiddenStates(Part):
             return head(x)
         if step.sequence is not self._main or not step.sequence.all_see:  # rows without an image keep their bits
             return head(x)
+        if not self._exits:
+            return lens.through(head, x)
         behind = [step.hidden[layer] for layer in self._exits if layer in step.hidden]
         if len(behind) < len(self._exits) or any(hidden.device != x.device for hidden in behind):
             return head(x)
