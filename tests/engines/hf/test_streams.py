@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from grounddecode import AvisC, ground
 from grounddecode.engines.hf.decoder import find_decoder
 from grounddecode.engines.hf.saliency.unembedding import Lens, few_rows
-from grounddecode.engines.hf.stream import newest
+from grounddecode.engines.hf.stream import joined, newest
 from grounddecode.methods.attention.var import VAR
 from tests import zoo
 from tests.engines.hf.test_families import TOLERANCE, difference, generate
@@ -136,3 +140,73 @@ def test_the_unembedding_is_turned_while_a_second_stream_runs_and_never_where_it
         assert all(found is wrapped for found in standing())
     finally:
         del head.forward
+
+
+def cache_of(model: Any, inputs: dict[str, Tensor], methods: Any, steps: int, **options: Any) -> tuple[Any, list[int]]:
+    """What a generation returns, and where the keys of the first layer lay before each step."""
+    places: list[int] = []
+    options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True} | options
+
+    def look(*_: Any, **__: Any) -> None:
+        keys = cache.layers[0].keys if cache.layers else None
+        places.append(0 if keys is None else keys.data_ptr())
+
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    hook = model.model.language_model.register_forward_pre_hook(look)
+    try:
+        with ground(model, methods):
+            found = model.generate(**inputs, past_key_values=cache, max_new_tokens=steps, **options)
+    finally:
+        hook.remove()
+    return found, places
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_a_joined_cache_grows_where_it_is(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    monkeypatch.setattr(joined, "_AHEAD", 3)
+    found, places = cache_of(model, inputs, [AvisC()], 9, **options)
+    if not options:  # it is laid out in the first decode step, and for every fourth token
+        assert [a == b for a, b in itertools.pairwise(places[3:])] == [True, True, True, False, True, True]
+    monkeypatch.setattr(joined.Growing, "__call__", lambda self, *args, **_: type(self.layer).update(self.layer, *args))
+    usual, moving = cache_of(model, inputs, [AvisC()], 9, **options)
+    assert all(a != b for a, b in itertools.pairwise(moving))
+    assert torch.equal(found.sequences, usual.sequences)
+    assert all(torch.equal(a, b) for a, b in zip(found.logits, usual.logits, strict=True))
+    for layer, other in zip(found.past_key_values.layers, usual.past_key_values.layers, strict=True):
+        assert "update" not in vars(layer)
+        assert torch.equal(layer.keys, other.keys)
+        assert torch.equal(layer.values, other.values)
+
+
+def test_what_backward_passes_may_need_is_not_written_over() -> None:
+    layer = DynamicLayer()
+    grows = joined.Growing(layer)
+    first, new = torch.randn(2, 1, 3, 4), torch.randn(2, 1, 1, 4)
+    layer.update(first, first)
+    keys, _ = grows(new, new)
+    assert layer.keys is keys
+    assert torch.equal(keys, torch.cat([first, new], dim=2))
+    assert keys.is_contiguous()  # copied, as grad mode is on
+    with torch.inference_mode():
+        inner, _ = grows(new, new)
+    with torch.no_grad():
+        outer, _ = grows(new, new)
+        again, _ = grows(new, new)
+    assert torch.equal(again, torch.cat([first, new, new, new, new], dim=2))
+    assert inner.data_ptr() != outer.data_ptr()
+    assert outer.data_ptr() == again.data_ptr()
+
+
+def test_a_copied_layer_grows_by_itself() -> None:
+    layer, first, new = DynamicLayer(), torch.randn(2, 1, 3, 4), torch.randn(2, 1, 1, 4)
+    layer.update(first, first)
+    layer.update = joined.Growing(layer)
+    with torch.no_grad():
+        layer.update(new, new)
+        other = copy.deepcopy(layer)
+        mine, _ = layer.update(new, -new)
+        theirs, _ = other.update(-new, new)
+        assert torch.equal(mine, torch.cat([first, new, new], dim=2))
+        assert torch.equal(theirs, torch.cat([first, new, -new], dim=2))
+        assert torch.equal(other.keys, theirs)

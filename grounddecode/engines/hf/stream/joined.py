@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.hf import transformers_names
+
+_AHEAD = 64  # tokens to come that a joined cache has room for when it is laid out
 
 
 def repeated(kwargs: dict[str, Any], rows: int, streams: int) -> dict[str, Any]:
@@ -62,16 +65,52 @@ def join(cache: Any, others: Sequence[Any], rows: int) -> None:
         for other in theirs:
             _count_as(mine, other)
         _set_room(mine, rows * (1 + len(theirs)))
+        if type(mine).__name__ == transformers_names.USUAL_LAYER and "update" not in vars(mine):
+            mine.update = Growing(mine)
 
 
 def part(cache: Any, rows: int, all_rows: int, further: int) -> None:
     """Keep the first `rows` of the rows of a joined cache, less the columns that others had before theirs."""
     for layer in transformers_names.cache_layers(cache):
+        vars(layer).pop("update", None)
         for holder, key in _row_tensors(layer, all_rows):
             holder[key] = holder[key][:rows]
         if further:
             _drop(layer, further)
         _set_room(layer, rows)
+
+
+@dataclass
+class Growing:
+    """What stands in the place of a cache layer's `update` while it holds the rows of several streams.
+
+    A new token is written behind the others, where the layer itself would copy all of them, of every stream, at every
+    step. Not on other devices, whose kernels want keys in one piece, nor where a backward pass may need what stood
+    there. Keys that somebody else has put in the layer (beams that change places) are laid out anew.
+    """
+
+    layer: Any
+    _rooms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # with room behind, and the part in use
+
+    def __call__(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if keys.device.type != "cpu" or torch.is_grad_enabled():
+            self._rooms.clear()
+            updated: tuple[Tensor, Tensor] = type(self.layer).update(self.layer, keys, values, *args, **kwargs)
+            return updated
+        self.layer.keys, self.layer.values = self._with("keys", keys), self._with("values", values)
+        return self.layer.keys, self.layer.values
+
+    def _with(self, name: str, new: Tensor) -> Tensor:
+        known: Tensor = getattr(self.layer, name)
+        length, total = known.shape[2], known.shape[2] + new.shape[2]
+        room, used = self._rooms.get(name, (known, None))
+        outlived = room.is_inference() and not torch.is_inference_mode_enabled()
+        if used is not known or outlived or total > room.shape[2]:
+            room = known.new_empty(*known.shape[:2], total + _AHEAD, known.shape[3])
+            room[:, :, :length] = known
+        room[:, :, length:total] = new
+        self._rooms[name] = room, room[:, :, :total]
+        return self._rooms[name][1]
 
 
 def _row_tensors(layer: Any, rows: int) -> list[tuple[dict[Any, Any], Any]]:
