@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from grounddecode.maths import image_groups, rank_among
+from grounddecode.maths import image_groups
 from grounddecode.method import Method, Needs, option
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ class SPIN(Method):
 
     def _gain(self, sums: Tensor, sees: Tensor) -> Tensor:
         """(R, heads) from what each head is ranked by, and whether it sees an image token."""
-        damped = sees & (rank_among(sums) >= int(self.rho * sums.shape[-1]))
-        return torch.ones_like(sums).masked_fill(damped, self.damp)
+        least = sums.argsort(dim=-1, descending=True, stable=True)[..., int(self.rho * sums.shape[-1]) :]
+        return torch.ones_like(sums).scatter(-1, least, self.damp).where(sees, 1.0)
 
 
 def _alone(image: Tensor) -> Tensor:

@@ -68,6 +68,8 @@ class FLB(Method):
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         now = logits.float()
         mixed = torch.addcmul(now, self.weight(step.answered)[:, None], step.state.float())
-        concerned = (step.image_end >= 0)[:, None]
-        plausible = now >= plausible_floor(now, self.beta).masked_fill(~concerned, -torch.inf)
-        return torch.where(plausible, torch.where(concerned, mixed, now), -torch.inf).to(logits.dtype)
+        floor = plausible_floor(now, self.beta)
+        if not step.every_row:
+            concerned = (step.image_end >= 0)[:, None]
+            mixed, floor = mixed.where(concerned, now), floor.masked_fill(~concerned, -torch.inf)
+        return mixed.where(now >= floor, -torch.inf).to(logits.dtype)
