@@ -204,3 +204,24 @@ def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch)
     model, inputs = held("llava"), zoo.family("llava").batch(EVEN)
     lengths = [read("llava", model, inputs)[0] for _ in range(2)]
     assert lengths[0] == lengths[1]
+
+
+def test_what_rows_begin_with_alike_is_not_copied_for_them() -> None:
+    torch.manual_seed(0)
+    states = torch.randn(1, 1, 4, 2).expand(2, -1, -1, -1)
+    read_before, fresh = DynamicCache(), DynamicCache()
+    read_before.update(states, -states, 0)
+    kept, heads = shelf.Shelf(), shelf.Heads(3, (0, 0), ("a", "a"))
+    kept.keep(heads, read_before)
+    found = kept.found(heads)
+    assert found is not None
+    keys, values = found[0]
+    assert keys.stride(0) == 0
+    assert torch.equal(keys, states[:, :, :3])
+    assert torch.equal(values, -states[:, :, :3])
+    prefix.put(found, fresh)
+    assert fresh.layers[0].keys.data_ptr() == keys.data_ptr()
+    assert fresh.get_seq_length() == 3
+    new = torch.randn(2, 1, 1, 2)
+    assert torch.equal(fresh.update(new, new, 0)[0], torch.cat([keys, new], dim=2))
+    assert torch.equal(kept.found(heads)[0][0], keys)

@@ -216,10 +216,12 @@ def _biased(call: Call, plan: LayerPlan, step: Step) -> Output:
 def _repeats(call: Call, kernel: str, step: Step) -> bool:
     """Whether the base kernel would copy keys and values for their heads, which it does beside a mask.
 
-    Rows of several streams have one where their prompts differ in length, at every step.
+    Rows of several streams have one where their prompts differ in length, at every step, and the prompt of a further
+    stream has one behind what was read before.
     """
-    decodes = step.parallel and step.length == 1 and kernel == "sdpa" and call.query.device.type == "cpu"
-    return decodes and call.mask is not None and call.query.shape[1] != call.key.shape[1]
+    further = (step.parallel and step.length == 1) or (step.newest_only is not None and step.past > 0)
+    copies = further and kernel == "sdpa" and call.query.device.type == "cpu"
+    return copies and call.mask is not None and call.query.shape[1] != call.key.shape[1]
 
 
 def _masked(call: Call, mask: Tensor | None) -> Output:

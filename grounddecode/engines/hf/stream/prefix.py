@@ -54,9 +54,11 @@ def _picked(states: Tensor, source: Tensor) -> Tensor:
 
 
 def put(states: Taken, cache: Any) -> None:
-    """Into an empty cache."""
-    for layer, (keys, values) in enumerate(states):
-        cache.update(keys, values, layer)
+    """Into an empty cache, whose layers copy what they have when they are given more."""
+    for number, (keys, values) in enumerate(states):
+        cache.update(keys[:, :, :0], values[:, :, :0], number)  # it makes its layers as they come
+        layer = transformers_names.cache_layers(cache)[number]
+        layer.keys, layer.values = keys, values
 
 
 def rest(kwargs: dict[str, Any], length: int) -> dict[str, Any]:

@@ -132,7 +132,8 @@ class Reader:
         pictures, shapes = known
         numbers, model = self._bank.numbers(pictures, number), self.binding.model
         what = [(numbers.get(prompt), *shape) for prompt, *shape in shapes]
-        heads = heads_of(step.sequence, what, memo.positions, model, model.config)
+        weights = self._shelf.weights(model, number)
+        heads = heads_of(step.sequence, what, memo.positions, weights, model.config)
         return None if heads is None or prefix.sees_ahead(memo.mask, heads.length) else heads
 
     def _behind_head(

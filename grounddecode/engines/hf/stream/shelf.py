@@ -31,12 +31,13 @@ class Heads:
 
 
 def heads_of(
-    sequence: Sequences, shown: Sequence[Hashable], positions: Any, model: nn.Module, config: Any
+    sequence: Sequences, shown: Sequence[Hashable], positions: Any, weights: Hashable, config: Any
 ) -> Heads | None:
     """What rows begin with, where all end their pictures within so many columns that none has one behind them.
 
     Args:
         shown: what each row's reference is, in which shape.  positions: (..., rows, prompt), or None: columns count.
+        weights: `weights_of` the model.
     """
     framed = ImageLayout.framed(sequence.ids, config)
     columns = torch.arange(1, sequence.prompt_length + 1, device=framed.device)
@@ -44,7 +45,6 @@ def heads_of(
     if not sequence.all_see or bool(sequence.image[:, length:].any()):
         return None
     starts = sequence.there.int().argmax(dim=1).tolist()
-    weights = weights_of(model)
     keys = []
     for row, start in enumerate(starts):
         ids = tuple(sequence.ids[row, start:length].tolist())
@@ -60,12 +60,16 @@ def _places(positions: Tensor, row: int, start: int, length: int) -> list[int]:
 
 def weights_of(model: nn.Module) -> Hashable:
     """What changes when somebody trains the model, loads other weights, switches an adapter, or another precision."""
-    versions = (0 if p.is_inference() else p._version for p in model.parameters())
-    places = (p.data_ptr() for p in model.parameters())
-    adapters = (str([vars(m).get(name) for name in _ADAPTERS]) for m in model.modules())
-    kinds = {p.device.type for p in model.parameters()} - {"meta"}
-    cast = (torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in sorted(kinds))
-    return hash((*versions, *places, *adapters, *cast))
+    found: list[Hashable] = []
+    kinds = set()
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            found.append((0 if weight.is_inference() else weight._version, weight.data_ptr()))
+            kinds.add(weight.device.type)
+        found += [str(vars(module)[name]) for name in _ADAPTERS if name in vars(module)]
+    for kind in sorted(kinds - {"meta"}):
+        found.append(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None)
+    return hash(tuple(found))
 
 
 class Shelf:
@@ -74,6 +78,12 @@ class Shelf:
     def __init__(self, room: int = _ROOM) -> None:
         self._room = room
         self._kept: OrderedDict[Hashable, Taken] = OrderedDict()
+        self._weights: Hashable = None
+
+    def weights(self, model: nn.Module, number: int) -> Hashable:
+        """`weights_of` the model, looked at once a prompt: for the first of its streams."""
+        self._weights = weights_of(model) if number == 0 else self._weights
+        return self._weights
 
     def found(self, heads: Heads) -> Taken | None:
         """(rows, heads, length, size) of every layer, 0 before the start of a row; None where one is missing."""
@@ -99,6 +109,9 @@ class Shelf:
 
 
 def _stacked(parts: list[Tensor], heads: Heads) -> Tensor:
+    if not any(heads.starts):  # what rows have in common is not copied for them
+        common = all(part is parts[0] for part in parts)
+        return parts[0].expand(len(parts), -1, -1, -1) if common else torch.stack(parts)
     return torch.stack(
         [nn.functional.pad(part, (0, 0, start, 0)) for part, start in zip(parts, heads.starts, strict=True)]
     )
