@@ -113,7 +113,8 @@ def _hook(model: nn.Module, name: str) -> None:
 
 def _tell(layer: str, names: list[str], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     given = dict(zip(names, args, strict=False)) | kwargs
-    torch.ops.vllm.grounddecode_observe(given["hidden_states"], given.get("residual"), layer)
+    tell = torch.ops.vllm.grounddecode_observe if torch.compiler.is_compiling() else observe
+    tell(given["hidden_states"], given.get("residual"), layer)
 
 
 def observe(hidden: Tensor, residual: Tensor | None, layer_name: str) -> None:
