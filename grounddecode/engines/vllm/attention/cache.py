@@ -66,13 +66,20 @@ class Columns(Copies):
 
     def keys(self, cache: Tensor, rows: Rows, piece: slice = EVERY) -> Tensor:
         _, heads, size, width = cache.shape
-        index = self._blocks(cache, rows)[piece].unsqueeze(-2) * (width // 2) + _range(width // 2, rows)[:, None]
+        index = rows.memo.get("keys")
+        if index is None:
+            each = width // 2
+            index = rows.memo["keys"] = self._blocks(cache, rows).unsqueeze(-2) * each + _range(each, rows)[:, None]
+        index = index[piece]
         found = cache.view(-1, size).index_select(0, index.flatten())
         return found.view(len(index) * heads, width // 2, -1).float()
 
     def values(self, cache: Tensor, rows: Rows, piece: slice = EVERY) -> Tensor:
         _, heads, size, width = cache.shape
-        index = self._blocks(cache, rows)[piece] + 1
+        index = rows.memo.get("values")
+        if index is None:
+            index = rows.memo["values"] = self._blocks(cache, rows) + 1
+        index = index[piece]
         found = cache.view(-1, size * width // 2).index_select(0, index.flatten())
         return found.view(len(index) * heads, -1, width // 2).float()
 
