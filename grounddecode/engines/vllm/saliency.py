@@ -7,7 +7,7 @@ token a request, with their kernels replaced by plain torch for that moment, aga
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from grounddecode.coherence import NOT_THERE
 from grounddecode.engines.log_odds import log_odds_gradients
 from grounddecode.engines.vllm.attention.step import Rows, rows_at
+from grounddecode.engines.vllm.blocks import Blocks, PlainLinear, fits, plain_norm, salient, towards
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.attention.cache import Reader
@@ -29,6 +30,19 @@ _BLOCK = re.compile(r"^((.*)\.layers)\.(\d+)\.")
 OTHERS = "use a method without gradients"
 _MISSING = object()
 _TOLERANCE = 0.02  # share of the logits' size by which the layers in torch may differ from vLLM's
+
+
+@dataclass
+class _Newest:
+    """The newest row of each of some requests of one group, and what is asked of it, see `Saliency.of`."""
+
+    members: Sequence[Asked]
+    rows: Rows
+    hidden: Tensor  # (R, width), what the lowest layer was given
+    positions: Tensor  # (R,), or (3, R)
+    logits: Tensor
+    wanted: tuple[int, ...]
+    tokens: Tensor
 
 
 @dataclass
@@ -78,6 +92,7 @@ class Saliency:
         self._hidden: Tensor | None = None  # (tokens, width), what the lowest layer was given
         self._known: dict[nn.Module, Tensor] = {}
         self._proven = False
+        self._by_form = self._written_out()
         self._patches: list[tuple[Any, str, Any]] | None = None
         self._run: _Run | None = None
 
@@ -105,41 +120,62 @@ class Saliency:
         """
         if self._hidden is None or self.worker.positions is None:
             raise RuntimeError("the lowest target layer told no hidden states")
-        count = tokens.shape[1]  # a row for each candidate, so that one backward pass serves all
-        index = torch.from_numpy(at).to(logits.device).repeat_interleave(count)
+        if self._hidden is None or self.worker.positions is None:
+            raise RuntimeError("the lowest target layer told no hidden states")
+        index = torch.from_numpy(at).to(logits.device)
         hidden, positions = self._hidden[index], self.worker.positions[..., index]
         slots = np.array([one.slot for one in members])
         rows = rows_at(self.worker.requests, slots, lengths - 1, *self.worker.block_rows(members))
-        rows = replace(rows, count=count, queries=rows.queries.expand(-1, count))
-        run = _Run(rows, tuple(wanted))
+        newest = _Newest(members, rows, hidden, positions, logits, tuple(wanted), tokens)
+        found = self._by_hand(newest)
+        if found is None:
+            found = self._by_graph(newest)
+        keys = torch.arange(int(lengths.max()), device=found.device)
+        behind = keys > torch.from_numpy(lengths).to(found.device)[:, None] - 1
+        return found[..., : len(keys)].masked_fill(behind[:, None], NOT_THERE)
+
+    def _by_hand(self, newest: _Newest) -> Tensor | None:
+        """With the gradients written out; None where they are not, for this model or these edits."""
+        blocks, layers = self._by_form, newest.members[0].group.layers
+        upper = [layers[layer] for layer in range(self.lowest, self.worker.n_layers)]
+        if blocks is None or newest.positions.dim() > 1 or any(x.edits and not x.gains_only for x in upper):
+            return None
+        with torch.inference_mode():
+            last, way = blocks.up(newest.hidden, newest.positions, newest.rows)
+            if not self._proven and not self._agrees(last, newest.logits):
+                self._by_form = None  # its parts look like the form, but it is another
+                return None
+            self._proven = True
+            return blocks.down(way, self._starts(newest), newest.wanted)
+
+    def _by_graph(self, newest: _Newest) -> Tensor:
+        """With torch's gradients of vLLM's own layers."""
+        count = newest.tokens.shape[1]  # a row for each candidate, so that one backward pass serves all
+        hidden = newest.hidden.repeat_interleave(count, dim=0)
+        positions = newest.positions.repeat_interleave(count, dim=-1)
+        rows = newest.rows
+        rows = replace(rows, count=count, queries=rows.queries.expand(-1, count), memo={}, biases={})
+        run = _Run(rows, newest.wanted)
         with torch.enable_grad(), self._in_torch(run):
             residual = None
             for block in self._blocks:
                 hidden, residual = block.forward(positions, hidden, residual)  # without the hooks that watch it
             last, _ = self._stack.get_submodule("norm")(hidden, residual)
-        self._prove(last[::count], logits)
-        start = log_odds_gradients(self._head_weight(), logits, tokens, self._scaling.soft_cap).to(last.dtype)
-        outputs = [run.targets[layer].output for layer in run.layers]
-        deltas = torch.autograd.grad(last, outputs, grad_outputs=start.flatten(0, 1))
-        found = torch.stack(
-            [
-                self._row(run.targets[layer], delta.view(len(slots), count, -1).transpose(0, 1))
-                for layer, delta in zip(run.layers, deltas, strict=True)
-            ]
-        )
-        keys = torch.arange(int(lengths.max()), device=found.device)
-        behind = keys > torch.from_numpy(lengths).to(found.device)[:, None] - 1
-        return found[..., : len(keys)].masked_fill(behind[:, None], NOT_THERE)
+        if not self._proven and not self._agrees(last[::count].detach(), newest.logits):
+            raise ValueError(f"{self.name}: the upper layers of this model in torch differ from vLLM's, use engine hf")
+        self._proven = True
+        start = self._starts(newest).to(last.dtype).flatten(0, 1)
+        targets = [run.targets[layer] for layer in run.layers]
+        deltas = torch.autograd.grad(last, [one.output for one in targets], grad_outputs=start)
+        found = []
+        for one, delta in zip(targets, deltas, strict=True):
+            grads = towards(one.values, delta.view(len(newest.members), count, -1))
+            found.append(salient(one.weights.reshape(len(grads), 1, -1, rows.keys) * grads, len(newest.members)))
+        return torch.stack(found)
 
-    @staticmethod
-    def _row(target: _Target, delta: Tensor) -> Tensor:
-        """|A * <V, delta>| averaged over heads; delta (K, R, H * D) is the gradient of the attention output."""
-        rows, heads, keys = target.weights.shape
-        groups, width = target.values.shape[0] // rows, target.values.shape[-1]
-        grouped = delta.reshape(len(delta), rows, groups, -1, width).permute(1, 2, 0, 3, 4)
-        towards = torch.bmm(grouped.reshape(rows * groups, -1, width).float(), target.values.mT)
-        weights = target.weights.view(rows, groups, 1, heads // groups, keys)
-        return (weights * towards.view(rows, groups, len(delta), -1, keys)).abs().mean(dim=(1, 3))
+    def _starts(self, newest: _Newest) -> Tensor:
+        """(R, K, width): gradients of the last hidden states."""
+        return log_odds_gradients(self._head_weight(), newest.logits, newest.tokens, self._scaling.soft_cap)
 
     @contextmanager
     def _in_torch(self, run: _Run) -> Iterator[None]:
@@ -169,9 +205,9 @@ class Saliency:
         found: list[tuple[Any, str, Any]] = []
         for module in (m for block in [*self._blocks, self._stack.get_submodule("norm")] for m in block.modules()):
             if isinstance(module, LinearBase):
-                found.append((module, "quant_method", _Linear(self)))
+                found.append((module, "quant_method", PlainLinear(self.weight)))
             elif type(module) is RMSNorm:
-                found.append((module, "_forward_method", _norm(module)))
+                found.append((module, "_forward_method", plain_norm(module)))
             elif isinstance(module, CustomOp):
                 found.append((module, "_forward_method", module.forward_native))
         for layer in range(self.lowest, self.worker.n_layers):
@@ -206,20 +242,24 @@ class Saliency:
             run.targets[layer] = _Target(weights[:, :, 0].detach(), attended, values)
         return attended
 
-    def _prove(self, hidden: Tensor, logits: Tensor) -> None:
-        """Once: what the layers give in torch is what vLLM's kernels gave."""
-        if self._proven:
-            return
+    def _agrees(self, hidden: Tensor, logits: Tensor) -> bool:
+        """Whether the layers in torch give what vLLM's kernels gave."""
         weight = self._head_weight()
-        mine = hidden.detach().float() @ weight.float().mT
+        mine = hidden.float() @ weight.float().mT
         if self._scaling.soft_cap is not None:
             mine = torch.tanh(mine / self._scaling.soft_cap) * self._scaling.soft_cap
         seen = logits.isfinite()  # a grammar hides some
         given = torch.where(seen, logits.float(), 0.0)
         off = torch.where(seen, mine[:, : logits.shape[1]] * self._scaling.scale - given, 0.0)
-        if float(off.norm()) > _TOLERANCE * float(given.norm()):
-            raise ValueError(f"{self.name}: the upper layers of this model in torch differ from vLLM's, use engine hf")
-        self._proven = True
+        return float(off.norm()) <= _TOLERANCE * float(given.norm())
+
+    def _written_out(self) -> Blocks | None:
+        """The upper layers with their gradients written out, where they have the form for that."""
+        attentions = [self._layers[layer][1] for layer in range(self.lowest, self.worker.n_layers)]
+        norm = self._stack.get_submodule("norm")
+        if any(layer.impl.logits_soft_cap for layer in attentions) or not fits(self._blocks, norm):
+            return None
+        return Blocks(self.worker, self._reader, self._blocks, attentions, norm, self.lowest, self.weight)
 
     def _head_weight(self) -> Tensor:
         rows: Tensor = self.weight(self._head)[: self._scaling.org_vocab_size]
@@ -232,34 +272,11 @@ class Saliency:
             return weight
         if module not in self._known:
             width = getattr(module, "input_size_per_partition", None) or module.embedding_dim
-            one = torch.eye(int(width), dtype=module.weight.dtype, device=module.weight.device)
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # it outlives the caller's mode
+                one = torch.eye(int(width), dtype=module.weight.dtype, device=module.weight.device)
                 self._known[module] = module.cpu_linear(one, module.weight, None).mT.contiguous()
         found: Tensor = self._known[module]
         return found
-
-
-class _Linear:
-    """In place of a layer's `quant_method`: the plain product."""
-
-    def __init__(self, saliency: Saliency) -> None:
-        self._saliency = saliency
-
-    def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return nn.functional.linear(x, self._saliency.weight(layer), None if bias is None else bias.detach())
-
-
-def _norm(module: Any) -> Callable[..., Any]:
-    """An RMSNorm that changes nothing in place."""
-
-    def forward(x: Tensor, residual: Tensor | None = None) -> Any:
-        total = x if residual is None else x + residual
-        wide = total.float()
-        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + module.variance_epsilon)
-        normed = normed.to(x.dtype) * module.weight.detach()
-        return normed if residual is None else (normed, total)
-
-    return forward
 
 
 def _usable(x: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ SPECS = (
     "spin:rho=0.5+avc:alpha=1+flb:gamma=1",
     "sgrs:layers=1;2,alpha=0.9",
     "locore:beta=3+sgrs:layers=1;2,alpha=0.9",
+    "heads:alpha=4+sgrs:layers=1;2,alpha=0.9",  # gradients by a graph: those through this edit are not written out
 )
 
 
