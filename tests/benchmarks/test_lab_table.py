@@ -310,6 +310,7 @@ def test_the_dials_page_shows_its_numbers_and_a_rate_is_over_all_pictures():
     found = json.loads((dials.RESULTS / "dials.json").read_text())
     assert (dials.RESULTS / "dials.md").read_text() == dials.page(found)
     assert found["guess"] == dials.guessed(json.loads((dials.RESULTS / "methods.json").read_text()))
+    assert found["noise"] == dials.noised(json.loads(dials.NOISE.read_text()))
     assert dials.rates([(1, 2), (0, 2)], None)[0] == 0.25
     value, low, high = dials.rates([(1, 4), (1, 4)], [(1, 2), (1, 2)])
     assert (value, low, high) == (-0.25, -0.25, -0.25)

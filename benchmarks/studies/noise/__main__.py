@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from grounddecode.engines.base import open_engine
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.intervals import Counts, Floats, count, differences, divide
 from grounddecode.evaluate.run.recipe import read
+from grounddecode.evaluate.scoring import chair
 from grounddecode.evaluate.scoring.pope import says_yes
 from grounddecode.registry import GREEDY
 
@@ -33,6 +34,8 @@ MODULE, RESAMPLES = "python -m benchmarks.studies.noise", 2000
 #: Where rows of the other seeds are taken from, the larger run first.
 OTHERS = {"bar.json": "evaluation", "contrasts.json": "checkpoints", "peers.json": "checkpoints"}
 SEEDS = ("seed1", "seed2")
+#: What of an answer counts, and out of how much.
+Parts = Callable[[Mapping[str, Any]], tuple[float, float]]
 
 
 def parts(record: Mapping[str, Any]) -> tuple[float, float]:
@@ -43,12 +46,18 @@ def parts(record: Mapping[str, Any]) -> tuple[float, float]:
     return float(says_yes(record["response"]) == (record["label"] == "yes")), 1.0
 
 
-def arms(records: Iterable[Mapping[str, Any]], spec: str) -> Counts:
+def seen(record: Mapping[str, Any]) -> tuple[float, float]:
+    """How many of the objects that are there a caption names, and how many there are."""
+    named = {mention[1] for mention in chair.mentions(record["response"])}
+    return float(len(named & set(record["truth"]))), float(len(set(record["truth"])))
+
+
+def arms(records: Iterable[Mapping[str, Any]], spec: str, counted: Parts = parts) -> Counts:
     """Counts by picture of a plan and of greedy on one model, so that the gain of the plan can be told."""
     rows, pictures = [], []
     for record in records:
         if record["method"] in (spec, GREEDY):
-            part, whole = parts(record)
+            part, whole = counted(record)
             own = record["method"] == spec
             rows.append({"own": part * own, "of": whole * own, "base": part * (not own), "all": whole * (not own)})
             pictures.append(record["image_id"])
@@ -64,8 +73,9 @@ def apart(without: Path, shipped: Path, spec: str) -> dict[str, list[float | Non
     """The plan's gain without noised pictures less that of the shipped seed, with 95 % over pictures."""
     sides = [[r for r in RunFolder(folder).records() if r["status"] == "ok"] for folder in (without, shipped)]
     told = {}
-    for name, belongs in (("chair_i", _captions), ("accuracy", _adversarial)):
-        ours, theirs = (arms(filter(belongs, records), spec) for records in sides)
+    measures = {"chair_i": (_captions, parts), "recall": (_captions, seen), "accuracy": (_adversarial, parts)}
+    for name, (belongs, counted) in measures.items():
+        ours, theirs = (arms(filter(belongs, records), spec, counted) for records in sides)
         point, bounds = differences(ours, theirs, gain, RESAMPLES)["gain"]
         told[name] = [None if value is None else round(value, 4) for value in (point, *bounds)]
     return told
@@ -94,10 +104,10 @@ def others(specs: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def headlines(row: Mapping[str, Any]) -> dict[str, list[float]]:
     """Differences from greedy of a row of a table."""
-    chair, pope = row["chair"], row["pope"]["adversarial"]
+    captions, pope = row["chair"], row["pope"]["adversarial"]
     return {
-        "chair_i": chair["chair_i"]["vs_greedy"],
-        "recall": chair["recall"]["vs_greedy"],
+        "chair_i": captions["chair_i"]["vs_greedy"],
+        "recall": captions["recall"]["vs_greedy"],
         "accuracy": pope["accuracy"]["vs_greedy"],
         "yes_ratio": pope["yes_ratio"]["vs_greedy"],
     }
