@@ -70,7 +70,7 @@ class Observer:
                 continue
             kept = self._room(i, name, layer)
             if kept is not None:
-                kept.index_copy_(0, self._placed(slots, len(kept) - 1), flags[: len(slots)])
+                kept.index_copy_(0, self._placed(slots, kept.shape[0] - 1), flags[: slots.shape[0]])
 
     def _placed(self, slots: Tensor, padding: int) -> Tensor:
         """The slots with padding in its own place; the layers of a step share them."""
@@ -96,7 +96,7 @@ class Observer:
             return None
         blocks = blocks_of(rows)
         size = rows.keys // blocks.shape[1]
-        return kept[:-1].view(-1, size).index_select(0, blocks.flatten()).view(len(blocks), -1)
+        return kept[:-1].view(-1, size).index_select(0, blocks.reshape(-1)).view(blocks.shape[0], -1)
 
 
 def _hook(model: nn.Module, name: str) -> None:

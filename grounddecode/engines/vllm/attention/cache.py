@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from grounddecode.engines.vllm.attention.products import EVERY, Copies, weighted_sums
+from grounddecode.engines.vllm.attention.products import EVERY, Copies, Places, weighted_sums
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.attention.step import Rows
@@ -87,23 +87,24 @@ class Columns(Copies):
         heads, count, width = asked.shape
         if not _is_in_place(cache, count):
             return super().scores(asked, cache, rows)
-        index = rows.memo.get(f"columns {count}")
-        if index is None:
+        places = rows.memo.get(f"columns {count}")
+        if places is None:
             block = self._blocks(cache, rows)[:, :, None, :, None].expand(-1, -1, count, -1, -1)
-            index = rows.memo[f"columns {count}"] = (block * width + _range(width, rows)).view(-1, width)
-        numbers = asked.unsqueeze(2).expand(-1, -1, len(index) // (heads * count), -1)
-        return weighted_sums(cache.view(-1, cache.shape[2]), index, numbers.reshape(-1, width)).view(heads, count, -1)
+            places = Places.of((block * width + _range(width, rows)).view(-1, width))
+            rows.memo[f"columns {count}"] = places
+        numbers = asked.unsqueeze(2).expand(-1, -1, len(places.starts) // (heads * count), -1)
+        return weighted_sums(cache.view(-1, cache.shape[2]), places, numbers).view(heads, count, -1)
 
     def outputs(self, weights: Tensor, cache: Tensor, rows: Rows, width: int) -> Tensor:
         heads, count, keys = weights.shape
         if not _is_in_place(cache, count):
             return super().outputs(weights, cache, rows, width)
-        index = rows.memo.get(f"rows {count}")
-        if index is None:
+        places = rows.memo.get(f"rows {count}")
+        if places is None:
             size = cache.shape[2]
             block = (self._blocks(cache, rows) + 1)[:, :, None, :, None].expand(-1, -1, count, -1, -1)
-            index = rows.memo[f"rows {count}"] = (block * size + _range(size, rows)).view(-1, keys)
-        return weighted_sums(cache.view(-1, width), index, weights.reshape(-1, keys)).view(heads, count, width)
+            places = rows.memo[f"rows {count}"] = Places.of((block * size + _range(size, rows)).view(-1, keys))
+        return weighted_sums(cache.view(-1, width), places, weights).view(heads, count, width)
 
     @staticmethod
     def _blocks(cache: Tensor, rows: Rows) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,10 +58,26 @@ def pieces_of(rows: Rows, heads: int, width: int) -> list[slice]:
     return found
 
 
-def weighted_sums(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of a table lie that are summed: `index` (N, M), and what torch's kernel wants of it."""
+
+    index: Tensor  # (N * M,)
+    starts: Tensor  # (N,), where each sum begins
+
+    @classmethod
+    def of(cls, index: Tensor) -> Places:
+        starts = torch.arange(0, index.numel(), index.shape[1], dtype=index.dtype, device=index.device)
+        return cls(index.reshape(-1), starts)
+
+
+def weighted_sums(table: Tensor, places: Places, weights: Tensor) -> Tensor:
     """(N, width): row n is the sum over m of `weights[n, m] * table[index[n, m]]`; nothing is copied.
 
+    The kernel of `torch.nn.functional.embedding_bag`, without what that makes anew in each layer.
+
     Args:
-        table: (rows, width).  index, weights: (N, M).
+        table: (rows, width).  weights: (N, M), of any shape with these entries in order.
     """
-    return torch.nn.functional.embedding_bag(index, table, mode="sum", per_sample_weights=weights)
+    found: Tensor = torch.embedding_bag(table, places.index, places.starts, False, 0, False, weights.reshape(-1))[0]
+    return found
