@@ -27,6 +27,7 @@ RESULTS = {
     "What we read from it": "results/lab/README.md",
     "Methods to compare with": "results/lab/peers.md",
     "Contrasts on the lab": "results/lab/contrasts.md",
+    "Contrasts without noise in training": "results/lab/noise.md",
     "One setting for all seeds": "results/lab/bar.md",
     "Methods on the second lab": "results/lab2/methods.md",
     "What we read from that": "results/lab2/README.md",
