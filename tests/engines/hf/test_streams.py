@@ -170,7 +170,8 @@ def test_a_joined_cache_grows_where_it_is(options: dict[str, Any], monkeypatch: 
         assert [a == b for a, b in itertools.pairwise(places[3:])] == [True, True, True, False, True, True]
     monkeypatch.setattr(joined.Growing, "__call__", lambda self, *args, **_: type(self.layer).update(self.layer, *args))
     usual, moving = cache_of(model, inputs, [AvisC()], 9, **options)
-    assert all(a != b for a, b in itertools.pairwise(moving))
+    if not options:  # beams give theirs back before the next ones are made, which may lie there
+        assert all(a != b for a, b in itertools.pairwise(moving))
     assert torch.equal(found.sequences, usual.sequences)
     assert all(torch.equal(a, b) for a, b in zip(found.logits, usual.logits, strict=True))
     for layer, other in zip(found.past_key_values.layers, usual.past_key_values.layers, strict=True):
