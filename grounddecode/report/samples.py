@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -96,10 +97,9 @@ def browser(runs: Runs, scoring: Scoring, out: Path, most: int = MOST, pictures:
 
 def _pictures(runs: Runs, samples: Sequence[Sample], most: int) -> tuple[list[str], dict[str, int]]:
     """Pictures inside the page and the number of each: those of samples on which methods err differently first."""
-    ranked = sorted(samples, key=lambda sample: not _differs(sample))
     images: list[str] = []
     shown: dict[str, int] = {}
-    for image in dict.fromkeys(sample["image"] for sample in ranked):
+    for image in dict.fromkeys(sample["image"] for sample in telling(samples)):
         picture = look(image, runs.find)[0] if len(images) < most else None
         if picture is not None:
             shown[image] = len(images)
@@ -109,19 +109,45 @@ def _pictures(runs: Runs, samples: Sequence[Sample], most: int) -> tuple[list[st
 
 def _shown(sample: Sample, runs: Runs, out: Path) -> Sample:
     """The sample with what is done to explain it: a command, and the page of an earlier one."""
-    explained = {method: _explained(sample, method, runs, out) for method in sample["answers"]}
+    made = {method: explaining(sample, method, runs) for method in sample["answers"]}
+    explained = {
+        method: {"command": whole(one.command), "page": one.page if (out / one.page).is_file() else None}
+        for method, one in made.items()
+    }
     name = sample["image"] if sample["image"].startswith(LAB) else Path(sample["image"]).name
     return sample | {"image": whole(name), "explain": explained}
 
 
-def _explained(sample: Sample, method: str, runs: Runs, out: Path) -> dict[str, str | None]:
+@dataclass(frozen=True)
+class Explaining:
+    """What explains one answer: options of `grounddecode explain`. `page`: where it lies, from the report's folder."""
+
+    model: str
+    image: str
+    prompt: str
+    method: str
+    length: int
+    page: str
+
+    @property
+    def command(self) -> str:
+        words = ["grounddecode", "explain", "--model", self.model, "--image", self.image, "--prompt", self.prompt]
+        words += ["--method", self.method, "--max-new-tokens", str(self.length), "--out", self.page]
+        return shlex.join(words)
+
+
+def explaining(sample: Sample, method: str, runs: Runs) -> Explaining:
+    """What explains the answer of one method to a sample of `listed`."""
     name = "".join(sign if sign.isalnum() or sign in "-." else "-" for sign in f"{sample['id']}-{method}")
-    page = f"explain/{name}.html"
     place = None if sample["image"].startswith(LAB) else runs.find(sample["image"])
-    path = sample["image"] if place is None else str(place.resolve())
-    words = ["grounddecode", "explain", "--model", runs.models[method], "--image", path, "--prompt", sample["prompt"]]
-    words += ["--method", runs.plans[method], "--max-new-tokens", str(sample["length"]), "--out", page]
-    return {"command": whole(shlex.join(words)), "page": page if (out / page).is_file() else None}
+    image = sample["image"] if place is None else str(place.resolve())
+    length = int(sample["length"])
+    return Explaining(runs.models[method], image, sample["prompt"], runs.plans[method], length, f"explain/{name}.html")
+
+
+def telling(samples: Sequence[Sample]) -> list[Sample]:
+    """Those on which methods err differently first."""
+    return sorted(samples, key=lambda sample: not _differs(sample))
 
 
 def script() -> str:

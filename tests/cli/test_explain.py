@@ -77,3 +77,27 @@ def test_the_risk_of_every_word(grounddecode: Run, tmp_path: Path) -> None:
 def test_risk_needs_gradients(grounddecode: Run) -> None:
     done = grounddecode("generate", "--model", "lab", "-p", "x", "--engine", "openai", "--risk")
     assert_sentence(done, "--risk needs gradients", "engine openai")
+
+
+def test_a_report_writes_the_pages_of_its_samples(grounddecode: Run, tmp_path: Path) -> None:
+    """Of the one sample that is asked for, beside the command of the other; beams are named and left out."""
+    run, asked = tmp_path / "run", "greedy,avc,beam:n=2"
+    done = grounddecode(
+        "bench", "--model", "lab", "--methods", asked, "--benchmarks", "chair", "--limit", "2", "--out", run
+    )
+    assert done.returncode == 0, done.stderr
+    done = grounddecode("report", run, "--out", tmp_path / "page", "--explain", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "2 beams cannot be explained" in done.stderr
+    text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    block = text.split('<script type="application/json" id="samples">')[1].split("</script>")[0]
+    samples = json.loads(block)["samples"]
+    linked = [sample for sample in samples if any(one["page"] for one in sample["explain"].values())]
+    assert len(samples) == 2
+    assert len(linked) == 1
+    for method in ("greedy", "avc"):
+        page = (tmp_path / "page" / linked[0]["explain"][method]["page"]).read_text(encoding="utf-8")
+        told = data_of(page)["told"][-1]
+        words = [word["text"] for word in told["words"]]
+        assert words == linked[0]["answers"][method]["text"].replace(".", "").split()
+    assert linked[0]["explain"]["beam:n=2"]["page"] is None

@@ -23,6 +23,9 @@ from grounddecode.cli.engines import Calibration, Device, Dtype, MaxPixels, Mode
 from grounddecode.cli.output import results_only, write_json, write_line
 
 if TYPE_CHECKING:
+    from grounddecode.engines.base import Decoding
+    from grounddecode.engines.hf.engine import HFEngine
+    from grounddecode.registry import Plan
     from grounddecode.report.explain.account import Account
 
 IMAGE_HELP = "A picture, or `lab:SEED`: a drawn scene, of which it is known what is in it. May be given again."
@@ -54,7 +57,7 @@ def explain(
 ) -> None:
     """Write a page that shows, word by word, what the model looked at and what a method changed."""
     with results_only():
-        from grounddecode.engines.base import Decoding
+        from grounddecode.engines.base import Decoding, open_engine
         from grounddecode.registry import plan as read
         from grounddecode.registry import with_settings
 
@@ -62,9 +65,13 @@ def explain(
         chosen = decoding(plan, temperature, top_p, None)
         seen = [picture(given, max_pixels) for given in image]
         options = engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels)
-        account = account_of(
-            model, prompt, seen, Decoding(max_new_tokens=max_new_tokens, seed=seed, **chosen), plan, options, risk
-        )
+        engine: Any = open_engine("hf", model, **options)
+        try:
+            account = account_of(
+                engine, prompt, seen, Decoding(max_new_tokens=max_new_tokens, seed=seed, **chosen), plan, risk
+            )
+        finally:
+            engine.close()
         paths = write(account, out, png)
     if as_json:
         write_json(paths)
@@ -87,29 +94,25 @@ def picture(given: str, max_pixels: int | None = None) -> dict[str, Any]:
 
 
 def account_of(
-    model: str, prompt: str, seen: list[dict[str, Any]], decoding: Any, plan: Any, options: dict[str, Any], risk: Any
+    engine: HFEngine, prompt: str, seen: list[dict[str, Any]], decoding: Decoding, plan: Plan, risk: Path | None = None
 ) -> Account:
-    """The answers, explained; opens the model and closes it."""
-    from grounddecode.engines.base import Request, open_engine
+    """The answers, explained."""
+    from grounddecode.engines.base import Request
     from grounddecode.report.explain.watch import explain as watch
     from grounddecode.risk import RiskCalibration
 
     known = [name for one in seen if one["objects"] is not None for name in one["objects"]]
-    opened: Any = open_engine("hf", model, **options)
-    try:
-        return watch(
-            opened,
-            Request(sample_id="0", prompt=prompt, images=tuple(one["image"] for one in seen)),
-            decoding,
-            plan.methods,
-            plan.name,
-            objects=known if all(one["objects"] is not None for one in seen) else None,
-            boxes=[one["boxes"] for one in seen],
-            labels=[one["label"] for one in seen],
-            calibration=None if risk is None else RiskCalibration.load(risk, opened.model.config),
-        )
-    finally:
-        opened.close()
+    return watch(
+        engine,
+        Request(sample_id="0", prompt=prompt, images=tuple(one["image"] for one in seen)),
+        decoding,
+        plan.methods,
+        plan.name,
+        objects=known if all(one["objects"] is not None for one in seen) else None,
+        boxes=[one["boxes"] for one in seen],
+        labels=[one["label"] for one in seen],
+        calibration=None if risk is None else RiskCalibration.load(risk, engine.model.config),
+    )
 
 
 def write(account: Account, out: Path, png: Path | None) -> dict[str, str | None]:
