@@ -1,4 +1,4 @@
-"""What demos/ray_serve.py found, and that the page says what the file says."""
+"""What demos/ray_serve.py and demos/ray_data.py found, and that the page says what the files say."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def test_the_page_says_so() -> None:
     first, second = result("ray_serve")["replicas"]
     assert f"{result('ray_serve')['requests']} requests" in PAGE
     assert f"answered {first} and {second} of them" in PAGE
+
+
+def test_rays_batches_give_what_engine_hf_gives() -> None:
+    """As the page says: nine rows, and all nine answers."""
+    answers = result("ray_data")["answers"]
+    assert len(answers) == 9
+    assert all(row["as_hf"] for row in answers)
+    assert not all(row["as_without"] for row in answers)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +18,18 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SERVING = ("vllm serve", "import OpenAI", "from vllm import")
 """What makes a block one of a vLLM server: it runs in vLLM's own environment, on this machine."""
+RAY_APPS = ("from ray.serve.llm import", "from ray.data.llm import")
+"""What makes a block one of a library of Ray that runs vLLM itself."""
+RAY_LOCAL = "import ray\nray.init(address='local', num_cpus=8, include_dashboard=False)\n"
+"""A cluster of the test's own, with room for all that the block starts, before the block."""
 SLOW = ("--limit 200", "--model llava-hf", "lab.yaml", "benchmarks.soak")
 """What makes a block a slow one: the demo's own command, benches of the ledger, soaks."""
 NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
+RAY_ENVIRONMENT = vllm_server.ENVIRONMENT | {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 ACTED = "\nassert ids.tolist() != model.generate(**inputs, do_sample=False).tolist()\n"
 
@@ -48,8 +59,12 @@ def serving(block: Block) -> bool:
     return any(mark in block.text for mark in SERVING)
 
 
+def of_ray(block: Block) -> bool:
+    return any(mark in block.text for mark in RAY_APPS)
+
+
 def cases(language: str) -> list[object]:
-    chosen = [block for block in blocks() if block.language == language and not serving(block)]
+    chosen = [block for block in blocks() if block.language == language and not (serving(block) or of_ray(block))]
     return [pytest.param(b, id=f"{b.page.relative_to(ROOT)}:{b.line}", marks=marks(b)) for b in chosen]
 
 
@@ -113,6 +128,33 @@ def test_the_server_and_those_who_ask_it(desk: Path, home: Path) -> None:
     for text in (text for text in scripts if "OpenAI" not in text):
         (desk / "block.py").write_text(text, encoding="utf-8")
         assert reader.run(["python-vllm", "block.py"], desk, home, vllm_server.ENVIRONMENT).strip()
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("library", RAY_APPS)
+def test_ray_runs_vllm(library: str, desk: Path, home: Path) -> None:
+    """Ray Serve is asked by the client of vllm.md; Ray Data prints an answer a row, each method's own."""
+    if not has(vllm_server.python(), "pyarrow" if "data" in library else "ray.serve.llm"):
+        pytest.skip("needs ray[serve] or ray[data] beside vLLM, in the environment that GROUNDDECODE_VLLM_PYTHON names")
+    reader.with_vllm(home)
+    (text,) = (block.text for block in blocks() if library in block.text)
+    (desk / "block.py").write_text(RAY_LOCAL + text, encoding="utf-8")
+    if "data" in library:
+        told = reader.run(["python-vllm", "block.py"], desk, home, RAY_ENVIRONMENT).splitlines()  # its workers' too
+        assert len({line for line in told if line.startswith('{"method"')}) == 2
+        return
+    client = next(block.text for block in blocks() if "import OpenAI" in block.text)
+    (desk / "client.py").write_text(client, encoding="utf-8")
+    with reader.running(["python-vllm", "block.py"], desk, home, "http://localhost:8000/v1/models", RAY_ENVIRONMENT):
+        assert reader.run(["python-vllm", "client.py"], desk, home, vllm_server.ENVIRONMENT).strip()
+
+
+def has(python: Path | None, module: str) -> bool:
+    """Whether that interpreter imports a module."""
+    command = [str(python), "-c", f"import {module}"]
+    more = os.environ | vllm_server.ENVIRONMENT
+    return python is not None and subprocess.run(command, env=more, capture_output=True).returncode == 0
 
 
 def test_the_demo_of_the_three_ways(desk: Path, home: Path) -> None:

@@ -163,12 +163,14 @@ def with_vllm(home: Path) -> None:
 
 
 @contextmanager
-def running(command: list[str], folder: Path, home: Path, healthy: str) -> Iterator[None]:
+def running(
+    command: list[str], folder: Path, home: Path, healthy: str, more: Mapping[str, str] = vllm_server.ENVIRONMENT
+) -> Iterator[None]:
     """A server, for as long as this lasts, from the moment it says that it is healthy."""
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=folder, env=_environment(home, vllm_server.ENVIRONMENT), stdin=subprocess.DEVNULL,
+            command, cwd=folder, env=_environment(home, more), stdin=subprocess.DEVNULL,
             stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
