@@ -34,6 +34,7 @@ RESULTS = {
     "The second lab's sweep": "results/lab2/sweep.md",
     "What is by construction": "results/lab2/dials.md",
     "Speed": "results/speed.md",
+    "Speed, more repeats at batch 8": "results/speed_batch8.md",
     "Speed on vLLM": "results/vllm_speed.md",
     "On a GPU": "results/gpu/h100.md",
     "Two commits beside each other": "results/paired.md",
