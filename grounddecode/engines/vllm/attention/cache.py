@@ -108,7 +108,10 @@ class Columns(Copies):
 
     @staticmethod
     def _blocks(cache: Tensor, rows: Rows) -> Tensor:
-        """(B, Hkv, n): where the keys of each block of a head lie, in units of such keys; its values lie behind."""
+        """(B, Hkv, n) int32: where the keys of each block of a head lie, in units of such keys; its values lie behind.
+
+        Half the memory of int64 for every index made of it, and enough for 2^31 rows: some 128 GB of a layer.
+        """
         known = rows.memo.get("first keys")
         if known is None:
             blocks, heads = blocks_of(rows).int(), cache.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,17 @@ EVERY = slice(None)
 _PIECE = 3 * 2**19  # bytes of keys that a processor keeps near while it works on them
 
 
-class Copies:
+class Copies(ABC):
     """Scores and outputs by way of a copy of all keys and values that are asked for.
 
     A subclass copies: `keys` (b * Hkv, D, T) and `values` (b * Hkv, T, D), float32, see `cache.Reader`.
     """
 
-    def keys(self, cache: Any, rows: Rows, piece: slice = EVERY) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def keys(self, cache: Any, rows: Rows, piece: slice = EVERY) -> Tensor: ...
 
-    def values(self, cache: Any, rows: Rows, piece: slice = EVERY) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def values(self, cache: Any, rows: Rows, piece: slice = EVERY) -> Tensor: ...
 
     def scores(self, asked: Tensor, cache: Any, rows: Rows) -> Tensor:
         """(B * Hkv, Q, T), float32, of queries (B * Hkv, Q, D)."""
