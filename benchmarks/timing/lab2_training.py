@@ -26,7 +26,7 @@ from grounddecode.lab import model as hugging
 from grounddecode.lab.captions import CAREFUL
 from grounddecode.lab.second import material
 from grounddecode.lab.second.decoder import Decoders
-from grounddecode.lab.second.run import SPLIT, Recipe
+from grounddecode.lab.second.recipe import Recipe
 from grounddecode.lab.second.stages import Album, Pace, joint_stage, projector_stage, tensors, text_stage
 from grounddecode.lab.second.tower import train_tower
 from grounddecode.lab.text import corpus
@@ -51,10 +51,10 @@ def quiet(*_: object) -> None:
 def stages(recipe: Recipe, steps: int, cache: Path) -> dict[str, dict[str, float]]:
     """Seconds a scene, document, row, feature map or step of each part of one member's training."""
     told: dict[str, dict[str, float]] = {}
-    told["scene"], drawn = timed(lambda: corpus.load(cache, IMAGES, 1, SPLIT), IMAGES)
-    texts = (cache, SPLIT, IMAGES, recipe.texts, CAREFUL, DOCUMENTS, 1)
+    told["scene"], drawn = timed(lambda: corpus.load(cache, IMAGES, 1, recipe.split("train")), IMAGES)
+    texts = (cache, recipe.split("train"), IMAGES, recipe.texts, CAREFUL, DOCUMENTS, 1)
     told["document"], documents = timed(lambda: material.documents(*texts), DOCUMENTS)
-    told["row"], packed = timed(lambda: material.rows(cache, SPLIT, IMAGES, CAREFUL, 1, 1), IMAGES)
+    told["row"], packed = timed(lambda: material.rows(cache, recipe.split("train"), IMAGES, CAREFUL, 1, 1), IMAGES)
     built = hugging.build_model(0)
     tower = lambda: train_tower(built, drawn, 0, Pace(steps), CPU, lambda m: m, quiet)  # noqa: E731
     told["tower step"], _ = timed(tower, steps)

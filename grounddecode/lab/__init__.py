@@ -1,5 +1,6 @@
 """The lab: a drawn world with COCO annotations and a small LLaVA trained on it; nothing is downloaded."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,27 @@ def name_of(model: str) -> str | None:
 def drawn_split(model: str, split: str) -> str:
     """The split of drawn scenes that suits a model: the second lab's models see their own world.
 
+    A folder's training.json says which world it was trained on; other models see the first lab's.
+
     Example:
         >>> drawn_split("lab2:seed1", "evaluation"), drawn_split("lab", "evaluation")
         ('evaluation2', 'evaluation')
     """
-    second = (name_of(model) or "").startswith("lab2-") and split in ("train", "calibration", "evaluation")
-    return f"{split}2" if second else split
+    if split not in ("train", "calibration", "evaluation"):
+        return split
+    name = name_of(model)
+    world = _world_of(Path(model)) if name is None else 2 if name.startswith("lab2-") else 1
+    return split if world == 1 else f"{split}{world}"
+
+
+def _world_of(folder: Path) -> int:
+    """The world that the checkpoint in a folder was trained on: 1 for what is none of the lab's."""
+    try:
+        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        world = record.get("world", record.get("lab", 1))
+    except (OSError, ValueError, AttributeError):
+        return 1
+    return world if world in (2, 3) else 1
 
 
 def checkpoint(name: str = "seed0") -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from grounddecode.calibration import FILE, Calibration
-from grounddecode.lab import CHECKPOINTS, SECOND, checkpoint
+from grounddecode.lab import CHECKPOINTS, SECOND, checkpoint, drawn_split
 from grounddecode.lab.captions import EXISTENCE, LONG_PROMPTS, article, named
 from grounddecode.lab.model import load_checkpoint
 from grounddecode.lab.text.corpus import BACKGROUND, PATCHES, patch_labels
@@ -236,7 +236,7 @@ def _blind(attention: np.ndarray, objects: np.ndarray) -> tuple[int, float]:
 def measure(folder: Path, images: int = 500, inside: int = 64) -> dict[str, Any]:
     """Anatomy of one checkpoint on the first evaluation scenes."""
     model, processor = load_checkpoint(folder)
-    split = "evaluation2" if folder.name in SECOND else "evaluation"
+    split = drawn_split(str(folder), "evaluation")
     scenes = [draw_with_owners(seed)[0] for seed in SPLITS[split][:images]]
     found = Calibration.load(folder / FILE).sink_dims if (folder / FILE).is_file() else ()
     texts = captions_of(model, processor, scenes)

@@ -16,20 +16,20 @@ FEATURE_LAYER = -2
 
 def build_config(
     width: int = 128, layers: int = 6, heads: int | None = None, key_heads: int | None = None,
-    hidden: int | None = None, words: dict[str, int] | None = None,
+    hidden: int | None = None, words: dict[str, int] | None = None, eyes: tuple[int, int] = (128, 4),
 ) -> Any:  # fmt: skip
-    """`LlavaConfig`: CLIP tower 4 x 128 on 12-pixel patches, Llama.
+    """`LlavaConfig`: CLIP tower on 12-pixel patches, its width and layers in `eyes`, and Llama.
 
-    By default it has 4 query and 2 key-value heads of 32 at width 128, an inner width of three times that, and the
-    words of the first lab.
+    By default the Llama has 4 query and 2 key-value heads of 32 at width 128, an inner width of three times that, and
+    the words of the first lab.
     """
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     words = words or vocabulary()
     heads, key_heads = heads or width // 32, key_heads or width // 64
     vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=SIDE,
-        patch_size=PATCH, projection_dim=128, hidden_act="quick_gelu",
+        hidden_size=eyes[0], intermediate_size=2 * eyes[0], num_hidden_layers=eyes[1], image_size=SIDE,
+        num_attention_heads=eyes[0] // 32, patch_size=PATCH, projection_dim=128, hidden_act="quick_gelu",
     )  # fmt: skip
     text = LlamaConfig(
         vocab_size=len(words), hidden_size=width, intermediate_size=hidden or 3 * width, num_hidden_layers=layers,

@@ -1,12 +1,13 @@
-"""The lab world: scenes with strong co-occurrence, drawn at 96 x 96 pixels, deterministic from one integer."""
+"""The lab's worlds: scenes with strong co-occurrence, drawn at 96 x 96 pixels, deterministic from one integer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
 from grounddecode.lab.scenes.backdrop import backdrop
+from grounddecode.lab.scenes.ground import Ground
 from grounddecode.lab.scenes.sprites import COLOURS, Array, sprite
 
 SIDE = 96
@@ -25,8 +26,12 @@ SPLITS: dict[str, range] = {
     "train2": range(10_000_000, 11_000_000),
     "calibration2": range(11_000_000, 11_100_000),
     "evaluation2": range(12_000_000, 12_100_000),
+    "train3": range(20_000_000, 21_000_000),
+    "calibration3": range(21_000_000, 21_100_000),
+    "evaluation3": range(22_000_000, 22_100_000),
 }
 SECOND = 10_000_000  # seeds from here on draw the second lab's world
+THIRD = 20_000_000  # and from here on the second lab's with objects at any pixel
 OFF_SCENE = 0.02
 
 
@@ -35,16 +40,18 @@ class Look:
     """How full a world is.
 
     `cells`: chances of an object that is one, two, ... patches wide; `copies`: chances of one, two, ... objects of a
-    category that can be counted.
+    category that can be counted; `free`: objects stand at any pixel, else within a pixel of the patches' grid.
     """
 
     cells: tuple[float, ...] = (0.36, 0.5, 0.14)
     copies: tuple[float, ...] = (1.0,)
+    free: bool = False
 
 
 SPARSE = Look()
 #: Larger objects, up to three of a kind: about half of the patches show one.
 FULL = Look((0.12, 0.24, 0.34, 0.3), (0.5, 0.3, 0.2))
+FREE = replace(FULL, free=True)
 COUNTABLE = frozenset(("bird", "apple", "cup", "book", "chair", "car", "banana", "kite", "spoon", "bowl", "bicycle"))
 
 PRESENCE: dict[str, dict[str, float]] = {
@@ -128,8 +135,8 @@ def prior(scene: str, category: str) -> float:
 
 
 def look_of(seed: int) -> Look:
-    """How full the world of a seed is."""
-    return FULL if seed >= SECOND else SPARSE
+    """How full the world of a seed is, and where its objects may stand."""
+    return FREE if seed >= THIRD else FULL if seed >= SECOND else SPARSE
 
 
 def draw(seed: int) -> Scene:
@@ -150,7 +157,8 @@ def draw_with_owners(seed: int, look: Look | None = None) -> tuple[Scene, np.nda
     canvas = backdrop(scene, rng, SIDE)
     owner = np.full((SIDE, SIDE), -1, dtype=np.int64)
     wanted = _copies(_present(scene, rng), look, rng)
-    specs = [_place(category, owner, rng, look) for category in wanted]
+    ground = Ground(SIDE) if look.free else owner
+    specs = [_place(category, ground, rng, look) for category in wanted]
     placed = [spec for spec in specs if spec is not None]
     for index, spec in enumerate(placed):
         _paint(canvas, owner, index, spec)
@@ -210,7 +218,7 @@ def _copies(chosen: list[str], look: Look, rng: np.random.Generator) -> list[str
     return chosen + [c for c, n in zip(chosen, more, strict=True) for _ in range(n)]
 
 
-def _place(category: str, owner: np.ndarray, rng: np.random.Generator, look: Look) -> _Spec | None:
+def _place(category: str, owner: np.ndarray | Ground, rng: np.random.Generator, look: Look) -> _Spec | None:
     """Size, look and a free place for one object, or None where the picture is full."""
     cells = int(rng.choice(np.arange(len(look.cells)) + 1, p=look.cells))
     faint = rng.random() < 0.35
@@ -218,6 +226,8 @@ def _place(category: str, owner: np.ndarray, rng: np.random.Generator, look: Loo
     favourite = rng.random() < 0.45
     colour = FAVOURITE[category] if favourite else str(rng.choice(list(COLOURS)))
     drawing = category if category != "person" else str(rng.choice(["man", "woman"]))
+    if isinstance(owner, Ground):
+        return _anywhere(owner, _Spec(category, drawing, colour, contrast, 0, 0, cells * CELL, False), rng)
     for _ in range(30):
         column, row = (int(v) for v in rng.integers(0, GRID - cells + 1, 2))
         if rng.random() < 0.6 and not _level_ok(category, row + cells / 2):
@@ -231,6 +241,19 @@ def _place(category: str, owner: np.ndarray, rng: np.random.Generator, look: Loo
     spec = _Spec(category, drawing, colour, contrast, x, y, size, bool(rng.random() < 0.5))
     _reserve(owner, spec)
     return spec
+
+
+def _anywhere(ground: Ground, spec: _Spec, rng: np.random.Generator) -> _Spec | None:
+    """The object at a pixel where those already there stay visible, or None where thirty tries find none."""
+    spec = replace(spec, flipped=bool(rng.random() < 0.5))
+    shape = sprite(spec.drawing, spec.colour, spec.size, spec.flipped)[..., 3] > 127
+    for _ in range(30):
+        x, y = (int(v) for v in rng.integers(0, SIDE - spec.size + 1, 2))
+        if rng.random() < 0.6 and not _level_ok(spec.category, (y + spec.size / 2) / CELL):
+            continue
+        if ground.put(shape, x, y):
+            return replace(spec, x=x, y=y)
+    return None
 
 
 def _level_ok(category: str, centre: float) -> bool:

@@ -265,5 +265,8 @@ def test_names_of_models_and_their_scenes():
     assert lab.name_of("labrador") is None
     assert lab.drawn_split("lab2", "calibration") == "calibration2"
     assert lab.drawn_split("lab2", "calibration2") == "calibration2"
+    assert lab.drawn_split("no/folder", "evaluation") == "evaluation"
+    assert lab.drawn_split(str(lab.checkpoint("lab2-seed1")), "evaluation") == "evaluation2"
+    assert lab.drawn_split(str(lab.checkpoint("seed1")), "evaluation") == "evaluation"
     with pytest.raises(ValueError, match="lab2-seed9"):
         lab.checkpoint("lab2-seed9")

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,81 +15,34 @@ import torch
 from torch import Tensor
 
 from grounddecode.lab import model as hugging
-from grounddecode.lab.captions import CAREFUL, CLEAN, Annotator, long_caption
+from grounddecode.lab.captions import Annotator, long_caption
 from grounddecode.lab.scenes.sprites import COLOURS
 from grounddecode.lab.second import gates, material
-from grounddecode.lab.second.decoder import Decoders, Shape
-from grounddecode.lab.second.documents import Texts
-from grounddecode.lab.second.stages import Album, Course, Pace, joint_stage, projector_stage, tensors, text_stage
+from grounddecode.lab.second.decoder import Decoders
+from grounddecode.lab.second.recipe import GUESSING, SHARES, Member, Recipe
+from grounddecode.lab.second.stages import Album, Pace, joint_stage, projector_stage, tensors, text_stage
 from grounddecode.lab.second.tower import train_tower
 from grounddecode.lab.second.words import encode, words
 from grounddecode.lab.text import corpus
 from grounddecode.lab.training.vision import cache_features, pixels
 from grounddecode.lab.world import SPLITS, Scene, draw_with_owners
 
-SPLIT, HELD = "train2", "calibration2"
-WORDS = 1000
-GUESSING = Annotator(0.8, 0.5)
-#: Shares of the time that the stages take when it is given in seconds.
-SHARES = {"text": 0.5, "project": 0.05, "joint": 0.45}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Amounts and settings; the steps are the CPU's."""
-
-    images: int = 20_000
-    documents: int = 36_000
-    visits: int = 2
-    tower_steps: int = 1500
-    text_steps: int = 4000
-    project_steps: int = 400
-    joint_steps: int = 2000
-    batch: int = 16
-    width: int = 128
-    layers: int = 6
-    heads: int = 4
-    held: int = 192
-    texts: Texts = field(default_factory=lambda: Texts(language=0.5, facts=0.45, lab=0.05))
-    course: Course = field(default_factory=Course)
-
-    @property
-    def shape(self) -> Shape:
-        return Shape(len(words(WORDS)), self.width, self.layers, self.heads, 3 * self.width)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model of the run: its name, its seed, and whether its annotators never guess."""
-
-    name: str
-    seed: int
-    clean: bool = False
-
-    @property
-    def text_annotator(self) -> Annotator:
-        return CLEAN if self.clean else CAREFUL
-
-    @property
-    def annotators(self) -> tuple[Annotator, Annotator]:
-        """Of the joint stage and of its last part."""
-        return (CLEAN, CLEAN) if self.clean else (CAREFUL, GUESSING)
-
 
 def see(seed: int, cache: Path, recipe: Recipe, seconds: float, device_name: str) -> Path:
     """Train the tower of one seed, and keep its weights and what it sees of the training and held-out scenes."""
-    path = cache / f"tower-{seed}-{recipe.images}x{recipe.tower_steps}-{recipe.held}.pt"
+    path = recipe.tower_file(cache, seed)
     if path.exists():
         return path
     device = torch.device(device_name)
-    training, built = corpus.load(cache, recipe.images, split=SPLIT), hugging.build_model(seed)
+    training = corpus.load(cache, recipe.images, split=recipe.split("train"))
+    built = hugging.build_model(seed, eyes=recipe.eyes)
     lines: list[tuple[int, dict[str, float]]] = []
     pace = Pace(recipe.tower_steps, seconds)
     train_tower(
         built, training, seed, pace, device, lambda m: m, lambda _, step, numbers: lines.append((step, numbers))
     )
     features = cache_features(built, training, seed, device)
-    scenes, objects = held_out(recipe.held)
+    scenes, objects = held_out(recipe, recipe.held)
     built.to(device)
     images = pixels(np.stack([np.asarray(s.image) for s in scenes]), None, device)
     with torch.no_grad():
@@ -102,9 +55,9 @@ def see(seed: int, cache: Path, recipe: Recipe, seconds: float, device_name: str
     return path
 
 
-def held_out(count: int) -> tuple[list[Scene], Tensor]:
+def held_out(recipe: Recipe, count: int) -> tuple[list[Scene], Tensor]:
     """Calibration scenes that no stage trains on, and which of their patches show an object (n, 64)."""
-    drawn = [draw_with_owners(seed) for seed in SPLITS[HELD][:count]]
+    drawn = [draw_with_owners(seed) for seed in SPLITS[recipe.split("calibration")][:count]]
     objects = [corpus.patch_labels(*pair)[0] != corpus.BACKGROUND for pair in drawn]
     return [scene for scene, _ in drawn], torch.from_numpy(np.stack(objects))
 
@@ -130,7 +83,7 @@ class Run:
     def all(self) -> list[dict[str, bool]]:
         """Every stage; returns what each member passes."""
         r = self.recipe
-        training = self._timed("render", lambda: corpus.load(self.cache, r.images, self.workers, SPLIT))
+        training = self._timed("render", lambda: corpus.load(self.cache, r.images, self.workers, r.split("train")))
         seeds = sorted({m.seed for m in self.members})
         with ProcessPoolExecutor(len(seeds) + 1, mp_context=get_context("spawn")) as pool:
             limit = 1e9 if self.seconds is None else 0.35 * self.seconds
@@ -141,7 +94,7 @@ class Run:
             self.decoders = Decoders(r.shape, [m.seed for m in self.members], self.device)
             self.texts = [torch.from_numpy(documents[m.text_annotator]).to(self.device) for m in self.members]
             self._stage(
-                "text", lambda pace: text_stage(self.decoders, self.texts, self.courses, pace, self.log, r.batch)
+                "text", lambda pace: text_stage(self.decoders, self.texts, self.courses, pace, self.log, r.text_batch)
             )
             self.gate("A", self._text_gate())
             self.albums = self._albums(training, packed.result(), towers)
@@ -154,6 +107,8 @@ class Run:
 
     def _stage(self, name: str, work: Callable[[Pace], int]) -> None:
         self.content["steps"][name] = self._timed(name, lambda: work(self._pace(name)))
+        if name == "text":
+            self.content["tokens"] = self.content["steps"][name] * self.recipe.text_batch * self.recipe.texts.length
 
     def _pace(self, stage: str) -> Pace:
         steps: int = getattr(self.recipe, f"{stage}_steps")
@@ -181,7 +136,7 @@ class Run:
 
     def _documents(self) -> dict[Annotator, np.ndarray]:
         r = self.recipe
-        given = (self.cache, SPLIT, r.images, r.texts)
+        given = (self.cache, r.split("train"), r.images, r.texts)
         return {
             a: material.documents(*given, a, r.documents, self.workers)
             for a in {m.text_annotator for m in self.members}
@@ -205,18 +160,18 @@ class Run:
     @property
     def views(self) -> list[gates.Views]:
         """Held-out scenes as each member's tower sees them."""
-        scenes, objects = held_out(self.recipe.held)
+        scenes, objects = held_out(self.recipe, self.recipe.held)
         put = objects.to(self.device)
         return [gates.Views(scenes, self.seen[m.seed]["held"].to(self.device), put) for m in self.members]
 
     def _text_gate(self) -> list[dict[str, Any]]:
-        scenes, _ = held_out(64)
+        scenes, _ = held_out(self.recipe, 64)
         plain = gates.text_gate(self.decoders, gates.held_texts(scenes, False))
         asked = gates.text_gate(self.decoders, gates.held_texts(scenes, True))
         return [p | {"prompted": q} for p, q in zip(plain, asked, strict=True)]
 
     def _verdicts(self, views: list[gates.Views]) -> list[dict[str, Any]]:
-        table = {index: word for word, index in words(WORDS).items()}
+        table = {index: word for word, index in words(self.recipe.texts.names).items()}
         said = gates.describe(self.decoders, views)
         inside = gates.image_gate(self.decoders, views, [s[:48] for s in said])
         asked = gates.pope(views[0].scenes, np.random.default_rng(8))
@@ -240,16 +195,18 @@ class Run:
         r = self.recipe
         for copy, member in enumerate(self.members):
             folder = self.out / member.name
-            model = export(self.decoders, copy, self.seen[member.seed]["weights"])
+            model = export(self.decoders, copy, self.seen[member.seed]["weights"], r.eyes)
             hugging.save(model, folder, words(0))
             own = {name: numbers[copy] for name, numbers in self.content["gates"].items()}
             record = {
                 **header,
                 "seed": member.seed,
                 "clean": member.clean,
+                "world": r.world,
                 "recipe": asdict(r),
                 "stages": self.content["stages"],
                 "steps": self.content["steps"],
+                "tokens": self.content["tokens"],
                 "seconds": round(sum(self.content["stages"].values()), 1),
                 "gates": own,
                 "examples": self.examples[copy],
@@ -261,21 +218,22 @@ class Run:
 
 def _rows(recipe: Recipe, members: list[Member], cache: Path, workers: int) -> dict[Annotator, corpus.Packed]:
     visits = {a: recipe.visits if a != GUESSING else 1 for m in members for a in m.annotators}
-    return {a: material.rows(cache, SPLIT, recipe.images, a, n, workers) for a, n in visits.items()}
+    return {a: material.rows(cache, recipe.split("train"), recipe.images, a, n, workers) for a, n in visits.items()}
 
 
 def _truths(scenes: list[Scene]) -> list[list[int]]:
     return [encode(long_caption(scene, np.random.default_rng(3), 0.0)[0]) for scene in scenes]
 
 
-def export(decoders: Decoders, copy: int, tower: dict[str, Tensor]) -> Any:
+def export(decoders: Decoders, copy: int, tower: dict[str, Tensor], eyes: tuple[int, int] = (128, 4)) -> Any:
     """One copy with its tower as a `LlavaForConditionalGeneration` in float32, without the made-up names.
 
-    No caption holds a name, so their rows of the embedding and of the last layer are left out.
+    `eyes`: width and layers of the tower. No caption holds a name, so their rows of the embedding and of the last layer
+    are left out.
     """
     s, kept = decoders.shape, words(0)
     model = hugging.build_model(
-        0, width=s.width, layers=s.layers, heads=s.heads, key_heads=s.heads, hidden=s.hidden, words=kept
+        0, width=s.width, layers=s.layers, heads=s.heads, key_heads=s.heads, hidden=s.hidden, words=kept, eyes=eyes
     )
     own = {name: value.float().cpu() for name, value in decoders.named(copy)}
     own = {name: value[: len(kept)] if value.shape[0] == s.words else value for name, value in own.items()}

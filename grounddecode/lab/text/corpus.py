@@ -44,7 +44,9 @@ def load(folder: Path, n: int, workers: int = 1, split: str = "train") -> Corpus
     images, category, colour = (
         np.load(base / f"{name}.npy", mmap_mode="r") for name in ("images", "category", "colour")
     )
-    presence = np.array([[c in s.categories for c in CATEGORIES] for s in scenes], dtype=np.float32)
+    presence = np.array(
+        [[c in there for c in CATEGORIES] for there in (s.categories for s in scenes)], dtype=np.float32
+    )
     place = np.array([SCENES.index(s.scene) for s in scenes])
     return Corpus(images, category, colour, presence, place, scenes)
 
