@@ -130,4 +130,5 @@ def test_it_can_be_calibrated_on_its_own_world(trained, tmp_path, monkeypatch):
 
 def test_a_tower_of_another_world_or_size_is_not_taken_from_the_cache(tmp_path):
     kinds = [LARGE, replace(LARGE, world=2), replace(LARGE, tower_layers=4), replace(LARGE, tower_width=128), Recipe()]
+    kinds += [replace(LARGE, tower_batch=96)]
     assert len({recipe.tower_file(tmp_path, 0) for recipe in kinds}) == len(kinds)

@@ -8,7 +8,8 @@ how many tokens a second all groups of the sweep got through side by side, besid
 under `estimates` follows from these and was not run.
 
 A step of a larger decoder takes the longer of two times. Launching its kernels: that of the shipped models' step, by
-layers. Computing: at the speed of the whole sweep, which is the least that the card can do, by weights.
+layers. Computing: at the speed of the whole sweep, which is the least that the card can do, by weights. The tower's
+step is that of the shipped models' three towers side by side, by layers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from grounddecode.lab import checkpoint
 from grounddecode.lab.captions import CAREFUL
 from grounddecode.lab.second import material
 from grounddecode.lab.second.decoder import Shape
-from grounddecode.lab.second.recipe import SHARES, SIZES, Recipe
+from grounddecode.lab.second.recipe import SHARES, SIZES, TOWER, Recipe
 from grounddecode.lab.second.words import words
 from grounddecode.lab.text import corpus
 
@@ -76,6 +77,7 @@ def estimates(recipe: Recipe, here: dict[str, dict[str, float]], seconds: float,
     # Of two annotators there, the seeds' and the twin's; here the seed's alone, or both.
     writing = took["documents"] / (2 * small["documents"]) * members * recipe.documents * rates["document"]
     left = seconds - render - writing
+    looking = TOWER * record["until"] / (_tower_steps(record) + 1) * recipe.tower_layers / SIZES["small"].tower_layers
     shape, pace = recipe.shape, pace_of_sweep()
     deeper = recipe.layers / small["layers"]
 
@@ -92,11 +94,19 @@ def estimates(recipe: Recipe, here: dict[str, dict[str, float]], seconds: float,
         "members": members, "seconds": seconds, "render": round(render, 1), "documents": round(writing, 1),
         "rows": round(here["large"]["row"] * recipe.images * (recipe.visits + 1) / (CORES / 2), 1),
         "text": round(SHARES["text"] * left, 1), "joint": round(SHARES["joint"] * left, 1),
-        "ms a step": {"text": text, "joint": joint}, "text steps": round(text_steps), "joint steps": round(joint_steps),
+        "ms a step": {"tower": round(1e3 * looking, 1), "text": text, "joint": joint},
+        "tower steps": round(TOWER * seconds / looking), "text steps": round(text_steps),
+        "joint steps": round(joint_steps),
         "million tokens of text": round(text_steps * texts / 1e6, 1),
         "times each document": round(text_steps * recipe.text_batch / recipe.documents, 1),
         "slowest text step for 50 M tokens, ms": round(SHARES["text"] * left / (50e6 / texts) * 1e3, 1),
     }  # fmt: skip
+
+
+def _tower_steps(record: dict[str, Any]) -> int:
+    """The last step that a tower has told of, when its time was over."""
+    told: int = next(line["step"] for line in record["log"] if line["stage"] == "tower")
+    return told
 
 
 def main() -> None:
@@ -106,8 +116,20 @@ def main() -> None:
     args = parser.parse_args()
     here = {name: drawn(recipe) for name, recipe in SIZES.items()}
     large = SIZES["large"]
-    amounts = ("images", "documents", "visits", "batch", "text_batch", "width", "layers", "heads", "world")
+    amounts = (
+        "images",
+        "documents",
+        "visits",
+        "batch",
+        "text_batch",
+        "tower_batch",
+        "width",
+        "layers",
+        "heads",
+        "world",
+    )
     result = {
+        **provenance(),
         "command": "python -m benchmarks.studies.lab2.budget",
         "recipe": {name: getattr(large, name) for name in amounts},
         "measured": {
@@ -116,7 +138,6 @@ def main() -> None:
             "products a second in the sweep": round(pace_of_sweep()),
         },
         "estimates": [estimates(large, here, args.seconds, members) for members in (1, 2)],
-        **provenance(),
     }
     text = json.dumps(result, indent=1)
     print(text)

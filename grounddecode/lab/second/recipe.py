@@ -12,14 +12,17 @@ from grounddecode.lab.second.words import words
 GUESSING = Annotator(0.8, 0.5)
 #: Shares of the time that the stages take when it is given in seconds.
 SHARES = {"text": 0.5, "project": 0.05, "joint": 0.45}
+#: And the share of all of it after which a tower, which is trained beside the text stage, is done.
+TOWER = 0.35
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Amounts and settings; the steps are the CPU's.
 
-    `world`: 2, objects on the patches' grid, or 3, at any pixel. `batch`: images a step; `text_batch`: documents a step
-    of the text stage. The decoder has `layers` x `width` with `heads` heads, the tower `tower_layers` x `tower_width`.
+    `world`: 2, objects on the patches' grid, or 3, at any pixel. `batch`: images a step, `tower_batch` of them in the
+    tower's training; `text_batch`: documents a step of the text stage. The decoder has `layers` x `width` with `heads`
+    heads, the tower `tower_layers` x `tower_width`.
     """
 
     images: int = 20_000
@@ -31,6 +34,7 @@ class Recipe:
     joint_steps: int = 2000
     batch: int = 16
     text_batch: int = 16
+    tower_batch: int = 96
     width: int = 128
     layers: int = 6
     heads: int = 4
@@ -59,7 +63,7 @@ class Recipe:
 
     def tower_file(self, cache: Path, seed: int) -> Path:
         """Where a trained tower is kept."""
-        size = f"{self.images}x{self.tower_steps}-{self.held}"
+        size = f"{self.images}-{self.tower_steps}x{self.tower_batch}-{self.held}"
         return cache / f"tower-{seed}-{self.world}-{'x'.join(map(str, self.eyes))}-{size}.pt"
 
 
@@ -68,7 +72,7 @@ class Recipe:
 #: larger because an object now lies across its patches.
 LARGE = Recipe(
     images=60_000, documents=200_000, tower_steps=8000, text_steps=6000, project_steps=800, joint_steps=6000, batch=32,
-    text_batch=128, width=192, layers=8, heads=6, tower_width=192, tower_layers=6, world=3,
+    text_batch=128, tower_batch=192, width=192, layers=8, heads=6, tower_width=192, tower_layers=6, world=3,
     texts=Texts(language=0.5, facts=0.45, lab=0.05, names=1600), course=Course(joint_rate=4e-4),
 )  # fmt: skip
 SIZES = {"small": Recipe(), "large": LARGE}

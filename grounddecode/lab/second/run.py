@@ -19,7 +19,7 @@ from grounddecode.lab.captions import Annotator, long_caption
 from grounddecode.lab.scenes.sprites import COLOURS
 from grounddecode.lab.second import gates, material
 from grounddecode.lab.second.decoder import Decoders
-from grounddecode.lab.second.recipe import GUESSING, SHARES, Member, Recipe
+from grounddecode.lab.second.recipe import GUESSING, SHARES, TOWER, Member, Recipe
 from grounddecode.lab.second.stages import Album, Pace, joint_stage, projector_stage, tensors, text_stage
 from grounddecode.lab.second.tower import train_tower
 from grounddecode.lab.second.words import encode, words
@@ -38,9 +38,11 @@ def see(seed: int, cache: Path, recipe: Recipe, seconds: float, device_name: str
     built = hugging.build_model(seed, eyes=recipe.eyes)
     lines: list[tuple[int, dict[str, float]]] = []
     pace = Pace(recipe.tower_steps, seconds)
+    torch.backends.cuda.matmul.allow_tf32 = True  # a process of its own, which has not heard of it
     train_tower(
-        built, training, seed, pace, device, lambda m: m, lambda _, step, numbers: lines.append((step, numbers))
-    )
+        built, training, seed, pace, device, lambda m: m, lambda _, step, numbers: lines.append((step, numbers)),
+        recipe.tower_batch,
+    )  # fmt: skip
     features = cache_features(built, training, seed, device)
     scenes, objects = held_out(recipe, recipe.held)
     built.to(device)
@@ -86,7 +88,7 @@ class Run:
         training = self._timed("render", lambda: corpus.load(self.cache, r.images, self.workers, r.split("train")))
         seeds = sorted({m.seed for m in self.members})
         with ProcessPoolExecutor(len(seeds) + 1, mp_context=get_context("spawn")) as pool:
-            limit = 1e9 if self.seconds is None else 0.35 * self.seconds
+            limit = 1e9 if self.seconds is None else TOWER * self.seconds
             towers = {s: pool.submit(see, s, self.cache, r, limit, str(self.device)) for s in seeds}
             # Workers are forked before this process touches a GPU.
             packed = pool.submit(_rows, r, self.members, self.cache, max(1, self.workers // 2))
