@@ -72,7 +72,8 @@ def estimates(recipe: Recipe, here: dict[str, dict[str, float]], seconds: float,
     """Seconds of each part of one call, steps and tokens, for one model, or for it and its twin."""
     record = json.loads((checkpoint("lab2-seed0") / "training.json").read_text())
     took, steps, small = record["stages"], record["steps"], record["recipe"]
-    rates = {name: here["large"][name] / here["small"][name] for name in ("scene", "document")}
+    # Never less than there: one process collects what sixteen draw.
+    rates = {name: max(1.0, here["large"][name] / here["small"][name]) for name in ("scene", "document")}
     render = took["render"] / small["images"] * recipe.images * rates["scene"]
     # Of two annotators there, the seeds' and the twin's; here the seed's alone, or both.
     writing = took["documents"] / (2 * small["documents"]) * members * recipe.documents * rates["document"]
