@@ -148,12 +148,12 @@ def flat(width: int, height: int, path: Path) -> Path:
 @pytest.mark.parametrize("form", ["png", "jpg"])
 def test_too_many_pixels_are_refused_at_once_and_quietly(side: int, form: str, tmp_path: Path) -> None:
     path = flat(side, side, tmp_path / f"large.{form}")
-    begin = time.perf_counter()
+    begin = time.thread_time()  # of this thread's own work: how busy the machine is does not count
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match=rf"large.{form} has {side} x {side} pixels, more than 50,000,000"):
             open_image(path)
-    assert time.perf_counter() - begin < 0.5
+    assert time.thread_time() - begin < 0.5
     assert Image.MAX_IMAGE_PIXELS is not None  # pillow's own limit is what it was
 
 

@@ -24,10 +24,10 @@ def test_there_are_enough_of_them() -> None:
 def test_damaged_files_are_told_from_the_files_alone(name: str, copy: Path) -> None:
     change, word = DAMAGED[name]
     change(copy)
-    begin = time.perf_counter()
+    begin = time.thread_time()  # of this thread's own work: how busy the machine is does not count
     with pytest.raises(ValueError) as caught:
         check_folder(str(copy))
-    assert time.perf_counter() - begin < 2
+    assert time.thread_time() - begin < 2
     assert word in str(caught.value)
     assert "copy" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -47,7 +47,8 @@ class Fake:
         self.times: list[float] = []
         self.paths: list[str] = []
         self.in_flight = self.most_in_flight = 0
-        self.lock = threading.Lock()
+        self.together = 0  # no reply before so many requests were here at once
+        self.lock = threading.Condition()
         self.asked: Counter[str] = Counter()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.http.daemon_threads = True
@@ -72,7 +73,10 @@ class Fake:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             self.asked[prompt] += 1
-            return self.script(body, self.asked[prompt] - 1)
+            reply = self.script(body, self.asked[prompt] - 1)
+            self.lock.notify_all()
+            self.lock.wait_for(lambda: self.most_in_flight >= self.together, timeout=20)
+            return reply
 
     def leave(self) -> None:
         with self.lock:

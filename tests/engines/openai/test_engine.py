@@ -31,12 +31,12 @@ def test_answers_come_in_the_order_of_the_requests(fake: Fake, engine: OpenAIEng
     assert [r.n_tokens for r in responses] == [3, 3, 3]
     # The shares of the wall time are equal, and together they are at least the slowest answer.
     assert len({r.seconds for r in responses}) == 1
-    assert 0.3 <= 3 * responses[0].seconds < 3
+    assert 0.3 <= 3 * responses[0].seconds < 20
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_concurrency_is_reached_and_never_passed(fake: Fake, concurrency: int) -> None:
-    fake.script = lambda body, nth: Reply(delay=0.05)
+    fake.script, fake.together = lambda body, nth: Reply(delay=0.05), concurrency
     engine = OpenAIEngine(fake.url + "#m", concurrency=concurrency)
     try:
         engine.generate(ask(*map(str, range(9))), GREEDY)
@@ -68,12 +68,12 @@ def test_what_may_pass_is_tried_again(fake: Fake, engine: OpenAIEngine, broken: 
 
 
 def test_a_slow_answer_is_given_up_and_asked_for_again(fake: Fake) -> None:
-    fake.script = lambda body, nth: Reply(text=f"attempt {nth}", delay=0.6 if nth == 0 else 0)
-    engine = OpenAIEngine(fake.url + "#m", timeout=0.2, backoff=0.01)
+    fake.script = lambda body, nth: Reply(text=f"attempt {nth}", delay=60 if nth == 0 else 0)
+    engine = OpenAIEngine(fake.url + "#m", timeout=1, backoff=0.01)
     try:
         begin = time.monotonic()
         assert engine.generate(ask("a"), GREEDY)[0].text == "attempt 1"
-        assert time.monotonic() - begin < 0.55
+        assert time.monotonic() - begin < 30
     finally:
         engine.close()
 
@@ -108,6 +108,7 @@ def test_a_refusal_is_told_at_once(fake: Fake, engine: OpenAIEngine, status: int
 def test_a_failure_takes_nothing_from_the_others(fake: Fake) -> None:
     failing, refused = Reply(status=500, body=b""), Reply(status=400, body=b'{"error": {"message": "too long"}}')
     fake.script = lambda body, nth: {"3": failing, "9": refused}.get(words(body), Reply(text=words(body), delay=0.05))
+    fake.together = 8
     engine = OpenAIEngine(fake.url + "#m", concurrency=8, retries=2, backoff=0.05)
     try:
         with pytest.raises(BatchError, match=r"^sample id-3: .* 500 \(and 1 more of the batch failed\)$") as caught:
@@ -119,7 +120,7 @@ def test_a_failure_takes_nothing_from_the_others(fake: Fake) -> None:
     assert str(caught.value.failures["id-9"]) == "sample id-9: 127.0.0.1 failed: status 400 too long"
     assert fake.asked["3"] == 3
     assert sum(fake.asked.values()) == 22, "nothing that was answered is asked again"
-    assert fake.most_in_flight > 4, "and they do not wait for each other"
+    assert fake.most_in_flight == 8, "and they do not wait for each other"
 
 
 def test_an_unreadable_picture_takes_nothing_from_the_others(engine: OpenAIEngine, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_the_wait_that_the_server_asks_for_is_obeyed(fake: Fake, engine: OpenAIE
     fake.script = lambda body, nth: Reply(status=429, headers={"Retry-After": "0.4"}) if nth == 0 else Reply()
     engine.generate(ask("a"), GREEDY)
     first, second = fake.times
-    assert 0.4 <= second - first < 2
+    assert 0.4 <= second - first < 20
 
 
 def test_waits_double_and_are_spread() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import time
 import tracemalloc
@@ -44,6 +45,7 @@ def broken(cut: tuple[int, bytes]) -> bytes:
     return good[: cut[0]] + cut[1] + good[cut[0] + len(cut[1]) :]
 
 
+BY_TIME = {"drip", "only informational answers"}  # what ends these is the deadline; no other may be so slow as to meet it
 PAGE = b"<!doctype html><head><title>Sorry</title><style>b {}</style></head><body><b>Down</b>\x1b[2J<p></body>"
 BAD: dict[str, tuple[Act, str]] = {
     "huge body": (blanks(64), "an answer of more than 1048576 bytes, raise max_bytes"),
@@ -53,7 +55,7 @@ BAD: dict[str, tuple[Act, str]] = {
     "another packing": (says(b"xyz", Content_Encoding="br"), "packed as 'br', which nobody asked for"),
     "drip": (drip, r"no whole answer within the deadline of 0\.5 s"),
     "only informational answers": (never, r"no whole answer within the deadline of 0\.5 s"),
-    "silence": (lambda link, request: time.sleep(2), "ReadTimeout"),
+    "silence": (lambda link, request: time.sleep(60), "ReadTimeout"),
     "broken off": (breaks_off, "RemoteProtocolError peer closed connection"),
     "hung up": (lambda link, request: None, "RemoteProtocolError Server disconnected"),
     "no HTTP": (lambda link, request: link.sendall(b"SSH-2.0-OpenSSH_9.6\r\n"), "RemoteProtocolError"),
@@ -88,12 +90,12 @@ BAD: dict[str, tuple[Act, str]] = {
 }
 
 
-@pytest.mark.parametrize(("act", "words"), BAD.values(), ids=BAD)
-def test_a_misbehaving_server_is_one_sentence(act: Act, words: str) -> None:
+@pytest.mark.parametrize("name", BAD)
+def test_a_misbehaving_server_is_one_sentence(name: str) -> None:
+    act, words = BAD[name]
+    patience = {"timeout": 0.3 if name == "silence" else 30, "deadline": 0.5 if name in BY_TIME else 30}
     with hostile(act) as server:
-        engine = OpenAIEngine(
-            server.url + "#m", api_key=KEY, timeout=0.3, deadline=0.5, retries=1, backoff=0.01, max_bytes=LIMIT
-        )
+        engine = OpenAIEngine(server.url + "#m", api_key=KEY, **patience, retries=1, backoff=0.01, max_bytes=LIMIT)
         tracemalloc.start()
         begin = time.monotonic()
         try:
@@ -103,7 +105,7 @@ def test_a_misbehaving_server_is_one_sentence(act: Act, words: str) -> None:
         finally:
             tracemalloc.stop()
             engine.close()
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 25
     told = str(caught.value)
     assert told.startswith("sample id-a: 127.0.0.1 failed: ")
     assert len(told) < 500
@@ -123,7 +125,7 @@ REPLIES = st.binary(max_size=60) | st.recursive(
 def test_any_reply_ends_in_text_or_one_sentence() -> None:
     body = [b""]
     with hostile(lambda link, request: link.sendall(head(len(body[0])) + body[0])) as server:
-        engine = OpenAIEngine(server.url + "#m", timeout=2, deadline=5, retries=0, backoff=0.01, max_bytes=LIMIT)
+        engine = OpenAIEngine(server.url + "#m", timeout=30, deadline=30, retries=0, backoff=0.01, max_bytes=LIMIT)
 
         @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=True)
         @given(REPLIES | st.tuples(st.integers(0, 200), st.binary(max_size=3)).map(broken))
@@ -175,25 +177,29 @@ def test_packed_answers_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "least", "most"),
+    ("given", "least", "slept"),
     [
-        ("nan", 0.004, 0.2),
-        ("soon", 0.004, 0.2),
-        ("-3", 0, 0.2),
-        ("0.3", 0.3, 0.7),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0.2),
+        ("nan", 0.004, [0.005, 0.015]),
+        ("soon", 0.004, [0.005, 0.015]),
+        ("-3", 0, [0, 0]),
+        ("0.3", 0.3, [0.3, 0.3]),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0, [0, 0]),
     ],
 )
-def test_odd_waits(given: str, least: float, most: float) -> None:
+def test_odd_waits(given: str, least: float, slept: list[float], caplog: pytest.LogCaptureFixture) -> None:
     def act(link: Any, request: str) -> None:
         first = sum(one.startswith("POST") for one in server.requests) < 2
         told = says(b"{}", "429 Slow", Retry_After=given) if first else says_json(answer())
         told(link, request)
 
+    caplog.set_level(logging.INFO, "grounddecode")
     with hostile(act) as server:
         engine = OpenAIEngine(server.url + "#m", backoff=0.01)
         try:
             (response,) = engine.generate(ask("a"), GREEDY)
         finally:
             engine.close()
-    assert least <= response.seconds < most
+    assert response.seconds >= least
+    told, *_ = (record for record in caplog.records if "again in" in record.msg)  # of the 429; the link may break after it
+    *_, wait = told.args
+    assert slept[0] <= wait <= slept[1]

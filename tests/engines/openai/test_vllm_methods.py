@@ -251,7 +251,7 @@ def _crowd(server: str, scenes: list[Any], count: int) -> None:
 def _memory(server: str) -> float:
     """Megabytes of the server's processes."""
     port = server.rpartition(":")[2]
-    roots = [p for p in _processes() if port in p[2]]
+    roots = [p for p in _processes() if f"--port {port} " in p[2]]
     group = {os.getpgid(pid) for pid, _, _ in roots}
     return sum(rss for pid, rss, _ in _processes() if _group(pid) in group)
 

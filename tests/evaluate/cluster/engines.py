@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,20 @@ class Fake(FakeEngine):
 
 def fake(name: str, model: str, /, **options: Any) -> Fake:
     return Fake()
+
+
+def met(place: Path, opens: Callable[..., Any], name: str, model: str, /, **options: Any) -> Any:
+    """Opens an engine once two processes are here to open theirs: which comes up first is chance, how long after is too.
+
+    Args:
+        place: a folder in which each leaves its mark.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    (place / str(os.getpid())).touch()
+    deadline = time.monotonic() + 300
+    while len(list(place.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return opens(name, model, **options)
 
 
 def slow(name: str, model: str, /, **options: Any) -> Fake:

@@ -46,6 +46,7 @@ def only(words_of: str, bad: Reply, good: Reply) -> Any:
 
 def test_one_failing_request_costs_its_sample_alone(fake: Fake, data: Path, tmp_path: Path) -> None:
     fake.script = only("Describe", Reply(status=500, body=b""), Reply(text="Yes.", delay=0.05))
+    fake.together = 9
     found = bench(fake, data, tmp_path)
     asked = len(fake.bodies)
     records = RunFolder(tmp_path).records()
