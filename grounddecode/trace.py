@@ -19,6 +19,8 @@ WANTED = frozenset({"tokens", "candidates", "image_mass", "head_mass", "image_at
 LOOKS = frozenset({"image_mass", "head_mass", "image_attention"})
 #: What comes with candidates.
 BESIDE = frozenset({"log_probs", "judged", "turned_down", "judged_by"})
+#: One column a candidate, best first.
+RANKED = frozenset({"candidates", "log_probs"})
 LARGE = WANTED | BESIDE  # entries of these are no numbers to be averaged
 
 
@@ -42,6 +44,11 @@ class Recorder(Protocol):
     def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None:
         """Take one tensor of one step; `what` is one of those in `want`."""
         ...
+
+
+def takes(recorder: Recorder, what: str) -> bool:
+    """Whether a recorder is told such a quantity: what is large only where it is wanted."""
+    return what not in LARGE or ("candidates" if what in BESIDE else what) in recorder.want
 
 
 @dataclass(frozen=True)

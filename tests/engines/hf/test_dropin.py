@@ -19,6 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import logits_processors
 from grounddecode import AvisC, GroundedModel, HeadModulation, LocoRE, Trace, ground
+from grounddecode.methods.attention.paint import PAINT
 from grounddecode.registry import names
 from logits_processors import AVCLogitsProcessor, AvisCLogitsProcessor, LocoRELogitsProcessor, PAINTLogitsProcessor
 from logits_processors.hf import MethodLogitsProcessor
@@ -268,6 +269,20 @@ def test_each_processors_trace_and_calibration_count(tiny):
         expected = run(model, inputs)
     listed = [LocoRELogitsProcessor(model, beta=5.0), MethodLogitsProcessor(model, heads, calibration=calibration)]
     assert torch.equal(run(model, inputs, logits_processor=listed), expected)
+
+
+def test_each_trace_gets_what_it_wants_itself(tiny):
+    model, inputs = tiny
+    wants = [{"want": {"candidates"}, "top": 2}, {"want": {"candidates", "kept"}, "top": 4}, {"want": {"image_mass"}}, {}]
+    methods = [LocoRE(beta=5.0), AvisC(alpha=1.0), PAINT(alpha=0.9, beta=0.8, layers=(0, 4)), HeadModulation(alpha=4.0)]
+    traces = [Trace(**want) for want in wants]
+    listed = [MethodLogitsProcessor(model, m, trace=trace) for m, trace in zip(methods, traces, strict=True)]
+    run(model, inputs, logits_processor=listed)
+    for trace, want in zip(traces, wants, strict=True):
+        alone = Trace(**want)
+        with ground(model, methods, trace=alone):
+            run(model, inputs)
+        assert trace.to_json() == alone.to_json()
 
 
 def test_one_method_twice_is_refused_unless_each_has_its_own_layers(tiny):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from grounddecode.engines.hf.attach import acting, loops
 from grounddecode.engines.hf.session import Session
+from grounddecode.trace import RANKED, takes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +57,7 @@ class Armed(acting.Listed):
 
 
 class _Each:
-    """Several recorders at once."""
+    """Several recorders at once, each given what it would be given alone."""
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
         self._recorders = recorders
@@ -65,7 +66,8 @@ class _Each:
 
     def record(self, step: int, method: str, what: str, value: Tensor, layer: int | None = None) -> None:
         for recorder in self._recorders:
-            recorder.record(step, method, what, value, layer)
+            if takes(recorder, what):
+                recorder.record(step, method, what, value[..., : recorder.top] if what in RANKED else value, layer)
 
 
 def _join(sessions: Sequence[Session]) -> Session:
