@@ -273,7 +273,12 @@ def test_each_processors_trace_and_calibration_count(tiny):
 
 def test_each_trace_gets_what_it_wants_itself(tiny):
     model, inputs = tiny
-    wants = [{"want": {"candidates"}, "top": 2}, {"want": {"candidates", "kept"}, "top": 4}, {"want": {"image_mass"}}, {}]
+    wants = [
+        {"want": {"candidates"}, "top": 2},
+        {"want": {"candidates", "kept"}, "top": 4},
+        {"want": {"image_mass"}},
+        {},
+    ]
     methods = [LocoRE(beta=5.0), AvisC(alpha=1.0), PAINT(alpha=0.9, beta=0.8, layers=(0, 4)), HeadModulation(alpha=4.0)]
     traces = [Trace(**want) for want in wants]
     listed = [MethodLogitsProcessor(model, m, trace=trace) for m, trace in zip(methods, traces, strict=True)]

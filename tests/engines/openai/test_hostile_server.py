@@ -45,7 +45,7 @@ def broken(cut: tuple[int, bytes]) -> bytes:
     return good[: cut[0]] + cut[1] + good[cut[0] + len(cut[1]) :]
 
 
-BY_TIME = {"drip", "only informational answers"}  # what ends these is the deadline; no other may be so slow as to meet it
+BY_TIME = {"drip", "only informational answers"}  # what ends these is the deadline, which no other may meet
 PAGE = b"<!doctype html><head><title>Sorry</title><style>b {}</style></head><body><b>Down</b>\x1b[2J<p></body>"
 BAD: dict[str, tuple[Act, str]] = {
     "huge body": (blanks(64), "an answer of more than 1048576 bytes, raise max_bytes"),
@@ -200,6 +200,6 @@ def test_odd_waits(given: str, least: float, slept: list[float], caplog: pytest.
         finally:
             engine.close()
     assert response.seconds >= least
-    told, *_ = (record for record in caplog.records if "again in" in record.msg)  # of the 429; the link may break after it
+    told, *_ = (record for record in caplog.records if "again in" in record.msg)  # of the 429
     *_, wait = told.args
     assert slept[0] <= wait <= slept[1]

@@ -25,7 +25,7 @@ def fake(name: str, model: str, /, **options: Any) -> Fake:
 
 
 def met(place: Path, opens: Callable[..., Any], name: str, model: str, /, **options: Any) -> Any:
-    """Opens an engine once two processes are here to open theirs: which comes up first is chance, how long after is too.
+    """Opens an engine once two processes are here to open theirs: how far apart they come up is chance.
 
     Args:
         place: a folder in which each leaves its mark.
