@@ -7,7 +7,7 @@ import logging
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -131,6 +131,11 @@ def from_dict(data: Mapping[str, Any]) -> Method:
     return create(str(rest.pop("name", "")), **rest)
 
 
+def changed(method: Method, settings: Mapping[str, Any]) -> Method:
+    """A copy with some hyper-parameters set anew; strings are read."""
+    return from_dict(method.to_dict() | dict(settings))
+
+
 # -- the grammar -------------------------------------------------------------------------------------------------------
 #   list    = plan {"," plan}
 #   plan    = part {"+" part}
@@ -166,14 +171,15 @@ def parts(spec: str) -> list[tuple[str, dict[str, str]]]:
     """Word and settings of every part: `"sample+avc:alpha=1"` is `[("sample", {}), ("avc", {"alpha": "1"})]`.
 
     Raises:
-        ValueError: a setting that is no `key=value`.
+        ValueError: a setting that is no `key=value`, or one that a part is given twice.
     """
     return [_part(text.strip()) for text in _PLUS.split(spec)]
 
 
 def _part(text: str) -> tuple[str, dict[str, str]]:
     word, _, rest = text.partition(":")
-    return word.strip(), dict(setting(item, f"{item!r} in {text!r}") for item in filter(None, rest.split(",")))
+    pairs = [setting(item, f"{item!r} in {text!r}") for item in filter(None, rest.split(","))]
+    return word.strip(), schema.once(pairs, f"in {text!r}")
 
 
 def setting(text: str, said: str) -> tuple[str, str]:
@@ -202,11 +208,13 @@ def plan(spec: str) -> Plan:
     `beam` (`n` = 5), and any method of the registry: `avc`, `locore:beta=0.3`, `locore+avc`, `sample+avc`.
 
     Raises:
-        ValueError: an unknown word, method or setting, or a cut without sampling.
+        ValueError: an unknown word, method or setting, a word or setting given twice, or a cut without sampling.
     """
     decoding: dict[str, Any] = {}
     methods: list[Method] = []
-    for word, settings in parts(spec):
+    given = parts(spec)
+    schema.once((part for part in given if part[0] in WORDS), f"in {spec!r}")
+    for word, settings in given:
         if word in WORDS:
             decoding |= _decoding(word, settings)
         elif word in targets():
@@ -256,45 +264,3 @@ def _number(name: str, field: str, text: str) -> float:
     if not possible(value):
         raise ValueError(f"{name} is {text}, give {wanted}")
     return value
-
-
-# -- settings beside a specification -----------------------------------------------------------------------------------
-def with_settings(given: Plan, settings: Iterable[str]) -> Plan:
-    """The plan with its methods changed by `key=value` settings.
-
-    A key goes to the one method that has it; `avc.alpha=2` names the method where several have it.
-
-    Raises:
-        ValueError: a setting that is no `key=value`, that no method has, or that several have.
-    """
-    methods = list(given.methods)
-    for text in settings:
-        key, value = setting(text, f"--set {text!r}")
-        if not methods:
-            raise ValueError(f"--set {text!r} has no method to go to, give one with --method")
-        at, key = _target(methods, key)
-        methods[at] = changed(methods[at], {key: value})
-    return replace(given, methods=tuple(methods))
-
-
-def changed(method: Method, settings: Mapping[str, Any]) -> Method:
-    """A copy with some hyper-parameters set anew; strings are read."""
-    return from_dict(method.to_dict() | dict(settings))
-
-
-def _target(methods: Sequence[Method], key: str) -> tuple[int, str]:
-    """Which of the methods a key belongs to, and the name of its field."""
-    owner, dot, bare = key.partition(".")
-    if dot:
-        owners = [at for at, method in enumerate(methods) if method.name == owner]
-        if not owners:
-            raise ValueError(nearest(owner, [method.name for method in methods], "method given with --method"))
-        return owners[0], bare
-    owners = [at for at, method in enumerate(methods) if key in vars(method)]
-    if len(owners) == 1:
-        return owners[0], key
-    if owners:
-        having = " and ".join(methods[at].name for at in owners)
-        raise ValueError(f"--set {key}: {having} have it, write {methods[owners[0]].name}.{key}=...")
-    known = dict.fromkeys(field.name for method in methods for field in fields(method))
-    raise ValueError(nearest(key, known, f"hyper-parameter of {'+'.join(method.name for method in methods)}"))

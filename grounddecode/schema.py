@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 if TYPE_CHECKING:
     from grounddecode.method import Method
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +186,16 @@ def _as_bool(value: Any) -> bool:
     if lowered in ("false", "0", "no", "off"):
         return False
     raise ValueError
+
+
+def once(pairs: Iterable[tuple[str, V]], where: str) -> dict[str, V]:
+    """Values by their names. Raises ValueError for a name that is given twice `where`: none wins silently."""
+    found: dict[str, V] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} is given twice {where}, give it once")
+        found[name] = value
+    return found
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from grounddecode.method import Method
     from grounddecode.registry import Plan
 
 LONGEST_ADDRESS = 80  # characters of one that are repeated
@@ -59,3 +62,46 @@ def decoding(plan: Plan, temperature: float | None, top_p: float | None, num_bea
     if plan.decoding and chosen.get("do_sample") and chosen.get("num_beams", 1) > 1:
         raise ValueError(f"--method {plan.name!r} and the options both sample and search with beams: choose one")
     return chosen
+
+
+def with_settings(given: Plan, settings: Iterable[str]) -> Plan:
+    """The plan with its methods changed by `key=value` settings.
+
+    A key goes to the one method that has it; `avc.alpha=2` names the method where several have it.
+
+    Raises:
+        ValueError: a setting that is no `key=value`, that no method has, that several have, or that is given twice.
+    """
+    from grounddecode.registry import changed, setting
+
+    methods, told = list(given.methods), set[tuple[int, str]]()
+    for text in settings:
+        key, value = setting(text, f"--set {text!r}")
+        if not methods:
+            raise ValueError(f"--set {text!r} has no method to go to, give one with --method")
+        at, key = _target(methods, key)
+        if (at, key) in told:
+            raise ValueError(f"--set {text!r} gives {key} a second time, give it once")
+        told.add((at, key))
+        methods[at] = changed(methods[at], {key: value})
+    return replace(given, methods=tuple(methods))
+
+
+def _target(methods: Sequence[Method], key: str) -> tuple[int, str]:
+    """Which of the methods a key belongs to, and the name of its field."""
+    from grounddecode.registry import nearest
+
+    owner, dot, bare = key.partition(".")
+    if dot:
+        owners = [at for at, method in enumerate(methods) if method.name == owner]
+        if not owners:
+            raise ValueError(nearest(owner, [method.name for method in methods], "method given with --method"))
+        return owners[0], bare
+    owners = [at for at, method in enumerate(methods) if key in vars(method)]
+    if len(owners) == 1:
+        return owners[0], key
+    if owners:
+        having = " and ".join(methods[at].name for at in owners)
+        raise ValueError(f"--set {key}: {having} have it, write {methods[owners[0]].name}.{key}=...")
+    known = dict.fromkeys(field.name for method in methods for field in fields(method))
+    raise ValueError(nearest(key, known, f"hyper-parameter of {'+'.join(method.name for method in methods)}"))

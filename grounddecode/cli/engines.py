@@ -28,6 +28,8 @@ Others = Annotated[
     typer.Option("--engine-option", metavar="KEY=VALUE", help=OTHERS_HELP),
 ]
 
+OF_ENGINE = "among the options of the engine"
+
 
 def engine_options(
     device: str | None,
@@ -38,7 +40,10 @@ def engine_options(
     trust: bool = False,
     max_pixels: int | None = None,
 ) -> dict[str, Any]:
-    """What was given, under the engine's own names. Raises ValueError for an option that is no `key=value`."""
+    """What was given, under the engine's own names. Raises ValueError for no `key=value`, and one given twice."""
+    from grounddecode.registry import setting
+    from grounddecode.schema import once
+
     named = {
         "device": device,
         "dtype": dtype,
@@ -46,10 +51,5 @@ def engine_options(
         "trust_remote_code": trust or None,
         "max_pixels": max_pixels,
     }
-    options: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    for other in others or ():
-        key, equals, value = other.partition("=")
-        if not equals:
-            raise ValueError(f"--engine-option {other!r} is no setting, write key=value")
-        options[key.strip()] = value.strip()
-    return options
+    given = [(key, value) for key, value in named.items() if value is not None]
+    return once([*given, *(setting(other, f"--engine-option {other!r}") for other in others or ())], OF_ENGINE)

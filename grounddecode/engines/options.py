@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from grounddecode import schema
 from grounddecode.secrets import hidden, remember
 
 DAY = 86400.0  # seconds
@@ -43,9 +45,10 @@ def switch(name: str, value: bool | str) -> bool:
 def mapping(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:
     """A mapping, given as such or as a JSON object. Raises ValueError."""
     try:
-        found = json.loads(value) if isinstance(value, str) else dict(value or {})
+        once = partial(schema.once, where="in it")
+        found = json.loads(value, object_pairs_hook=once) if isinstance(value, str) else dict(value or {})
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(hidden(f"{name} is {value!r}, no JSON: {error}")) from None
+        raise ValueError(hidden(f"{name} is {value!r}, no JSON that can be read: {error}")) from None
     if not isinstance(found, dict):
         raise ValueError(hidden(f"{name} is {value!r}, give a JSON object"))
     return found

@@ -13,7 +13,8 @@ from PIL import Image
 
 from grounddecode import __version__, registry
 from grounddecode.cli import main
-from grounddecode.cli.asking import decoding
+from grounddecode.cli.asking import decoding, with_settings
+from grounddecode.cli.engines import engine_options
 from tests.cli.conftest import Run, assert_sentence
 
 ANSI = re.compile(r"\x1b\[")
@@ -116,7 +117,7 @@ def test_broken_pictures_are_one_sentence(grounddecode: Run, tmp_path: Path) -> 
 
 
 def test_settings_go_to_the_method_that_has_them() -> None:
-    locore, avc = registry.with_settings(
+    locore, avc = with_settings(
         registry.plan("locore+avc"), ["alpha=1.5", "window=4", "locore.beta=0.3", "scheme=ones"]
     ).methods
     assert (locore.to_dict()["beta"], locore.to_dict()["window"]) == (0.3, 4)
@@ -124,15 +125,23 @@ def test_settings_go_to_the_method_that_has_them() -> None:
 
 
 def test_settings_add_to_those_of_the_specification() -> None:
-    (avc,) = registry.with_settings(registry.plan("avc:alpha=1.5,gamma=0.25"), ["alpha=2.0"]).methods
+    (avc,) = with_settings(registry.plan("avc:alpha=1.5,gamma=0.25"), ["alpha=2.0"]).methods
     assert (avc.to_dict()["alpha"], avc.to_dict()["gamma"]) == (2.0, 0.25)
+
+
+def test_a_setting_given_twice_is_refused() -> None:
+    for twice in (["alpha=1", "alpha=2"], ["alpha=1", "avc.alpha=1"]):
+        with pytest.raises(ValueError, match=f"^--set '{twice[1]}' gives alpha a second time, give it once$"):
+            with_settings(registry.plan("locore+avc"), twice)
+    with pytest.raises(ValueError, match=r"^device is given twice among the options of the engine, give it once$"):
+        engine_options("cpu", None, None, ["device=cuda"])
 
 
 def test_a_setting_that_two_methods_have_must_say_which() -> None:
     with pytest.raises(ValueError, match=r"locore and avc have it, write locore\.beta="):
-        registry.with_settings(registry.plan("locore+avc"), ["beta=0.2"])
+        with_settings(registry.plan("locore+avc"), ["beta=0.2"])
     with pytest.raises(ValueError, match="'var' is no method given with --method"):
-        registry.with_settings(registry.plan("locore+avc"), ["var.beta=0.2"])
+        with_settings(registry.plan("locore+avc"), ["var.beta=0.2"])
 
 
 @pytest.mark.parametrize(

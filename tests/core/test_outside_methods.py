@@ -31,7 +31,8 @@ def test_it_is_a_name_a_specification_and_a_setting() -> None:
     told = printed(
         "from grounddecode import registry as r\n"
         "print(r.names()[-1], r.parse('sharpen:share=0.25+avc')[0], sep='|')\n"
-        "print(r.with_settings(r.plan('sample+sharpen'), ['share=2']).to_dict()['methods'])"
+        "from grounddecode.cli.asking import with_settings\n"
+        "print(with_settings(r.plan('sample+sharpen'), ['share=2']).to_dict()['methods'])"
     )
     assert told.splitlines() == ["sharpen|Sharpen(share=0.25)", "[{'name': 'sharpen', 'share': 2.0}]"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from grounddecode import registry
-from grounddecode.registry import plan, plans, with_settings
+from grounddecode.cli.asking import with_settings
+from grounddecode.registry import plan, plans
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,12 @@ def test_settings_of_methods_are_resolved() -> None:
         ("beam:n=0", "give a whole number of at least 1"),
         ("beam:n=inf", "give a whole number of at least 1"),
         ("sample:temperature", "is no setting, write key=value"),
+        ("avc:alpha=1,alpha=2", "^alpha is given twice in 'avc:alpha=1,alpha=2', give it once$"),
+        ("sample:temperature=1,temperature=1", "temperature is given twice in"),
+        (
+            "sample:temperature=0.7+avc+sample",
+            "^sample is given twice in 'sample:temperature=0.7.avc.sample', give it once$",
+        ),
         ("avk", "did you mean 'avc'"),
         ("greedyy", "did you mean 'greedy'"),
     ],

@@ -18,6 +18,7 @@ from grounddecode.cli.asking import (
     TopP,
     decoding,
     readable_picture,
+    with_settings,
 )
 from grounddecode.cli.engines import Calibration, Device, Dtype, MaxPixels, Model, Others, Trust, engine_options
 from grounddecode.cli.output import results_only, write_json, write_line
@@ -59,7 +60,6 @@ def explain(
     with results_only():
         from grounddecode.engines.base import Decoding, open_engine
         from grounddecode.registry import plan as read
-        from grounddecode.registry import with_settings
 
         plan = with_settings(read(method), settings or ())
         chosen = decoding(plan, temperature, top_p, None)

@@ -18,6 +18,7 @@ from grounddecode.cli.asking import (
     TopP,
     decoding,
     readable_picture,
+    with_settings,
 )
 from grounddecode.cli.engines import (
     Calibration,
@@ -68,7 +69,6 @@ def generate(
     with results_only():
         from grounddecode.engines.base import Decoding, Request
         from grounddecode.registry import plan as read
-        from grounddecode.registry import with_settings
 
         plan = with_settings(read(method), settings or ())
         chosen = decoding(plan, temperature, top_p, num_beams)

@@ -98,9 +98,9 @@ def _parsed(text: str) -> object:
     if not stripped.startswith(("{", "[", '"')):
         return [] if stripped in NONE else [{"method": name} | settings for name, settings in registry.parts(stripped)]
     try:
-        return json.loads(stripped)
+        return json.loads(stripped, object_pairs_hook=lambda pairs: schema.once(pairs, "in it"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{KEY} is no JSON ({error}), give e.g. {_example()}") from None
+        raise ValueError(f"{KEY} is no JSON that can be read ({error}), give e.g. {_example()}") from None
 
 
 def _example() -> str:
@@ -114,6 +114,8 @@ def _method(entry: object, served: Sequence[Method]) -> Method | None:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{KEY} holds {entry!r:.80}, give an object such as {_example()}")
     rest = dict(entry)
+    if "method" in rest and "name" in rest:
+        raise ValueError(f"{KEY} names a method twice, by `method` and by `name`, leave one out")
     name = rest.pop("method", rest.pop("name", None))
     if not isinstance(name, str):
         raise ValueError(f'{KEY} names no method, give e.g. {_example()} or {{"method": "none"}}')

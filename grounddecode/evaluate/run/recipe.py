@@ -18,6 +18,7 @@ from grounddecode.evaluate.run.batches import parse_shard
 from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.evaluate.scoring.chair import PATTERN, default_flavour
 from grounddecode.registry import listed, nearest
+from grounddecode.schema import once
 from grounddecode.secrets import masked
 
 #: What an engine says about itself that the answers depend on.
@@ -209,20 +210,25 @@ def plain(value: Any) -> Any:
 
 
 def _load(path: Path | str) -> Any:
-    """The YAML of a file. Anchors are refused: a few lines of them can stand for more than fits into memory."""
+    """The YAML of a file. A name given twice is refused; anchors too: a few can stand for more than memory holds."""
     import yaml
 
     try:
         with open(path, encoding="utf-8-sig") as file:
             loader: Any = yaml.SafeLoader(file.read())
-        compose = loader.compose_node
+        compose, compose_mapping = loader.compose_node, loader.compose_mapping_node
 
         def without_aliases(parent: Any, index: Any) -> Any:
             if loader.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("it has an alias (*name): write the value out")
             return compose(parent, index)
 
-        loader.compose_node = without_aliases
+        def each_once(anchor: Any) -> Any:
+            node = compose_mapping(anchor)
+            once(((str(key.value), None) for key, _ in node.value), "in it")
+            return node
+
+        loader.compose_node, loader.compose_mapping_node = without_aliases, each_once
         return loader.get_single_data()
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())

@@ -93,7 +93,7 @@ def test_a_model_that_is_no_address_is_refused(wrong: str) -> None:
         "deadline": [-1, "nan"],
         "max_bytes": [3],
         "send_methods": ["maybe"],
-        "extra": ["{", "[]", 3],
+        "extra": ["{", "[]", 3, '{"top_k": 1, "top_k": 2}'],
     }.items(),
 )
 def test_options_out_of_range_are_refused(fake: Fake, key: str, values: list[Any]) -> None:

@@ -47,6 +47,8 @@ def test_a_recipe_runs_with_changes(tmp_path: Path) -> None:
         ("model: 2026-01-01", "model is datetime.*, give text"),
         ("model: !!python/object/apply:os.getcwd []", "cannot be read"),
         ("[" * 100_000, "cannot be read: it is nested too deeply"),
+        ("model: lab\nlimit: 3\nlimit: 4\n", "cannot be read: limit is given twice in it, give it once$"),
+        ("model: lab\nengine_options: {device: cpu, device: cuda}\n", "device is given twice in it"),
     ],
 )
 def test_wrong_recipes_are_one_sentence(tmp_path: Path, text: str, said: str) -> None:
