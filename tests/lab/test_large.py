@@ -13,7 +13,9 @@ import torch
 from grounddecode import lab
 from grounddecode.cli import main
 from grounddecode.engines.hf.watch.calibrate import calibrate_model
-from grounddecode.lab import world
+from grounddecode.evaluate.benchmarks.table import load
+from grounddecode.evaluate.run.recipe import Recipe as Wish
+from grounddecode.lab import dataset, world
 from grounddecode.lab.anatomy import captions_of
 from grounddecode.lab.model import build_model, load_checkpoint
 from grounddecode.lab.second import command, gates, stages
@@ -53,6 +55,22 @@ def test_the_budget_is_of_this_recipe_and_holds_fifty_million_tokens_within_ten_
     assert alone["million tokens of text"] >= 50
     assert alone["text steps"] * alone["ms a step"]["text"]["computing"] <= 1e3 * alone["text"] + 50
     assert sum(alone[part] for part in ("render", "documents", "text", "joint")) < alone["seconds"]
+
+
+def test_a_run_of_a_folder_keeps_the_split_that_its_record_gave_it():
+    folder = str(lab.checkpoint("lab2-seed1"))
+    assert Wish(model=folder).settings()["split"] == Wish(model=folder).wanted().split == "evaluation2"
+    assert "split" not in Wish(model="lab2:seed1").settings()  # as run folders have it that are there already
+    assert "split" not in Wish(model=str(lab.checkpoint("seed1"))).settings()
+
+
+@pytest.mark.parametrize("model", ["lab2", str(lab.checkpoint("lab2-seed1"))])
+def test_other_pictures_have_no_world(model, tmp_path):
+    # It was refused: the split that goes with the model was taken for one that had been asked for.
+    wish = Wish(model=model, data=str(dataset.write(tmp_path, "calibration", 2)), benchmarks=("chair",))
+    assert wish.wanted().split == "evaluation"
+    assert "split" not in wish.settings()
+    assert len(load(["chair"], wish.wanted())) == 2
 
 
 def test_every_amount_and_every_rate_can_be_given():
@@ -122,6 +140,7 @@ def test_it_is_captioned_and_asked_on_its_own_world(trained, tmp_path):
     for row in asked:
         assert (row["object"] in world.draw(row["image_id"]).categories) is (row["label"] == "yes")
         assert world.look_of(row["image_id"]) == world.FREE
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["split"] == "evaluation3"
     results = json.loads((tmp_path / "run" / "metrics.json").read_text())["results"]["greedy"]
     assert {"chair", "pope"} <= set(results)
 

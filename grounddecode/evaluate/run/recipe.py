@@ -116,11 +116,17 @@ class Recipe:
         """What of each benchmark is asked; `flavour`: of CHAIR's ground truth, instead of the recipe's own."""
         from grounddecode.lab import drawn_split
 
-        split = drawn_split(self.model, self.split)
+        split = self.split if self.data is not None else drawn_split(self.model, self.split)
         return Wanted(self.root, self.limit, self.max_new_tokens, flavour or self.flavour, split, self.ids)
 
     def settings(self) -> dict[str, Any]:
-        """The part that answers depend on, as run.json holds it: without secrets, so that another key resumes a run."""
+        """The part that answers depend on, as run.json holds it: without secrets, so that another key resumes a run.
+
+        Of a folder whose record says a world of the lab, the split is that world's: scored anew, it may have moved.
+        """
+        from grounddecode.lab import name_of
+
+        split = self.wanted().split if name_of(self.model) is None else self.split
         return {
             "model": masked(self.model),
             "engine": self.engine,
@@ -132,7 +138,7 @@ class Recipe:
             "shard": self.shard,
             "limit": self.limit,
             "max_new_tokens": self.max_new_tokens,
-            **({} if self.split == EVALUATION else {"split": self.split}),  # older folders say nothing, and mean it
+            **({} if split == EVALUATION else {"split": split}),  # older folders say nothing, and mean it
             **({} if self.ids is None else {"ids": self.ids}),
             "data": LAB_DATA if self.data is None else "folder",
         }

@@ -56,7 +56,8 @@ def truths(run: RunFile, flavour: str, root: Path | None) -> dict[str, Any]:
     settings = run["settings"]
     if ground_truth_of(flavour) == ground_truth_of(run["chair_flavour"]) or "chair" not in settings["benchmarks"]:
         return {}
-    split = drawn_split(settings["model"], settings.get("split", EVALUATION))
+    split = settings.get("split", EVALUATION)
+    split = split if root is not None else drawn_split(settings["model"], split)
     wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour, split=split, ids=settings.get("ids"))
     return {sample.sample_id: sample.facts["truth"] for sample in load(["chair"], wanted)}
 
