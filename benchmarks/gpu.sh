@@ -5,6 +5,8 @@
 #
 # It wants a Python with torch for the card, transformers and pytest's friends; PYTHON names another one. It installs
 # nothing. `--reduced` is the form that the tests run on a CPU.
+#
+# The larger training of the lab is another call, of ten minutes: benchmarks/results/lab2/README.md has it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$(test -x .venv/bin/python && echo .venv/bin/python || echo python3)}
