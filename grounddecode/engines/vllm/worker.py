@@ -6,7 +6,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from grounddecode.engines.choose import showing
 from grounddecode.engines.plan import LayerPlan
 from grounddecode.engines.rows import edited_rows, image_row
 from grounddecode.engines.vllm.attention.cache import READERS, Reader
-from grounddecode.engines.vllm.attention.step import Part, Rows, groups_of, last_prompt_rows, plan_rows
+from grounddecode.engines.vllm.attention.plan import Plan, plan_of
+from grounddecode.engines.vllm.attention.step import Part, Rows, groups_of
 from grounddecode.engines.vllm.observer import Observer
 from grounddecode.engines.vllm.params import KEY, at_start, is_asked_for, refused, restored, settings_of
 from grounddecode.engines.vllm.requests import Asked, Current, Layout, Requests
@@ -35,15 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vllm.grounddecode")  # below vLLM's own, whose handler shows it
 _workers: dict[int, Worker] = {}
-
-
-@dataclass
-class Plan:
-    """The rows of a step in one group of layers: edited ones, and last prompt rows that second streams ask about."""
-
-    worker: Worker
-    rows: list[Rows]
-    recorded: list[Rows]
 
 
 def worker_of(vllm_config: Any) -> Worker | None:
@@ -156,6 +147,7 @@ class Worker(Current):
 
     def preempted(self, keys: Sequence[str]) -> None:
         """Requests that will be read again from their first token: only what cannot be read again is kept."""
+        self.requests.changes += 1
         for asked in (self.requests.by_key[key] for key in keys if key in self.requests.by_key):
             self.streams.drop(asked)
 
@@ -191,18 +183,18 @@ class Worker(Current):
         return look, note
 
     # -- attention -------------------------------------------------------------------------------------------------
-    def plan(self, common: Any, block_size: int) -> Plan | None:
-        """The rows of a step that methods have to do with, from the metadata that all its layers share."""
+    def plan(self, common: Any, block_size: int, last: Plan | None = None) -> Plan | None:
+        """The rows of a step that methods have to do with, from the metadata that all its layers share.
+
+        `last`: what was said of the step before to the same layers.
+        """
         count = int(common.num_reqs)
         rows = np.arange(count) if common.req_idx is None else np.asarray(common.req_idx)[:count]
         starts = common.query_start_loc_cpu.numpy()[: count + 1].astype(np.int64)
         lengths = common.seq_lens_cpu_upper_bound.numpy()[:count].astype(np.int64)
-        requests, blocks = self.requests, common.block_table_tensor
-        self._blocks = (blocks, block_size)
-        self.layout = layout = Layout(self.row_slots[rows], starts, lengths)
-        found = plan_rows(requests, layout, blocks, block_size)
-        recorded = last_prompt_rows(requests, layout, blocks, block_size)
-        return Plan(self, found, recorded) if found or recorded or requests.streaming[layout.slots].any() else None
+        self._blocks = blocks, _ = common.block_table_tensor, block_size
+        self.layout = Layout(self.row_slots[rows], starts, lengths)
+        return plan_of(self, self.layout, blocks, block_size, last)
 
     def attend(
         self,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
+from grounddecode.engines.vllm.attention.plan import plan_of
 from grounddecode.engines.vllm.attention.step import last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.requests import Layout, Requests
 from grounddecode.methods.attention.heads import HeadModulation
@@ -135,3 +138,60 @@ def test_methods_that_fail_are_switched_off_for_their_requests_alone():
     table.break_off([a.group], RuntimeError("as a test"))
     (rows,) = plan_rows(table, layout(table, (a, 1, 12), (b, 1, 10)), BLOCKS, 4)
     assert rows.tokens.tolist() == [1]
+
+
+def told(rows):
+    """All that a layer may ask of rows, and of those that only some methods edit."""
+    found = [rows.tokens, rows.queries, rows.slots, rows.blocks, rows.hidden, torch.tensor([rows.keys, rows.whole])]
+    for part in rows.parts:
+        view = rows.view(part)
+        fields = (view.slots, view.queries, view.keys, view.image, view.image_end, view.prompt_length)
+        found += [*fields, view.rows("last"), view.of_image(torch.Tensor.float)]
+        found += [torch.tensor([part.start, part.stop, view.every_row]), view.once(LocoRE(window=3)._gain)]
+    some = rows.of_layer(0)
+    return found if some is None or some is rows else [*found, *told(some)]
+
+
+def test_a_plan_goes_on_as_one_made_anew():
+    """400 steps in which requests come, read their prompts in pieces, decode, wait and go."""
+    table, generator = requests(), np.random.default_rng(0)
+    worker, last, went_on = SimpleNamespace(requests=table), None, 0
+    methods = [(LocoRE(),), (LocoRE(layers=(1,)),), (HeadModulation(rows="after_image"),), (AvisC(),), ()]
+    asked, read, places = {}, {}, {}  # by name, in the order of the batch
+    for step in range(400):
+        if read and (generator.random() < 0.1 or max(read.values()) > 60):
+            gone = max(read, key=lambda name: read[name])
+            table.drop([gone])
+            del asked[gone], read[gone], places[gone]
+        if len(read) < 5 and (generator.random() < 0.2 or not read):
+            wanted, name = methods[generator.integers(len(methods))], str(step)
+            asked[name] = table.add(name, wanted, PROMPT) if wanted else None
+            read[name], places[name] = 0, generator.permutation(99)[:16]
+        here = list(read)[1:] if generator.random() < 0.1 and len(read) > 1 else list(read)  # one may have to wait
+        counts = [int(generator.integers(1, 9 - min(read[name], 7))) for name in here]
+        blocks = torch.zeros(6, 16, dtype=torch.int32)
+        for i, (name, count) in enumerate(zip(here, counts, strict=True)):
+            read[name] += count
+            blocks[i, : -(-read[name] // 4)] = torch.from_numpy(places[name])[: -(-read[name] // 4)]
+        now = layout(table, *((asked[name], count, read[name]) for name, count in zip(here, counts, strict=True)))
+        found, fresh = plan_of(worker, now, blocks, 4, last), plan_of(worker, now, blocks, 4)
+        went_on, last = went_on + (found is not None and found is last), found
+        assert (found is None) == (fresh is None)
+        if found is not None:
+            assert [len(found.rows), len(found.recorded)] == [len(fresh.rows), len(fresh.recorded)]
+            for mine, theirs in zip(found.rows, fresh.rows, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(told(mine), told(theirs), strict=True))
+    assert went_on > 100
+
+
+def test_a_plan_ends_where_the_blocks_may_be_others():
+    table = requests()
+    worker = SimpleNamespace(requests=table)
+    a = table.add("a", (LocoRE(),), PROMPT)
+    first = plan_of(worker, layout(table, (a, 1, 9)), BLOCKS, 4)
+    assert plan_of(worker, layout(table, (a, 1, 10)), BLOCKS, 4, first) is first
+    assert plan_of(worker, layout(table, (a, 1, 10)), BLOCKS, 4, first) is not first, "the same step again"
+    table.changes += 1  # as by a preemption
+    again = plan_of(worker, layout(table, (a, 1, 11)), BLOCKS + 40, 4, first)
+    assert again is not first
+    assert again.rows[0].blocks.tolist() == [[40, 41, 42]]

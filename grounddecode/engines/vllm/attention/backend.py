@@ -15,6 +15,7 @@ from grounddecode.engines.vllm.stream.passes import Pass
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
 if TYPE_CHECKING:
+    from grounddecode.engines.vllm.attention.plan import Plan
     from grounddecode.engines.vllm.attention.step import Rows
 
 PARENTS = {
@@ -67,6 +68,7 @@ class PlanBuilder:
 
     vllm_config: Any
     kv_cache_spec: Any
+    _last: Plan | None = None
 
     @classmethod
     def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> Any:
@@ -81,7 +83,8 @@ class PlanBuilder:
         metadata = _behind(PlanBuilder, self).build(common_prefix_len, common_attn_metadata, fast_build)
         worker = worker_of(self.vllm_config)
         if worker is not None and worker.requests.by_key:
-            metadata.grounded = worker.plan(common_attn_metadata, self.kv_cache_spec.block_size)
+            self._last = worker.plan(common_attn_metadata, self.kv_cache_spec.block_size, self._last)
+            metadata.grounded = self._last
         return metadata
 
 

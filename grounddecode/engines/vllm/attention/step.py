@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.vllm.requests import Group, Layout, Requests
-from grounddecode.view import Phase, StepView
+from grounddecode.view import LaidOut, Phase, StepView
 
 MOST = 256  # query rows of one request that are computed at a time
 
@@ -35,8 +35,8 @@ class Rows:
 
     `tokens`: (B * count,) index of each query among the tokens of the step.  `queries`: (B, count) positions.
     `real`: (R,) index of the rows that are no filling, None if all are real.  `slots`: (B,) of the requests.
-    `keys`: how many keys are read.  `blocks`: (B, n) cache blocks that hold them.  `unseen`: (B, keys) keys hidden from
-    every query.  `whole`: these are all rows of the step.
+    `keys`: how many keys are read.  `blocks`: (B, n) cache blocks that hold them.  `at`: (B,) whose rows of the table
+    of blocks.  `unseen`: (B, keys) keys hidden from every query.  `whole`: these are all rows of the step.
     """
 
     requests: Requests
@@ -48,6 +48,7 @@ class Rows:
     slots: Tensor
     keys: int
     blocks: Tensor | None = None
+    at: Tensor | None = None
     unseen: Tensor | None = None
     whole: bool = False
     memo: dict[str, Any] = field(default_factory=dict)  # what the layers share, e.g. where in a cache the keys lie
@@ -63,6 +64,22 @@ class Rows:
         """Bool (B, 1, count, T): keys behind their query, and those that are hidden from all."""
         behind = self.positions > self.queries[..., None]
         return (behind if self.unseen is None else behind | self.unseen[:, None])[:, None]
+
+    def go_on(self, table: Tensor | None) -> None:
+        """The next step: each query is a token further. `table`: of blocks, if a request has come to a new one."""
+        self.queries = self.queries + 1
+        vars(self).pop("hidden", None)
+        self.biases.clear()
+        for part in self.parts:
+            if part.known is not None:
+                part.known = part.known.with_(queries=self.queries[part.start : part.stop].flatten())
+        if table is not None and self.blocks is not None:
+            self.blocks = table[self.at, : self.blocks.shape[1]]
+            self.memo.clear()
+            self._some.clear()
+        for some in self._some.values():
+            if some is not None:
+                some.go_on(None)
 
     def of_layer(self, layer: int) -> Rows | None:
         """The rows that an edit of this layer concerns; None if there are none."""
@@ -89,6 +106,7 @@ class Rows:
             self.requests, parts, self.count, self.tokens.view(-1, self.count)[index].flatten(), self.queries[index],
             real, self.slots[index], self.keys,
             blocks=None if self.blocks is None else self.blocks[index],
+            at=None if self.at is None else self.at[index],
             unseen=None if self.unseen is None else self.unseen[index],
         )  # fmt: skip
 
@@ -107,6 +125,7 @@ class Rows:
         image = requests.image[:, : self.keys]
         if image.shape[1] < self.keys:  # the last block may reach behind the longest sequence there can be
             image = torch.nn.functional.pad(image, (0, self.keys - image.shape[1]))
+        image = image[slots]
         return StepView(
             phase=Phase.MIXED,
             step=0,
@@ -114,11 +133,25 @@ class Rows:
             slots=slots,
             queries=self.queries[part.start : part.stop].flatten(),
             keys=self.positions,
-            image=image[slots],
+            image=image,
             image_end=requests.image_end[slots],
             prompt_length=requests.prompt_length[slots],
             every_row=part.every_row,
+            laid_out=_once_of(image),
         )
+
+
+def _once_of(image: Tensor) -> LaidOut:
+    """`StepView.of_image` for as long as rows have this image, which may be many steps."""
+    kept: dict[Hashable, Tensor] = {}
+
+    def laid_out(function: Callable[..., Tensor], *args: Hashable) -> Tensor:
+        known = kept.get((function, args))
+        if known is None:
+            known = kept[function, args] = function(image, *args)
+        return known
+
+    return laid_out
 
 
 def _repeated(rows: Tensor, count: int) -> Tensor:
@@ -195,6 +228,7 @@ def _rows(
         slots=given[2 * many : 2 * many + n],
         keys=needed * block_size,
         blocks=blocks[given[2 * many + n :], :needed],
+        at=given[2 * many + n :],
     )
 
 
