@@ -214,9 +214,7 @@ class Worker(Current):
             base()
         for rows in acting:
             try:
-                edited = impl.edited(query, cache, rows, index, self).to(output.dtype)
-                tokens = rows.tokens if rows.real is None else rows.tokens[rows.real]
-                output.index_copy_(0, tokens, edited if rows.real is None else edited[rows.real])
+                rows.into_step(impl.edited(query, cache, rows, index, self), output)
             except Exception as error:  # an error in a method must not take the engine with it
                 self.break_off([rows], error)
                 plan.rows = []

@@ -54,6 +54,25 @@ def test_a_step_of_edited_rows_only_is_whole():
     assert rows.whole
 
 
+def test_rows_take_and_put_what_is_theirs():
+    table = requests()
+    a, b = table.add("a", (LocoRE(),), PROMPT), table.add("b", (HeadModulation(rows="after_image"),), PROMPT)
+    for rows_of_step, straight, theirs in (
+        (((a, 1, 12), (b, 1, 9)), True, [0, 1]),
+        (((b, 1, 9), (a, 1, 12)), False, [1, 0]),
+        (((a, 1, 12), (None, 1, 9)), False, [0]),
+        (((b, 8, 8), (b, 7, 7)), False, [5, 6, 7, 13, 14, 14]),
+    ):
+        (rows,) = plan_rows(table, layout(table, *rows_of_step), BLOCKS, 4)
+        assert rows.straight == straight
+        given = torch.randn(16, 2, 3)  # of a step's tokens, with padding behind
+        assert torch.equal(rows.of_step(given), given[theirs])
+        output = torch.zeros(16, 2, 3, dtype=torch.float64)
+        rows.into_step(rows.of_step(given), output)
+        assert torch.equal(output[theirs].float(), given[theirs])
+        assert output.any(dim=-1).any(dim=-1).sum() == len(set(theirs))
+
+
 def test_a_prompts_concerned_rows():
     table = requests()
     last, behind = table.add("a", (LocoRE(),), PROMPT), table.add("b", (HeadModulation(rows="after_image"),), PROMPT)

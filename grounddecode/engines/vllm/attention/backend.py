@@ -146,7 +146,7 @@ class EditedRows:
 
     def weights(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Edited weights (B, H, count, T)."""
-        asked = self.asked_of(query.index_select(0, rows.tokens), rows)
+        asked = self.asked_of(rows.of_step(query), rows)
         scores = self._reader(rows, worker).scores(asked, cache, rows)
         return self.weights_of(scores.view(len(rows.slots), -1, rows.count, rows.keys), rows, layer, worker)
 

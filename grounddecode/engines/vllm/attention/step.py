@@ -36,7 +36,8 @@ class Rows:
     `tokens`: (B * count,) index of each query among the tokens of the step.  `queries`: (B, count) positions.
     `real`: (R,) index of the rows that are no filling, None if all are real.  `slots`: (B,) of the requests.
     `keys`: how many keys are read.  `blocks`: (B, n) cache blocks that hold them.  `at`: (B,) whose rows of the table
-    of blocks.  `unseen`: (B, keys) keys hidden from every query.  `whole`: these are all rows of the step.
+    of blocks.  `unseen`: (B, keys) keys hidden from every query.  `whole`: these are all rows of the step, `straight`:
+    and in its order.
     """
 
     requests: Requests
@@ -51,6 +52,7 @@ class Rows:
     at: Tensor | None = None
     unseen: Tensor | None = None
     whole: bool = False
+    straight: bool = False
     memo: dict[str, Any] = field(default_factory=dict)  # what the layers share, e.g. where in a cache the keys lie
     biases: dict[tuple[tuple[bool, ...], int | None], Tensor] = field(default_factory=dict)
     _some: dict[tuple[int, ...], Rows | None] = field(default_factory=dict)
@@ -64,6 +66,21 @@ class Rows:
         """Bool (B, 1, count, T): keys behind their query, and those that are hidden from all."""
         behind = self.positions > self.queries[..., None]
         return (behind if self.unseen is None else behind | self.unseen[:, None])[:, None]
+
+    def of_step(self, given: Tensor) -> Tensor:
+        """(B * count, ...): what of something by token of the step, (tokens, ...), is theirs."""
+        if not self.straight:
+            return given.index_select(0, self.tokens)
+        return given if len(given) == len(self.tokens) else given[: len(self.tokens)]
+
+    def into_step(self, edited: Tensor, output: Tensor) -> None:
+        """Put what is theirs, (B * count, ...), into that of the step, (tokens, ...)."""
+        if self.straight:
+            self.of_step(output).copy_(edited)
+        elif self.real is None:
+            output.index_copy_(0, self.tokens, edited.to(output.dtype))
+        else:
+            output.index_copy_(0, self.tokens[self.real], edited.to(output.dtype)[self.real])
 
     def go_on(self, table: Tensor | None) -> None:
         """The next step: each query is a token further. `table`: of blocks, if a request has come to a new one."""
@@ -179,6 +196,7 @@ def plan_rows(requests: Requests, layout: Layout, blocks: Tensor, block_size: in
             found += _in_pieces(requests, rows, slots, starts[:-1] - past, begin, lengths, blocks, block_size)
     if len(found) == 1 and found[0].count == 1 and len(edited) == len(slots) == starts[-1]:
         found[0].whole = True
+        found[0].straight = bool((edited[1:] > edited[:-1]).all())
     return found
 
 

@@ -83,10 +83,7 @@ class Pass:
             edited = self._fused(impl, query, keys, values, rows, index)
             if edited is None:
                 edited = impl.edited(query, (keys, values), rows, index, self.worker)
-            if rows.memo["straight"]:
-                output.copy_(edited.view(output.shape))
-            else:
-                output.index_copy_(0, rows.tokens, edited.to(output.dtype))
+            rows.into_step(edited, output)
         return output
 
     def _fused(self, impl: Any, query: Tensor, keys: Tensor, values: Tensor, rows: Rows, layer: int) -> Tensor | None:
@@ -95,7 +92,7 @@ class Pass:
         if impl.logits_soft_cap or any(plan.edits and not plan.gains_only for plan in plans):
             return None
         batch, count = rows.queries.shape
-        asked = query if rows.memo["straight"] else query.index_select(0, rows.tokens)
+        asked = rows.of_step(query)
         mask = impl.bias_of(rows, layer, self.worker).to(query.dtype)
         if count == 1:  # the heads that share a key are queries of one head: it is read once for all of them
             asked = asked.view(batch, impl.num_kv_heads, -1, impl.head_size)
@@ -147,7 +144,8 @@ def pass_of(
                 slots=torch.from_numpy(slots[order]).to(device),
                 keys=keys,
                 unseen=None if cache.unseen is None else cache.unseen[place, :keys],
-                memo={"place": place, "in_order": in_order, "straight": straight},
+                straight=straight,
+                memo={"place": place, "in_order": in_order},
             )
         )
     per_token = torch.from_numpy(np.repeat(places, counts)).to(device)
