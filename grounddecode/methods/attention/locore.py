@@ -70,7 +70,7 @@ class LocoRE(Method):
         if self.history == "generated":
             before = before.clamp(min=step.answer_start - 1)
         raised = (step.keys > before) & (step.keys < own)
-        return torch.ones_like(raised, dtype=torch.float32).masked_fill(raised, 1.0 + self.beta)[:, None]
+        return torch.ones_like(raised, dtype=torch.float32).masked_fill_(raised, 1.0 + self.beta)[:, None]
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         if self.mode != "score":

@@ -146,18 +146,19 @@ class EditedRows:
 
     def weights(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """Edited weights (B, H, count, T)."""
-        asked = self.asked_of(rows.of_step(query), rows)
+        asked = self._by_key(rows.of_step(query).float(), rows)
         scores = self._reader(rows, worker).scores(asked, cache, rows)
-        return self.weights_of(scores.view(len(rows.slots), -1, rows.count, rows.keys), rows, layer, worker)
+        scores = scores.view(rows.slots.shape[0], -1, rows.count, rows.keys)
+        return self.weights_of(scores, rows, layer, worker, self.scale)
 
     def _reader(self, rows: Rows, worker: Worker) -> Reader:
         return worker.reader if rows.blocks is not None else worker.streams.cache
 
-    def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker) -> Tensor:
-        """Edited weights (B, H, count, T) of scaled scores, after the methods of each part."""
+    def weights_of(self, scores: Tensor, rows: Rows, layer: int, worker: Worker, scale: float = 1.0) -> Tensor:
+        """Edited weights (B, H, count, T) of scores, after the methods of each part; `scale`: what is missing there."""
         if self.logits_soft_cap:
-            scores = torch.tanh(scores / self.logits_soft_cap) * self.logits_soft_cap
-        scores = scores + self.bias_of(rows, layer, worker)
+            scores, scale = torch.tanh(scores * (scale / self.logits_soft_cap)), self.logits_soft_cap
+        scores = torch.add(self.bias_of(rows, layer, worker), scores, alpha=scale)
         if len(rows.parts) == 1:
             return worker.edit(scores, rows, rows.parts[0], layer)
         return torch.cat([worker.edit(scores[part.start : part.stop], rows, part, layer) for part in rows.parts])
@@ -173,11 +174,14 @@ class EditedRows:
 
     def asked_of(self, query: Tensor, rows: Rows) -> Tensor:
         """Scaled queries (B * Hkv, H / Hkv * count, D), float32, of (B * count, H, D)."""
+        return self._by_key(query.float() * self.scale, rows)
+
+    def _by_key(self, query: Tensor, rows: Rows) -> Tensor:
+        """(B * Hkv, H / Hkv * count, D) of (B * count, H, D)."""
         batch, count = rows.queries.shape
-        asked = query.float() * self.scale
         if count > 1:
-            asked = asked.view(batch, count, -1, self.head_size).transpose(1, 2)
-        return asked.reshape(batch * self.num_kv_heads, -1, self.head_size)
+            query = query.view(batch, count, -1, self.head_size).transpose(1, 2)
+        return query.reshape(batch * self.num_kv_heads, -1, self.head_size)
 
     def scores_of(self, query: Tensor, keys: Tensor, rows: Rows, newest: Tensor) -> Tensor:
         """Scaled scores (B, H, count, T), float32, whose rows' own keys are in a graph.
