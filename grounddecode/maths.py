@@ -212,11 +212,11 @@ def move_mass(
     Returns:
         (R, heads, T) float32; heads that are not edited keep their bits.
     """
-    plain = of_image(_if_no_giver, max(least, NOTHING))
-    parts = torch.addcmul(plain, of_image(_by_giving), givers[:, None])
-    sums = torch.baddbmm(_floors(floor, weights.device), weights, parts.mT)
-    edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= 0
-    changes = sums[..., 1:3] / sums[..., :1] * edited  # (g / t, -1), of takers and of givers
+    least, (floors, zero) = max(least, NOTHING), _starts(floor, weights.device)
+    parts = torch.where(givers[:, None], of_image(_if_giver, least), of_image(_if_no_giver, least))
+    sums = torch.baddbmm(floors, weights, parts.mT)
+    edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= zero
+    changes = (sums[..., 1:3] / sums[..., :1]).where(edited, zero)  # (g / t, -1), of takers and of givers
     return torch.addcmul(weights, weights, torch.bmm(changes, parts[:, :2]), value=share)
 
 
@@ -226,17 +226,17 @@ def _if_no_giver(image: Tensor, least: float) -> Tensor:
     return torch.stack([image, torch.zeros_like(image), -image, (1.0 - least) * image, image], dim=1)
 
 
-def _by_giving(image: Tensor) -> Tensor:
-    """(R, 5, T): what is added to that if it is one."""
-    image = image.to(torch.float32)
-    return torch.stack([-image, torch.ones_like(image), image, -image, torch.zeros_like(image)], dim=1)
+def _if_giver(image: Tensor, least: float) -> Tensor:
+    """(R, 5, T): what one that is a giver counts for."""
+    image, none = image.to(torch.float32), torch.zeros_like(image, dtype=torch.float32)
+    return torch.stack([none, torch.ones_like(image), none, -least * image, image], dim=1)
 
 
 @lru_cache(maxsize=64)
-def _floors(floor: float, device: torch.device) -> Tensor:
-    """What the five sums start from."""
-    with torch.inference_mode(False):  # it outlives the caller's mode
-        return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -floor]]], device=device)
+def _starts(floor: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What the five sums start from, and zero: a number would be made a tensor in every layer."""
+    with torch.inference_mode(False):  # they outlive the caller's mode
+        return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -floor]]], device=device), torch.tensor(0.0, device=device)
 
 
 def image_groups(image: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Observer:
         self.worker, self.streams = worker, streams
         self.methods, self._layers = tuple(methods), layers
         self._kept, self._keep = kept, keep
-        self._flags: dict[tuple[int, str], Tensor] = {}
+        self._flags: dict[tuple[int, str], _Kept] = {}
         self._last: tuple[Tensor, object, Tensor] | None = None
         self.names = {worker.layer_index(layer): name for name, layer in layers.items()}
         _observers[id(worker.vllm_config.compilation_config.static_forward_context)] = self
@@ -60,17 +60,18 @@ class Observer:
     def note(self, hidden: Tensor, name: str, slots: Tensor | None) -> None:
         """The input (tokens, width) of a decoder layer; `slots`: where in the cache each token lies, -1 for padding."""
         layer = self._layers[name]
-        if self._keep is not None and slots is not None and self.worker.layer_index(layer) == self._kept:
+        index = self.worker.layer_index(layer)
+        if self._keep is not None and slots is not None and index == self._kept:
             self._keep(hidden)
         for i, method in enumerate(self.methods):
-            flags = method.flag_tokens(hidden[None], self.worker.layer_index(layer))[0]
+            flags = method.flag_tokens(hidden[None], index)[0]
             if self.streams.running is not None:
                 self.streams.running.note(flags, i, name)
-            if slots is None:
-                continue
-            kept = self._room(i, name, layer)
-            if kept is not None:
-                kept.index_copy_(0, self._placed(slots, kept.shape[0] - 1), flags[: slots.shape[0]])
+            kept = None if slots is None else self._room(i, name, layer)
+            if kept is not None and slots is not None:
+                count = slots.shape[0]
+                placed = self._placed(slots, kept.by_slot.shape[0] - 1)
+                kept.by_slot.index_copy_(0, placed, flags if flags.shape[0] == count else flags[:count])
 
     def _placed(self, slots: Tensor, padding: int) -> Tensor:
         """The slots with padding in its own place; the layers of a step share them."""
@@ -78,15 +79,16 @@ class Observer:
             self._last = slots, self.worker.layout, slots.where(slots >= 0, padding)
         return self._last[2]
 
-    def _room(self, index: int, name: str, layer: Any) -> Tensor | None:
-        """One flag a slot, and one more for padding; None before the cache has been made."""
+    def _room(self, index: int, name: str, layer: Any) -> _Kept | None:
+        """None before the cache has been made."""
         kept = self._flags.get((index, name))
         if kept is None:
             cache = layer.kv_cache
             if not isinstance(cache, Tensor) or cache.dim() != 4 or not cache.numel():
                 return None
-            size = cache.shape[0] * cache.shape[2] + 1
-            kept = self._flags[index, name] = torch.zeros(size, dtype=torch.bool, device=cache.device)
+            blocks, size = cache.shape[0], cache.shape[2]
+            by_slot = torch.zeros(blocks * size + 1, dtype=torch.bool, device=cache.device)
+            kept = self._flags[index, name] = _Kept(by_slot, by_slot[:-1].view(blocks, size))
         return kept
 
     def flags(self, index: int, layer: int, rows: Rows) -> Tensor | None:
@@ -94,9 +96,14 @@ class Observer:
         kept = self._flags.get((index, self.names[layer]))
         if kept is None:
             return None
-        blocks = blocks_of(rows)
-        size = rows.keys // blocks.shape[1]
-        return kept[:-1].view(-1, size).index_select(0, blocks.reshape(-1)).view(blocks.shape[0], -1)
+        return kept.by_block.index_select(0, blocks_of(rows).reshape(-1)).view(-1, rows.keys)
+
+
+class _Kept(NamedTuple):
+    """Flags of the whole cache: one a slot, and one more for padding; and those without it, (blocks, tokens)."""
+
+    by_slot: Tensor
+    by_block: Tensor
 
 
 def _hook(model: nn.Module, name: str) -> None:

@@ -277,7 +277,10 @@ class Worker(Current):
         flagger, observer = part.group.flagger, self.observer
         if flagger is None or observer is None:
             return None
-        index = observer.index(flagger)
+        kept = part.group.layers[layer].kept
+        index = kept.get("flags")
+        if index is None:
+            index = kept["flags"] = observer.index(flagger)
         if index is None:
             raise RuntimeError(f"{flagger.name}: the server keeps no flags for these hyper-parameters")
         if rows.blocks is None:

@@ -116,11 +116,12 @@ class VAR(Method):
         if max(self.sink_dims) >= width:
             raise ValueError(f"var: sink dimension {max(self.sink_dims)} in a model of width {width}, calibrate anew")
         wide, norm = torch.promote_types(hidden.dtype, torch.float32), torch.linalg.vector_norm
-        named = hidden.index_select(-1, _indices(self.sink_dims, hidden.device))
+        least = (20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau) / math.sqrt(width)
+        dims, bound = _constants(self.sink_dims, least, wide, hidden.device)
+        named = hidden.index_select(-1, dims)
         peak = norm(named, ord=torch.inf, dim=-1, dtype=wide)
         share: Tensor = peak / norm(hidden, dim=-1, dtype=wide)  # nan of a zero token: no sink
-        least = (20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau) / math.sqrt(width)
-        return share >= least if self.variant == "paper" else share > least
+        return share >= bound if self.variant == "paper" else share > bound
 
     def same_flags(self, other: Method) -> bool:
         mine = (self.sink_dims, self.tau, self.variant)
@@ -154,6 +155,7 @@ class VAR(Method):
 
 
 @lru_cache(maxsize=64)
-def _indices(dims: tuple[int, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it outlives the caller's mode
-        return torch.tensor(dims, device=device)
+def _constants(dims: tuple[int, ...], least: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both as tensors: numbers would be made some in every layer."""
+    with torch.inference_mode(False):  # they outlive the caller's mode
+        return torch.tensor(dims, device=device), torch.tensor(least, dtype=dtype, device=device)
