@@ -194,7 +194,7 @@ class Worker(Current):
         lengths = common.seq_lens_cpu_upper_bound.numpy()[:count].astype(np.int64)
         self._blocks = blocks, _ = common.block_table_tensor, block_size
         self.layout = Layout(self.row_slots[rows], starts, lengths)
-        return plan_of(self, self.layout, blocks, block_size, last)
+        return plan_of(self.requests, self.layout, blocks, block_size, last)
 
     def attend(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 
@@ -174,7 +172,7 @@ def told(rows):
 def test_a_plan_goes_on_as_one_made_anew():
     """400 steps in which requests come, read their prompts in pieces, decode, wait and go."""
     table, generator = requests(), np.random.default_rng(0)
-    worker, last, went_on = SimpleNamespace(requests=table), None, 0
+    last, went_on = None, 0
     methods = [(LocoRE(),), (LocoRE(layers=(1,)),), (HeadModulation(rows="after_image"),), (AvisC(),), ()]
     asked, read, places = {}, {}, {}  # by name, in the order of the batch
     for step in range(400):
@@ -193,7 +191,7 @@ def test_a_plan_goes_on_as_one_made_anew():
             read[name] += count
             blocks[i, : -(-read[name] // 4)] = torch.from_numpy(places[name])[: -(-read[name] // 4)]
         now = layout(table, *((asked[name], count, read[name]) for name, count in zip(here, counts, strict=True)))
-        found, fresh = plan_of(worker, now, blocks, 4, last), plan_of(worker, now, blocks, 4)
+        found, fresh = plan_of(table, now, blocks, 4, last), plan_of(table, now, blocks, 4)
         went_on, last = went_on + (found is not None and found is last), found
         assert (found is None) == (fresh is None)
         if found is not None:
@@ -205,12 +203,11 @@ def test_a_plan_goes_on_as_one_made_anew():
 
 def test_a_plan_ends_where_the_blocks_may_be_others():
     table = requests()
-    worker = SimpleNamespace(requests=table)
     a = table.add("a", (LocoRE(),), PROMPT)
-    first = plan_of(worker, layout(table, (a, 1, 9)), BLOCKS, 4)
-    assert plan_of(worker, layout(table, (a, 1, 10)), BLOCKS, 4, first) is first
-    assert plan_of(worker, layout(table, (a, 1, 10)), BLOCKS, 4, first) is not first, "the same step again"
+    first = plan_of(table, layout(table, (a, 1, 9)), BLOCKS, 4)
+    assert plan_of(table, layout(table, (a, 1, 10)), BLOCKS, 4, first) is first
+    assert plan_of(table, layout(table, (a, 1, 10)), BLOCKS, 4, first) is not first, "the same step again"
     table.changes += 1  # as by a preemption
-    again = plan_of(worker, layout(table, (a, 1, 11)), BLOCKS + 40, 4, first)
+    again = plan_of(table, layout(table, (a, 1, 11)), BLOCKS + 40, 4, first)
     assert again is not first
     assert again.rows[0].blocks.tolist() == [[40, 41, 42]]

@@ -84,7 +84,7 @@ class PlanBuilder:
         worker = worker_of(self.vllm_config)
         if worker is not None and worker.requests.by_key:
             self._last = worker.plan(common_attn_metadata, self.kv_cache_spec.block_size, self._last)
-            metadata.grounded = self._last
+            metadata.grounded, metadata.grounded_by = self._last, worker
         return metadata
 
 
@@ -111,7 +111,8 @@ class EditedRows:
             )
         if isinstance(plan, Pass):
             return plan.attend(self, layer, query, key, value, output)
-        aboard = plan.worker.streams.running
+        worker: Worker = attn_metadata.grounded_by
+        aboard = worker.streams.running
         if aboard is not None:
             first = aboard.aside(self, layer, query, key, value, output)
             query, output = query[:first], output[:first]
@@ -122,8 +123,7 @@ class EditedRows:
                 layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
             )
 
-        attended: Tensor = plan.worker.attend(self, layer, query, kv_cache, output, plan, base)
-        return attended
+        return worker.attend(self, layer, query, kv_cache, output, plan, base)
 
     def do_kv_cache_update(
         self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor

@@ -10,8 +10,7 @@ from torch import Tensor
 from grounddecode.engines.vllm.attention.step import Rows, last_prompt_rows, plan_rows
 
 if TYPE_CHECKING:
-    from grounddecode.engines.vllm.requests import Layout
-    from grounddecode.engines.vllm.worker import Worker
+    from grounddecode.engines.vllm.requests import Layout, Requests
 
 
 @dataclass
@@ -21,7 +20,7 @@ class Plan:
     `changes`: `Requests.changes` when it was made.  `decoding`: every request with methods is behind its prompt.
     """
 
-    worker: Worker
+    requests: Requests
     layout: Layout
     block_size: int
     rows: list[Rows]
@@ -34,12 +33,12 @@ class Plan:
 
     def _steps(self) -> int:
         """How many steps follow before one in which a request with methods comes to a new block."""
-        lengths = self.layout.lengths[self.layout.slots != self.worker.requests.nobody]
+        lengths = self.layout.lengths[self.layout.slots != self.requests.nobody]
         return int((-lengths % self.block_size).min(initial=self.block_size))
 
     def goes_on(self, layout: Layout, blocks: Tensor) -> bool:
         """Whether it is the plan of this step as well, and then it is: every request has come a token further."""
-        same = self.decoding and self.changes == self.worker.requests.changes and layout.follows(self.layout)
+        same = self.decoding and self.changes == self.requests.changes and layout.follows(self.layout)
         if not same:
             return False
         table = None
@@ -54,20 +53,22 @@ class Plan:
         return True
 
 
-def plan_of(worker: Worker, layout: Layout, blocks: Tensor, block_size: int, last: Plan | None = None) -> Plan | None:
+def plan_of(
+    requests: Requests, layout: Layout, blocks: Tensor, block_size: int, last: Plan | None = None
+) -> Plan | None:
     """The plan of a step; None if methods have nothing to do with it.
 
     Args:
         blocks: (n or more, most blocks) cache blocks of each request, on the device.
         last: the plan of the step before, for the same layers.
     """
-    if last is not None and last.goes_on(layout, blocks):
+    if last is not None and last.requests is requests and last.goes_on(layout, blocks):
         return last
-    requests, slots = worker.requests, layout.slots
+    slots = layout.slots
     found = plan_rows(requests, layout, blocks, block_size)
     recorded = last_prompt_rows(requests, layout, blocks, block_size)
     if not found and not recorded and not requests.streaming[slots].any():
         return None
     decoding = bool(((layout.past >= requests.sure[slots]) | (slots == requests.nobody)).all()) and not recorded
     decoding = decoding and layout.starts[-1] == len(slots)
-    return Plan(worker, layout, block_size, found, recorded, requests.changes, decoding)
+    return Plan(requests, layout, block_size, found, recorded, requests.changes, decoding)
