@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies.lab_engine import ask, told
+from benchmarks.studies.lab_engine import ask
 from benchmarks.studies.lab_page import GUARDS, cell, guarded, markdown
 from benchmarks.studies.lab_table import RESULTS, compact
 from benchmarks.studies.lab_tuning import row as told_of
+from benchmarks.studies.lab_tuning import shown
 from grounddecode.engines.base import open_engine
 from grounddecode.evaluate.run.runner import run
 from grounddecode.lab import CHECKPOINTS
@@ -65,7 +66,7 @@ def calibrate() -> None:
     """The grid on the calibration scenes of each seed, and what is chosen from it."""
     seeds, made = {}, {}
     for name in SEEDS:
-        metrics = run(RECIPE, FOLDER / f"calibration-{name}", told, model=f"lab:{name}")
+        metrics = run(RECIPE, FOLDER / f"calibration-{name}", shown, model=f"lab:{name}")
         seeds[name] = {spec: told_of(found) for spec, found in metrics["results"].items()}
         made = metrics["run"]
     plans = [spec for spec in seeds[SEEDS[0]] if spec != GREEDY]

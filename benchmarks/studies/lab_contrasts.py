@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_table import REFUSED, RESULTS, compact
+from benchmarks.studies.lab_tuning import shown
 from grounddecode.evaluate.run.runner import run
 from grounddecode.lab import CHECKPOINTS
 
@@ -24,7 +24,7 @@ MODULE = "python -m benchmarks.studies.lab_contrasts"
 def measure(name: str) -> None:
     """The run folder of one checkpoint; nothing is refused there."""
     out = FOLDER / name
-    run(RECIPE, out, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr), model=f"lab:{name}")
+    run(RECIPE, out, shown, model=f"lab:{name}")
     (out / REFUSED).write_text("{}\n", encoding="utf-8")
 
 

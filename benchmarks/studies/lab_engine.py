@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import lab_guard
 from benchmarks.studies.lab_table import COLOURS, REFUSED
+from benchmarks.studies.lab_tuning import shown
 from grounddecode.engines.base import Engine, open_engine
 from grounddecode.engines.hf.watch.calibrate import calibrate_model
 from grounddecode.evaluate.run.runner import run
@@ -30,11 +30,6 @@ def opened(model: str) -> Engine:
     return open_engine("hf", model, calibration=str(path))
 
 
-def told(text: Any) -> None:
-    """How far a run has come."""
-    print(f"{text.done}/{text.total} {text.method} {text.note}", file=sys.stderr)
-
-
 def ask(
     recipe: Path,
     engine: Engine,
@@ -45,6 +40,6 @@ def ask(
     **changes: Any,
 ) -> None:
     """Plans of a recipe into a run folder, and beside their answers what was refused and what the guard asks."""
-    run(recipe, out, told, model=model, methods=tuple(plans), opened=engine, **changes)
+    run(recipe, out, shown, model=model, methods=tuple(plans), opened=engine, **changes)
     (out / REFUSED).write_text(json.dumps(refused or {}, indent=1) + "\n", encoding="utf-8")
     (out / COLOURS).write_text(json.dumps(lab_guard.colours(engine, plans)) + "\n", encoding="utf-8")

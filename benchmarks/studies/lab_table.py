@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from benchmarks.studies import lab_guard
 from benchmarks.studies.lab2.tuning import RESULT as TUNING2
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_tuning import RESULT as TUNING
-from benchmarks.studies.lab_tuning import chosen
+from benchmarks.studies.lab_tuning import chosen, shown
 from grounddecode import registry
 from grounddecode.calibration import FILE, Calibration
 from grounddecode.engines.base import Decoding, Engine, Request, open_engine, refusal_of
@@ -99,7 +98,7 @@ def measure(name: str, out: Path, lab: int, only: Sequence[str] = ()) -> None:
     run(
         recipe,
         out,
-        lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr),
+        shown,
         model=model,
         methods=(*plans, *(() if only else forced(model))),
         opened=engine,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grounddecode.engines.base import Engine
+from grounddecode.evaluate.run.keeping import Progress
 from grounddecode.evaluate.run.recipe import read
 from grounddecode.evaluate.run.runner import run
 from grounddecode.registry import GREEDY, plan
@@ -27,6 +28,11 @@ RULE = (
     "minus 1 point and whose accuracy on POPE adversarial is at least greedy's minus 0.5 points; none where no setting "
     "meets both, or where the lowest CHAIR_i is not below greedy's"
 )
+
+
+def shown(progress: Progress) -> None:
+    """How far a run of a study has come."""
+    print(f"{progress.done}/{progress.total} {progress.method} {progress.note}", file=sys.stderr)
 
 
 def row(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,9 +81,7 @@ def tune(recipe: Path, result: Path, command: str, folder: Path, opened: Engine 
     """
     if read(recipe).split != "calibration":
         raise SystemExit(f"{recipe.name} would tune on the split {read(recipe).split}: tune on calibration")
-    metrics = run(
-        recipe, folder, lambda p: print(f"{p.done}/{p.total} {p.method} {p.note}", file=sys.stderr), opened=opened
-    )
+    metrics = run(recipe, folder, shown, opened=opened)
     rows = {spec: row(found) for spec, found in metrics["results"].items()}
     made, greedy = metrics["run"], metrics["results"][GREEDY]
     kept = ("model", "split", "limit", "batch_size", "seed", "weights")
