@@ -29,8 +29,8 @@ def read(folder: str | Path, tasks: Sequence[str] = TASKS) -> dict[str, list[Pai
     found: dict[str, list[Pair]] = {}
     for task in tasks:
         path = Path(folder) / f"{task}.txt"
-        lines = [line for line in io.StringIO(json_lines.read_text(path)) if line.strip()]
-        found[task] = _pairs([_fields(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)], path)
+        lines = [(at, line) for at, line in enumerate(io.StringIO(json_lines.read_text(path)), 1) if line.strip()]
+        found[task] = _pairs([(at, _fields(line, f"{path}, line {at},")) for at, line in lines], path)
     return found
 
 
@@ -41,15 +41,15 @@ def _fields(line: str, where: str) -> list[str]:
     return fields
 
 
-def _pairs(lines: Sequence[Sequence[str]], path: Path) -> list[Pair]:
-    """Truths and answers; two lines after each other have to be of one image, which MME's program takes for granted."""
-    for number, (one, other) in enumerate(zip(lines[::2], lines[1::2], strict=False)):
+def _pairs(lines: Sequence[tuple[int, Sequence[str]]], path: Path) -> list[Pair]:
+    """Truths and answers of numbered lines; two after each other have to be of one image, as in MME."""
+    for (at, one), (behind, other) in zip(lines[::2], lines[1::2], strict=False):
         if one[0] != other[0]:
             raise ValueError(
-                f"{path}, lines {2 * number + 1} and {2 * number + 2}, are of the images {one[0]!r} and {other[0]!r}: "
+                f"{path}, lines {at} and {behind}, are of the images {one[0]!r} and {other[0]!r}: "
                 "give the two questions of an image after each other."
             )
-    return [(fields[2], fields[3]) for fields in lines]
+    return [(fields[2], fields[3]) for _, fields in lines]
 
 
 def read_answer(text: str) -> str:

@@ -60,6 +60,14 @@ def test_files(tmp_path):
     (tmp_path / "count.txt").write_text("a.jpg\tIs it red?\tYes\n")
     with pytest.raises(ValueError, match="line 1, has 3 fields"):
         scored.score_mme(tmp_path)
+    (tmp_path / "count.txt").write_text(
+        "\na.jpg\tIs it red?\tYes\tYes\n\n\nb.jpg\tIs it?\tYes\tYes\n\na.jpg\tIs it?\tYes\n"
+    )
+    with pytest.raises(ValueError, match="line 7, has 3 fields"):
+        scored.score_mme(tmp_path)
+    (tmp_path / "count.txt").write_text("\na.jpg\tIs it red?\tYes\tYes\n\n\nb.jpg\tIs it?\tYes\tYes\n")
+    with pytest.raises(ValueError, match="lines 2 and 5, are of the images 'a"):
+        scored.score_mme(tmp_path)
     (tmp_path / "count.txt").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         scored.score_mme(tmp_path)
