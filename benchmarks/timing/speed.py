@@ -200,7 +200,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--memory-alone", action="store_true", help="into the file of --out, whose times stay")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.memory_alone and not (args.out and args.out.is_file()):
+        parser.error(f"--memory-alone adds to a file with times, and --out is {args.out}: give one that is there")
+    return args
 
 
 def about() -> dict[str, Any]:
