@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ _PICTURE = ("image_size", "patch_size", "image_seq_length", "num_channels")
 _MAY_BE_LISTS = ("image_size", "patch_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _PER_BYTE = 8  # values that a byte holds at most
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # name or owner/name; anything else is a path
 _POINTER = b"version https://git-lfs"
 _ANEW = "fetch the model's files anew"
 
@@ -38,6 +40,8 @@ def check_folder(model: str) -> None:
     if folder.is_file():
         raise ValueError(f"the model {model!r} is a file, give the folder that holds {CONFIG}")
     if not folder.is_dir():
+        if not _HUB_ID.fullmatch(model):
+            raise ValueError(f"there is no folder {model!r}, give one that holds a model, a hub id or lab")
         return
     if not (folder / CONFIG).is_file():
         raise ValueError(f"the model {model!r} has no {CONFIG}, give the folder of a model for transformers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,16 @@ def test_damaged_files_are_told_from_the_files_alone(name: str, copy: Path) -> N
     assert word in str(caught.value)
     assert "copy" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model", ["/no/such/model", "./nowhere", "../nowhere", "~/nowhere", "a/b/c", "a b", "C:\\model"]
+)
+def test_a_path_that_leads_nowhere_is_no_hub_id(model: str) -> None:
+    with pytest.raises(ValueError, match=f"^there is no folder {re.escape(repr(model))}, give one that holds a model"):
+        check_folder(model)
+    for name in ("gpt2", "llava-hf/llava-1.5-7b-hf", "lab:seed1"):
+        check_folder(name)
 
 
 def test_nothing_heavy_is_imported_to_say_so(copy: Path) -> None:
