@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Runs:
     """Some run folders: `about` is what the run files say, `records` of all, `plans` the methods by their names here.
 
-    `models`: the model of each name.
+    `models`: the model of each name.  `options`: how engine hf had it opened, where answers depend on it.
     """
 
     folders: tuple[Path, ...]
@@ -29,6 +29,7 @@ class Runs:
     plans: Mapping[str, str]
     models: Mapping[str, str]
     data: Path | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def find(self, image: str) -> Path | None:
         """The file of a stored picture; None where it is not there any more."""
@@ -55,13 +56,21 @@ def read_runs(folders: Sequence[Path], data: Path | None = None) -> Runs:
     known = [found for found in about if found is not None]
     held = [_held(one.records(), found.get("refused", {})) for one, found in zip(stored, known, strict=True)]
     times = Counter(method for one in held for method in dict.fromkeys(record["method"] for record in one))
-    records, plans, models = [], {}, {}
+    records, plans, models, options = [], {}, {}, {}
     for name, found, one in zip(names_of(folders), known, held, strict=True):
         for record in one:
             label = label_of(record["method"], name, times[record["method"]])
             records.append({**record, "method": label, "plan": record["method"]})
             plans[label], models[label] = record["method"], str(found["settings"]["model"])
-    return Runs(tuple(folders), tuple(known), tuple(records), plans, models, data)
+            options[label] = _options(found)
+    return Runs(tuple(folders), tuple(known), tuple(records), plans, models, data, options)
+
+
+def _options(about: RunFile) -> dict[str, Any]:
+    """Those of engine hf that other answers come of. Code of the model's own runs when somebody says so, no file."""
+    settings = about["settings"]
+    given = settings["engine_options"] if settings["engine"] == "hf" else {}
+    return {name: given[name] for name in ("dtype", "attn_implementation", "max_pixels") if name in given}
 
 
 def _held(records: Sequence[Mapping[str, Any]], ended: Mapping[str, str]) -> list[Mapping[str, Any]]:

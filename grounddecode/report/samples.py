@@ -128,11 +128,14 @@ class Explaining:
     method: str
     length: int
     page: str
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def command(self) -> str:
         words = ["grounddecode", "explain", "--model", self.model, "--image", self.image, "--prompt", self.prompt]
-        words += ["--method", self.method, "--max-new-tokens", str(self.length), "--out", self.page]
+        words += ["--method", self.method, "--max-new-tokens", str(self.length)]
+        words += [word for name, value in self.options for word in ("--engine-option", f"{name}={value}")]
+        words += ["--out", self.page]
         return shlex.join(words)
 
 
@@ -141,8 +144,15 @@ def explaining(sample: Sample, method: str, runs: Runs) -> Explaining:
     name = "".join(sign if sign.isalnum() or sign in "-." else "-" for sign in f"{sample['id']}-{method}")
     place = None if sample["image"].startswith(LAB) else runs.find(sample["image"])
     image = sample["image"] if place is None else str(place.resolve())
-    length = int(sample["length"])
-    return Explaining(runs.models[method], image, sample["prompt"], runs.plans[method], length, f"explain/{name}.html")
+    return Explaining(
+        model=runs.models[method],
+        image=image,
+        prompt=sample["prompt"],
+        method=runs.plans[method],
+        length=int(sample["length"]),
+        page=f"explain/{name}.html",
+        options=tuple(runs.options.get(method, {}).items()),
+    )
 
 
 def telling(samples: Sequence[Sample]) -> list[Sample]:

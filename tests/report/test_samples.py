@@ -96,6 +96,19 @@ def test_the_command_runs_as_it_is_written(tmp_path: Path) -> None:
     assert data_of(section(made, Scoring(), tmp_path))["samples"][0]["explain"]["avc"]["page"]
 
 
+def test_the_command_opens_the_model_as_the_run_did(tmp_path: Path) -> None:
+    """Its numbers, that is; code of the model's own runs when somebody says so, no file."""
+    bench(Recipe(model="lab", methods=("greedy",), limit=2, resamples=20), tmp_path / "run", opened=Witness())
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    about["settings"]["engine"] = "hf"
+    about["settings"]["engine_options"] = {"dtype": "bfloat16", "trust_remote_code": True}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    sample = data_of(section(read_runs([tmp_path / "run"]), Scoring(), tmp_path))["samples"][0]
+    words = shlex.split(sample["explain"]["greedy"]["command"])
+    assert words[words.index("--engine-option") + 1] == "dtype=bfloat16"
+    assert not any("trust" in word for word in words)
+
+
 def test_200_samples_with_their_pictures_are_small(tmp_path: Path) -> None:
     text = section(runs_of(200, lab=True), Scoring(), tmp_path)
     assert len(data_of(text)["pictures"]) == 200

@@ -62,20 +62,22 @@ def _explain(folders: Sequence[Path], out: Path, data: Path | None, most: int, c
     wanted = [explaining(sample, method, runs) for sample in samples for method in sample["answers"]]
     wanted = [one for one in wanted if not (out / one.page).is_file()]
     with Meter.shown("explain") as meter:
-        for model in dict.fromkeys(one.model for one in wanted):
-            of_model = [one for one in wanted if one.model == model]
+        for model, options in dict.fromkeys((one.model, one.options) for one in wanted):
+            of_model = [one for one in wanted if (one.model, one.options) == (model, options)]
             meter.say(f"{len(of_model)} answers of {model}")
-            for one, why in _pages(model, of_model, out):
+            for one, why in _pages(model, dict(options), of_model, out):
                 meter.say(f"{one.page} cannot be made: {why}")
 
 
-def _pages(model: str, wanted: Sequence[Explaining], out: Path) -> Iterator[tuple[Explaining, Exception]]:
-    """Write the pages of one model; those that cannot be, and why."""
+def _pages(
+    model: str, options: dict[str, Any], wanted: Sequence[Explaining], out: Path
+) -> Iterator[tuple[Explaining, Exception]]:
+    """Write the pages of one model, opened as the run had it; those that cannot be, and why."""
     from grounddecode.cli.model.explain import account_of, picture, write
     from grounddecode.engines.base import Decoding, open_engine
     from grounddecode.registry import plan as read
 
-    engine: Any = open_engine("hf", model)
+    engine: Any = open_engine("hf", model, **options)
     try:
         for one in wanted:
             try:
