@@ -65,6 +65,7 @@ def test_on_a_cpu() -> None:
         (["--for", "paint"], "paint: vLLM's vision tower gives no attention weights"),
         (["--default", "locore:layers=9"], "locore acts on no layer of this model"),
         (["--device", "tpu"], "device is 'tpu', give cuda or cpu"),
+        (["--model", "/no/such/model"], "there is no folder '/no/such/model'"),
     ],
 )
 def test_what_cannot_be_served_is_told(given: list[str], sentence: str) -> None:

@@ -157,6 +157,9 @@ def _server() -> list[str]:
 
 
 def _config(path: str) -> Any:
+    from grounddecode.engines.model_folder import check_folder
+
+    check_folder(path)
     from transformers import AutoConfig
 
     try:
