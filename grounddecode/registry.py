@@ -50,11 +50,16 @@ WORDS: dict[str, dict[str, tuple[str, float]]] = {
     "cut": {"beta": ("min_p", 0.1)},
     "beam": {"n": ("num_beams", 5)},
 }
-_POSSIBLE: dict[str, tuple[typing.Callable[[float], bool], str]] = {
-    "temperature": (lambda value: 0 < value < inf, "a number above 0"),
+MOST_BEAMS = 1000  # each is a row of the batch
+#: What those fields may be, and in words.
+POSSIBLE: dict[str, tuple[typing.Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 < value < inf, "a finite number above 0"),
     "top_p": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "min_p": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
-    "num_beams": (lambda value: value >= 1 and value.is_integer(), "a whole number of at least 1"),
+    "num_beams": (
+        lambda value: 1 <= value <= MOST_BEAMS and float(value).is_integer(),
+        f"a whole number from 1 to {MOST_BEAMS}",
+    ),
 }
 _PLUS = re.compile(r"\+(?![\d.])")  # a plus before a digit belongs to a number: 1e+2
 _log = logging.getLogger("grounddecode")
@@ -256,7 +261,7 @@ def _decoding(word: str, settings: Mapping[str, str]) -> dict[str, Any]:
 
 def _number(name: str, field: str, text: str) -> float:
     """The value of a field of `Decoding`. Raises ValueError for what it cannot be."""
-    possible, wanted = _POSSIBLE[field]
+    possible, wanted = POSSIBLE[field]
     try:
         value = float(text)
     except ValueError:

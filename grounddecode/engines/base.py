@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from grounddecode.engines.model_folder import check_folder
-from grounddecode.registry import nearest
+from grounddecode.registry import POSSIBLE, nearest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,8 +46,10 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}, give at least 1")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}, give a number above 0 (greedy is do_sample=False)")
+        for name, (possible, wanted) in POSSIBLE.items():
+            if not possible(getattr(self, name)):
+                greedy = " (greedy is do_sample=False)" * (name == "temperature")
+                raise ValueError(f"{name} is {getattr(self, name)}, give {wanted}{greedy}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,21 @@ def test_a_text_model_is_refused(grounddecode: Run, tmp_path: Path, image: Path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     done = grounddecode(*arguments(tmp_path, image))
     assert_sentence(done, "no vision-language model")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("temperature", float("inf"), "a finite number above 0"),
+        ("temperature", float("nan"), "a finite number above 0"),
+        ("top_p", 0.0, "a number above 0, at most 1"),
+        ("min_p", 2.0, "a number from 0 to 1"),
+        ("num_beams", 100_000, "a whole number from 1 to 1000"),
+    ],
+)
+def test_how_tokens_are_chosen_has_the_bounds_of_a_specification(field: str, value: Any, wanted: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field} is {value}, give {wanted}"):
+        Decoding(**{field: value})
 
 
 @pytest.mark.parametrize("model", ["no/such/folder/anywhere", "./nowhere", "lab:seed9"])
