@@ -39,9 +39,8 @@ def check_folder(model: str) -> None:
         return
     if folder.is_file():
         raise ValueError(f"the model {model!r} is a file, give the folder that holds {CONFIG}")
+    check_path(model)
     if not folder.is_dir():
-        if not _HUB_ID.fullmatch(model):
-            raise ValueError(f"there is no folder {model!r}, give one that holds a model, a hub id or lab")
         return
     if not (folder / CONFIG).is_file():
         raise ValueError(f"the model {model!r} has no {CONFIG}, give the folder of a model for transformers")
@@ -51,6 +50,12 @@ def check_folder(model: str) -> None:
     shapes = [shape for path in _weight_files(folder, objects.get(INDEX)) for shape in _shapes(path)]
     for where, section in _sections(folder / CONFIG, config):
         _sizes(where, section, shapes)
+
+
+def check_path(model: str) -> None:
+    """Nothing for what is there, or may be a hub id. Raises ValueError for a path that leads nowhere."""
+    if not Path(model).exists() and not _HUB_ID.fullmatch(model):
+        raise ValueError(f"there is no folder {model!r}, give one that holds a model, a hub id or lab")
 
 
 def foreign_code(model: str) -> str:

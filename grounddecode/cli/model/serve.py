@@ -157,9 +157,9 @@ def _server() -> list[str]:
 
 
 def _config(path: str) -> Any:
-    from grounddecode.engines.model_folder import check_folder
+    from grounddecode.engines.model_folder import check_path
 
-    check_folder(path)
+    check_path(path)
     from transformers import AutoConfig
 
     try:
