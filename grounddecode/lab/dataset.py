@@ -12,6 +12,7 @@ from grounddecode.lab.captions import write as caption_text
 from grounddecode.lab.world import CATEGORIES, SIDE, Scene, scenes
 
 CAPTIONS_PER_IMAGE = 5
+_ROOM = 100  # ids of one image's objects and captions: a full scene has more than ten objects
 # The ids that COCO gives these categories.
 CATEGORY_IDS = {
     "person": 1, "bicycle": 2, "car": 3, "traffic light": 10, "fire hydrant": 11, "stop sign": 13, "bench": 15,
@@ -39,7 +40,7 @@ def annotations(drawn: Sequence[Scene]) -> tuple[dict[str, Any], dict[str, Any]]
     ]
     instances = [
         {
-            "id": s.seed * 10 + index, "image_id": s.seed, "category_id": CATEGORY_IDS[thing.category],
+            "id": s.seed * _ROOM + index, "image_id": s.seed, "category_id": CATEGORY_IDS[thing.category],
             "bbox": list(thing.bbox), "area": thing.area, "iscrowd": 0, "segmentation": [_outline(thing.bbox)],
             "colour": thing.colour, "contrast": thing.contrast, "occlusion": thing.occlusion,
         }
@@ -47,7 +48,7 @@ def annotations(drawn: Sequence[Scene]) -> tuple[dict[str, Any], dict[str, Any]]
         for index, thing in enumerate(s.objects)
     ]  # fmt: skip
     captions = [
-        {"id": s.seed * 10 + index, "image_id": s.seed, "caption": text}
+        {"id": s.seed * _ROOM + index, "image_id": s.seed, "caption": text}
         for s in drawn
         for index, text in enumerate(references(s))
     ]

@@ -120,6 +120,16 @@ def test_the_chair_rules_count_exactly_the_named_objects(drawn):
         assert [m[1] for m in chair.mentions(text, "pattern")] == [m.category for m in record]
 
 
+@pytest.mark.parametrize("split", ["evaluation", "evaluation2", "evaluation3"])
+def test_no_two_annotations_have_one_id(split):
+    # pycocotools keeps the last of two without a word; a full scene of the third world has eleven objects and more.
+    parts = dataset.annotations(world.scenes(split, 100, start=170))
+    assert split != "evaluation3" or max(len(s.objects) for s in world.scenes(split, 100, start=170)) > 10
+    for part in parts:
+        ids = [entry["id"] for entry in part["annotations"]]
+        assert len(ids) == len(set(ids))
+
+
 def test_coco_files_load_with_pycocotools(tmp_path):
     coco = pytest.importorskip("pycocotools.coco")
     dataset.write(tmp_path, "calibration", 12)
