@@ -96,12 +96,14 @@ class Processing:
         worker, layout = self.worker, self.worker.layout
         if layout is None or not worker.requests.by_key:
             return logits
-        rows = np.arange(len(logits)) if context is None else np.asarray(context.idx_mapping_np)
-        slots = worker.row_slots[rows]
+        if context is None:
+            slots = worker.row_slots[: len(logits)]
+        else:
+            slots = worker.row_slots[np.asarray(context.idx_mapping_np)]
         next_ = worker.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has no next token
         worker.count(slots[next_])
-        there = worker.requests.deciding[slots] & next_
-        asked = {int(i): one for i in there.nonzero()[0] if (one := worker.requests.by_slot[int(slots[i])]) is not None}
+        there = (worker.requests.deciding[slots] & next_).nonzero()[0]
+        asked = {int(i): one for i in there if (one := worker.requests.by_slot[int(slots[i])]) is not None}
         if not asked:
             return logits
         second = self._second_logits([one for one in asked.values() if one.group.stream and not one.group.broken])

@@ -68,6 +68,7 @@ class Worker(Current):
         self.saliency: Saliency | None = None
         self.trace: Recorder | None = None  # of an engine in this process, for studies: what each step did
         self._watched = 0  # how often it was told of a step
+        self._counted: tuple[tuple[int, bytes], list[tuple[list[str], int]]] = (-1, b""), []
         self._methods: dict[str, tuple[Method, ...]] = {}
         self.row_slots = np.empty(0, dtype=np.int64)  # V1: by row of the batch; V2: by vLLM's own slot
 
@@ -159,9 +160,15 @@ class Worker(Current):
 
     def count(self, slots: np.ndarray) -> None:
         """Once a step: the requests of these slots have their next token chosen."""
-        for order, many in Counter(self.requests.order[slots].tolist()).items():
-            if (group := self.requests.by_order.get(order)) is not None and not group.broken:
-                self.tally.tokens([m.name for m in group.methods], many)
+        same = self.requests.changes, slots.tobytes()
+        if same != self._counted[0]:
+            found = []
+            for order, many in Counter(self.requests.order[slots].tolist()).items():
+                if (group := self.requests.by_order.get(order)) is not None and not group.broken:
+                    found.append(([m.name for m in group.methods], many))
+            self._counted = same, found
+        for names, many in self._counted[1]:
+            self.tally.tokens(names, many)
         self.tally.settle()
 
     def watching(self) -> tuple[Look, Note | None]:
