@@ -90,9 +90,10 @@ class Columns(Copies):
         places = rows.memo.get(f"columns {count}")
         if places is None:
             block = self._blocks(cache, rows)[:, :, None, :, None].expand(-1, -1, count, -1, -1)
-            places = Places.of((block * width + _range(width, rows)).view(-1, width))
+            index = (block * width + _range(width, rows)).view(-1, width)
+            places = Places.of(index, heads * count)
             rows.memo[f"columns {count}"] = places
-        numbers = asked.unsqueeze(2).expand(-1, -1, len(places.starts) // (heads * count), -1)
+        numbers = asked.view(-1, width).index_select(0, places.queries)
         return weighted_sums(cache.view(-1, cache.shape[2]), places, numbers).view(heads, count, -1)
 
     def outputs(self, weights: Tensor, cache: Tensor, rows: Rows, width: int) -> Tensor:
@@ -103,7 +104,8 @@ class Columns(Copies):
         if places is None:
             size = cache.shape[2]
             block = (self._blocks(cache, rows) + 1)[:, :, None, :, None].expand(-1, -1, count, -1, -1)
-            places = rows.memo[f"rows {count}"] = Places.of((block * size + _range(size, rows)).view(-1, keys))
+            index = (block * size + _range(size, rows)).view(-1, keys)
+            places = rows.memo[f"rows {count}"] = Places.of(index, heads * count)
         return weighted_sums(cache.view(-1, width), places, weights).view(heads, count, width)
 
     @staticmethod
@@ -137,6 +139,15 @@ def blocks_of(rows: Rows) -> Tensor:
             raise RuntimeError("these rows have no blocks in the paged cache")
         known = rows.memo["blocks"] = rows.blocks.long()
     return known
+
+
+def every_block(rows: Rows) -> Tensor:
+    """(B * n,) long: the same, one request after the other."""
+    known = rows.memo.get("every block")
+    if known is None:
+        known = rows.memo["every block"] = blocks_of(rows).reshape(-1)
+    found: Tensor = known
+    return found
 
 
 READERS: dict[str, Reader] = {

@@ -61,15 +61,21 @@ def pieces_of(rows: Rows, heads: int, width: int) -> list[slice]:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows of a table lie that are summed: `index` (N, M), and what torch's kernel wants of it."""
+    """Where the rows of a table lie that are summed: `index` (N, M), and what torch's kernel wants of it.
+
+    `queries`: (N,) which query each sum belongs to; they come one after the other and have as many sums each.
+    """
 
     index: Tensor  # (N * M,)
     starts: Tensor  # (N,), where each sum begins
+    queries: Tensor
 
     @classmethod
-    def of(cls, index: Tensor) -> Places:
+    def of(cls, index: Tensor, queries: int) -> Places:
+        """`queries`: how many there are."""
         starts = torch.arange(0, index.numel(), index.shape[1], dtype=index.dtype, device=index.device)
-        return cls(index.reshape(-1), starts)
+        each = torch.arange(queries, device=index.device).repeat_interleave(len(index) // queries)
+        return cls(index.reshape(-1), starts, each)
 
 
 def weighted_sums(table: Tensor, places: Places, weights: Tensor) -> Tensor:
