@@ -159,7 +159,8 @@ def test_methods_that_fail_are_switched_off_for_their_requests_alone():
 
 def told(rows):
     """All that a layer may ask of rows, and of those that only some methods edit."""
-    found = [rows.tokens, rows.queries, rows.slots, rows.blocks, rows.hidden, torch.tensor([rows.keys, rows.whole])]
+    found = [rows.tokens, rows.queries, rows.slots, rows.blocks, rows.mask(None), rows.mask(5)]
+    found += [rows.hidden, torch.tensor([rows.keys, rows.whole])]
     for part in rows.parts:
         view = rows.view(part)
         fields = (view.slots, view.queries, view.keys, view.image, view.image_end, view.prompt_length)

@@ -207,10 +207,9 @@ def _window(given: Any) -> int | None:
 
 
 def _make_bias(rows: Rows, layer: int, window: int | None, gaining: tuple[bool, ...], worker: Worker) -> Tensor:
-    hidden = rows.hidden
-    if window is not None:
-        hidden = hidden | (rows.positions <= rows.queries[..., None] - window)[:, None]
-    bias = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
+    bias = rows.mask(window)
+    if not any(gaining):
+        return bias
     found = []
     for part, is_gain in zip(rows.parts, gaining, strict=True):
         mine = bias[part.start : part.stop]

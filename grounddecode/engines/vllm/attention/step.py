@@ -54,6 +54,7 @@ class Rows:
     whole: bool = False
     straight: bool = False
     memo: dict[str, Any] = field(default_factory=dict)  # what the layers share, e.g. where in a cache the keys lie
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # see `mask`
     biases: dict[tuple[tuple[bool, ...], int | None], Tensor] = field(default_factory=dict)
     _some: dict[tuple[int, ...], Rows | None] = field(default_factory=dict)
 
@@ -87,6 +88,8 @@ class Rows:
         self.queries = self.queries + 1
         vars(self).pop("hidden", None)
         self.biases.clear()
+        mask = self.masks.get(None) if self.unseen is None else None
+        self.masks = {} if mask is None else {None: mask.scatter_(3, self.queries[:, None, :, None], 0.0)}
         for part in self.parts:
             if part.known is not None:
                 part.known = part.known.with_(queries=self.queries[part.start : part.stop].flatten())
@@ -97,6 +100,17 @@ class Rows:
         for some in self._some.values():
             if some is not None:
                 some.go_on(None)
+
+    def mask(self, window: int | None) -> Tensor:
+        """(B, 1, count, T): -inf on keys hidden from a query, 0 on others; `window`: how many it sees, all if None."""
+        known = self.masks.get(window)
+        if known is None:
+            hidden = self.hidden
+            if window is not None:
+                hidden = hidden | (self.positions <= self.queries[..., None] - window)[:, None]
+            known = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
+            self.masks[window] = known
+        return known
 
     def of_layer(self, layer: int) -> Rows | None:
         """The rows that an edit of this layer concerns; None if there are none."""
