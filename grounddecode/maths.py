@@ -215,8 +215,9 @@ def move_mass(
     least, (floors, zero) = max(least, NOTHING), _starts(floor, weights.device)
     parts = torch.where(givers[:, None], of_image(_if_giver, least), of_image(_if_no_giver, least))
     sums = torch.baddbmm(floors, weights, parts.mT)
-    edited = sums[..., 3:].amin(dim=-1, keepdim=True) >= zero
-    changes = (sums[..., 1:3] / sums[..., :1]).where(edited, zero)  # (g / t, -1), of takers and of givers
+    taken, moves, margins = sums.split_with_sizes((1, 2, 2), dim=-1)
+    edited = margins.amin(dim=-1, keepdim=True) >= zero
+    changes = (moves / taken).where(edited, zero)  # (g / t, -1), of takers and of givers
     return torch.addcmul(weights, weights, torch.bmm(changes, parts[:, :2]), value=share)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.vllm.attention.cache import blocks_of
+from grounddecode.engines.vllm.attention.cache import every_block
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.attention.step import Rows
@@ -64,14 +64,14 @@ class Observer:
         if self._keep is not None and slots is not None and index == self._kept:
             self._keep(hidden)
         for i, method in enumerate(self.methods):
-            flags = method.flag_tokens(hidden[None], index)[0]
+            flags = method.flag_tokens(hidden[None], index)
             if self.streams.running is not None:
-                self.streams.running.note(flags, i, name)
+                self.streams.running.note(flags[0], i, name)
             kept = None if slots is None else self._room(i, name, layer)
             if kept is not None and slots is not None:
                 count = slots.shape[0]
-                placed = self._placed(slots, kept.by_slot.shape[0] - 1)
-                kept.by_slot.index_copy_(0, placed, flags if flags.shape[0] == count else flags[:count])
+                placed = self._placed(slots, kept.by_slot.shape[1] - 1)
+                kept.by_slot.index_copy_(1, placed, flags if flags.shape[1] == count else flags[:, :count])
 
     def _placed(self, slots: Tensor, padding: int) -> Tensor:
         """The slots with padding in its own place; the layers of a step share them."""
@@ -87,8 +87,8 @@ class Observer:
             if not isinstance(cache, Tensor) or cache.dim() != 4 or not cache.numel():
                 return None
             blocks, size = cache.shape[0], cache.shape[2]
-            by_slot = torch.zeros(blocks * size + 1, dtype=torch.bool, device=cache.device)
-            kept = self._flags[index, name] = _Kept(by_slot, by_slot[:-1].view(blocks, size))
+            by_slot = torch.zeros(1, blocks * size + 1, dtype=torch.bool, device=cache.device)
+            kept = self._flags[index, name] = _Kept(by_slot, by_slot[0, :-1].view(blocks, size))
         return kept
 
     def flags(self, index: int, layer: int, rows: Rows) -> Tensor | None:
@@ -96,11 +96,11 @@ class Observer:
         kept = self._flags.get((index, self.names[layer]))
         if kept is None:
             return None
-        return kept.by_block.index_select(0, blocks_of(rows).reshape(-1)).view(-1, rows.keys)
+        return kept.by_block.index_select(0, every_block(rows)).view(-1, rows.keys)
 
 
 class _Kept(NamedTuple):
-    """Flags of the whole cache: one a slot, and one more for padding; and those without it, (blocks, tokens)."""
+    """Flags of the whole cache, (1, slots) and one more for padding; and those without it, (blocks, tokens)."""
 
     by_slot: Tensor
     by_block: Tensor
@@ -115,13 +115,16 @@ def _hook(model: nn.Module, name: str) -> None:
     names = list(inspect.signature(block.forward).parameters)
     if "hidden_states" not in names:
         raise ValueError(f"grounddecode: {type(block).__name__} takes no hidden_states, {OTHERS}")
-    block.register_forward_pre_hook(functools.partial(_tell, name, names), with_kwargs=True)
+    at, behind = (names.index(given) if given in names else len(names) for given in ("hidden_states", "residual"))
+    block.register_forward_pre_hook(functools.partial(_tell, name, at, behind), with_kwargs=True)
 
 
-def _tell(layer: str, names: list[str], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    given = dict(zip(names, args, strict=False)) | kwargs
+def _tell(layer: str, at: int, behind: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """`at`, `behind`: where among the arguments of a block its hidden states are, and their residual."""
+    hidden = args[at] if at < len(args) else kwargs["hidden_states"]
+    residual = args[behind] if behind < len(args) else kwargs.get("residual")
     tell = torch.ops.vllm.grounddecode_observe if torch.compiler.is_compiling() else observe
-    tell(given["hidden_states"], given.get("residual"), layer)
+    tell(hidden, residual, layer)
 
 
 def observe(hidden: Tensor, residual: Tensor | None, layer_name: str) -> None:
