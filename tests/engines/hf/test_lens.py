@@ -75,6 +75,9 @@ def test_the_lens_scales_as_the_model_around_the_decoder_does() -> None:
         model.generate(**inputs, max_new_tokens=2)
 
 
+_compared: list[int] = []  # rows, of each time that the lens was looked through
+
+
 @dataclass(frozen=True, kw_only=True)
 class _LastLayer(Early):
     def reads(self, n_layers: int) -> Reads:
@@ -82,13 +85,18 @@ class _LastLayer(Early):
 
     def adjust_logits(self, logits: Tensor, step: StepView) -> Tensor:
         assert torch.allclose(step.lens(step.hidden[step.n_layers - 1]), logits, atol=1e-5)
+        _compared.append(len(logits))
         return logits
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_behind_the_last_layer_the_lens_shows_the_logits(name: str) -> None:
+    _compared.clear()
     generate(name, _LastLayer())
+    steps = len(_compared)
+    assert steps > 1
     generate(name, [_LastLayer(), AvisC(alpha=1.0)])
+    assert len(_compared) == 2 * steps
 
 
 def test_an_edit_sees_the_layers_below_it() -> None:
