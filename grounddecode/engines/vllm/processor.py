@@ -151,8 +151,12 @@ class Processing:
         return adjusted(logits, group.adjusting, view, states, note, look)
 
     def _ended(self, logits: Tensor) -> Tensor:
-        """Logits of answers that end here."""
-        ends = self.worker.vllm_config.model_config.hf_text_config.eos_token_id
+        """Logits of answers that end here; where no configuration names an end token, they go on."""
+        model = self.worker.vllm_config.model_config
+        named = (getattr(config, "eos_token_id", None) for config in (model.hf_text_config, model.hf_config))
+        ends = next((one for one in named if one is not None), None)
+        if ends is None:
+            return logits
         kept = torch.full_like(logits, -torch.inf)
         kept[:, ends if isinstance(ends, list) else [ends]] = 0.0
         return kept

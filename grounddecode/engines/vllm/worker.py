@@ -247,18 +247,15 @@ class Worker(Current):
     def edit(self, scores: Tensor, rows: Rows, part: Part, layer: int) -> Tensor:
         """Weights of the scores (B, H, count, T) of one part of the rows, for this rank's heads."""
         plan = part.group.layers[layer]
-        if (
-            not plan.edits or plan.gains_only or part.group.broken
-        ):  # gains are in the scores already, see `EditedRows.bias_of`
+        # Gains are in the scores already, see `EditedRows.bias_of`.
+        if not plan.edits or plan.gains_only or part.group.broken:
             return scores.softmax(dim=-1)
         try:
             view = rows.view(part, self.flags_of(rows, part, layer))
             if self.ranks > 1 and any(m.across_heads for m in plan.edits):
                 return self._edit_all_heads(scores, view, plan)
             return edited_rows(scores, view, plan)
-        except (
-            Exception
-        ) as error:  # an error in a method is its requests' own: neither the engine's nor their neighbours'
+        except Exception as error:  # is its requests' own: neither the engine's nor their neighbours'
             self.requests.break_off([part.group], error)
             return scores.softmax(dim=-1)
 

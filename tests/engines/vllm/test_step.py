@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 
 from grounddecode.engines.vllm.attention.plan import plan_of
 from grounddecode.engines.vllm.attention.step import last_prompt_rows, plan_rows
+from grounddecode.engines.vllm.processor import Processing
 from grounddecode.engines.vllm.requests import Layout, Requests
 from grounddecode.methods.attention.heads import HeadModulation
 from grounddecode.methods.attention.locore import LocoRE
@@ -212,3 +216,18 @@ def test_a_plan_ends_where_the_blocks_may_be_others():
     again = plan_of(table, layout(table, (a, 1, 11)), BLOCKS + 40, 4, first)
     assert again is not first
     assert again.rows[0].blocks.tolist() == [[40, 41, 42]]
+
+
+@pytest.mark.parametrize(
+    ("text", "whole", "ends"),
+    [(3, None, [3]), ([3, 5], None, [3, 5]), (None, 4, [4]), (None, None, [])],
+)
+def test_an_answer_is_ended_by_the_token_that_a_configuration_names(text, whole, ends):
+    configs = SimpleNamespace(hf_text_config=SimpleNamespace(eos_token_id=text), hf_config=SimpleNamespace())
+    if whole is not None:
+        configs.hf_config.eos_token_id = whole
+    processing = Processing()
+    processing.worker = SimpleNamespace(vllm_config=SimpleNamespace(model_config=configs))
+    logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    kept = processing._ended(logits)
+    assert torch.equal(kept, logits) if not ends else kept.isfinite().nonzero()[:, 1].tolist() == ends * 2
