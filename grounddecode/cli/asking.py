@@ -18,7 +18,7 @@ METHOD_HELP = (
     "As in `bench`: a method, several (`locore+avc`), with settings (`avc:alpha=1.5`); `greedy`, `sample`, "
     "`sample+cut` or `beam`, alone or before methods (`sample+avc`)."
 )
-SET_HELP = "A hyper-parameter, e.g. alpha=1.5; may be given again."
+SET_HELP = "A hyper-parameter, e.g. alpha=1.5; may be given again for another one."
 
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What you ask; the chat template is applied to it.")]
 Spec = Annotated[str, typer.Option("--method", help=METHOD_HELP)]

@@ -10,8 +10,8 @@ import typer
 
 MODEL_HELP = "A folder, a hub id, or `lab`: the small model that comes with the package."
 OTHERS_HELP = (
-    "Any other option of the engine; may be given again. For openai, extra='{\"max_tokens\": null}' changes the "
-    "fields of a request, null leaves one out."
+    "Any other option of the engine; may be given again for another one. For openai, extra='{\"max_tokens\": null}' "
+    "changes the fields of a request, null leaves one out."
 )
 
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
