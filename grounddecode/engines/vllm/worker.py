@@ -196,11 +196,11 @@ class Worker(Current):
         `last`: what was said of the step before to the same layers.
         """
         count = int(common.num_reqs)
-        rows = np.arange(count) if common.req_idx is None else np.asarray(common.req_idx)[:count]
+        rows = slice(count) if common.req_idx is None else np.asarray(common.req_idx)[:count]
         starts = common.query_start_loc_cpu.numpy()[: count + 1].astype(np.int64)
         lengths = common.seq_lens_cpu_upper_bound.numpy()[:count].astype(np.int64)
         self._blocks = blocks, _ = common.block_table_tensor, block_size
-        self.layout = Layout(self.row_slots[rows], starts, lengths)
+        self.layout = Layout(self.row_slots[rows].copy(), starts, lengths)
         return plan_of(self.requests, self.layout, blocks, block_size, last)
 
     def attend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -165,12 +166,19 @@ class EditedRows:
 
     def bias_of(self, rows: Rows, layer: int, worker: Worker) -> Tensor:
         """(B, heads or 1, count, T) added to scores: -inf on hidden keys, the logarithm of gains."""
-        gaining = tuple(part.group.layers[layer].gains_only and not part.group.broken for part in rows.parts)
-        window = _window(self.sliding_window)
-        known = rows.biases.get((gaining, window))
+        gaining = tuple([part.group.layers[layer].gains_only and not part.group.broken for part in rows.parts])
+        known = rows.biases.get((gaining, self._window))
         if known is None:
-            known = rows.biases[gaining, window] = _make_bias(rows, layer, window, gaining, worker)
+            known = rows.biases[gaining, self._window] = _make_bias(rows, layer, self._window, gaining, worker)
         return known
+
+    @cached_property
+    def _window(self) -> int | None:
+        """Width of the sliding window, the own key included, however a backend keeps it; None without one."""
+        given = self.sliding_window
+        if isinstance(given, tuple):
+            return None if given[0] < 0 else int(given[0]) + 1
+        return None if given is None or given < 0 else int(given)
 
     def asked_of(self, query: Tensor, rows: Rows) -> Tensor:
         """Scaled queries (B * Hkv, H / Hkv * count, D), float32, of (B * count, H, D)."""
@@ -197,13 +205,6 @@ class EditedRows:
         scores = torch.bmm(asked, keys)
         scores = scores.scatter(2, at.reshape(len(asked), -1, 1), mine.sum(dim=-1).view(len(asked), -1, 1))
         return scores.view(batch, -1, count, rows.keys)
-
-
-def _window(given: Any) -> int | None:
-    """Width of a sliding window, the own key included, however a backend keeps it; None without one."""
-    if isinstance(given, tuple):
-        return None if given[0] < 0 else int(given[0]) + 1
-    return None if given is None or given < 0 else int(given)
 
 
 def _make_bias(rows: Rows, layer: int, window: int | None, gaining: tuple[bool, ...], worker: Worker) -> Tensor:

@@ -72,7 +72,8 @@ class Rows:
         """(B * count, ...): what of something by token of the step, (tokens, ...), is theirs."""
         if not self.straight:
             return given.index_select(0, self.tokens)
-        return given if len(given) == len(self.tokens) else given[: len(self.tokens)]
+        count = self.tokens.shape[0]
+        return given if given.shape[0] == count else given[:count]
 
     def into_step(self, edited: Tensor, output: Tensor) -> None:
         """Put what is theirs, (B * count, ...), into that of the step, (tokens, ...)."""
@@ -89,7 +90,7 @@ class Rows:
         vars(self).pop("hidden", None)
         self.biases.clear()
         mask = self.masks.get(None) if self.unseen is None else None
-        self.masks = {} if mask is None else {None: mask.scatter_(3, self.queries[:, None, :, None], 0.0)}
+        self.masks = {} if mask is None else {None: mask.scatter_(3, self.queries.view(-1, 1, self.count, 1), 0.0)}
         for part in self.parts:
             if part.known is not None:
                 part.known = part.known.with_(queries=self.queries[part.start : part.stop].flatten())
@@ -147,7 +148,7 @@ class Rows:
             part.known = self._make_view(part)
         if flags is None:
             return part.known
-        flags = flags[part.start : part.stop]
+        flags = flags if len(self.parts) == 1 else flags[part.start : part.stop]
         return part.known.with_(flags=_repeated(flags, self.count), memo=part.known.memo)
 
     def _make_view(self, part: Part) -> StepView:
