@@ -44,10 +44,14 @@ def read_runs(folders: Sequence[Path], data: Path | None = None) -> Runs:
     """The runs, finished or not.
 
     Raises:
-        ValueError: no folder, or one that is no run.
+        ValueError: no folder, one that is no run, or data that are not there.
     """
     if not folders:
         raise ValueError("there is nothing to report: give at least one run folder")
+    if data is not None and not data.is_dir():
+        raise ValueError(
+            f"the data folder {str(data)!r} does not exist: give the one that holds the run's pictures now"
+        )
     stored = [RunFolder(folder) for folder in folders]
     about = [one.run() for one in stored]
     for folder, found in zip(folders, about, strict=True):

@@ -136,6 +136,8 @@ def test_runs_are_compared_on_one_page(tmp_path: Path) -> None:
     assert picture is not None
     with pytest.raises(ValueError, match="at least one run folder"):
         read_runs([])
+    with pytest.raises(ValueError, match=r"the data folder '.*nowhere' does not exist: give the one"):
+        read_runs([tmp_path / "run"], tmp_path / "nowhere")
 
 
 @pytest.fixture(scope="module")
