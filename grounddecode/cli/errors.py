@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grounddecode.cli.streams import for_terminal
+from grounddecode.cli.streams import STREAMS, for_terminal
 from grounddecode.secrets import hidden
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def sentence(error: Exception) -> str:
     text = format_message() if callable(format_message) else str(error)
     text = _first_paragraph(text)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        cure = "" if error.filename in STREAMS else ", give another path"
+        return f"{error.filename}: {error.strerror}{cure}"
     if callable(format_message) or isinstance(error, ValueError | RuntimeError | OSError):
         return text or type(error).__name__
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_NAMES = ("standard input", "standard output", "standard error")
+STREAMS = ("standard input", "standard output", "standard error")
 _HALF = re.compile("[\ud800-\udfff]")  # of a character: no encoding of a stream takes it
 # What moves the cursor, changes colours or titles, or turns text around. Line ends and tabs are text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -34,7 +34,7 @@ class _Reader(io.FileIO):
             os.close(nowhere)
             if isinstance(error, BrokenPipeError):
                 return super().write(data) or 0
-            raise OSError(error.errno, error.strerror, _NAMES[self.fileno()]) from None
+            raise OSError(error.errno, error.strerror, STREAMS[self.fileno()]) from None
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def streams() -> Iterator[None]:
     A closed one must not stay so: the next file that is opened would take its place. Streams that something else put
     in place (a test, a notebook) stay as they are.
     """
-    for number, _ in enumerate(_NAMES):
+    for number, _ in enumerate(STREAMS):
         try:
             os.fstat(number)
         except OSError:

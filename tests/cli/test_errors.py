@@ -34,7 +34,10 @@ def run(error: BaseException | None, code: int | None = None) -> int:
     [
         (ValueError("alpha is -1, give at least 0"), "alpha is -1, give at least 0"),
         (RuntimeError("first line\nsecond line\n\nan essay"), "first line second line"),
-        (FileNotFoundError(2, "No such file or directory", "a.png"), "a.png: No such file or directory"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.png"),
+            "a.png: No such file or directory, give another path",
+        ),
         (OSError("image file is truncated"), "image file is truncated"),
         (KeyError("samples"), "unexpected KeyError: 'samples' (--debug shows where)"),
         (ValueError(), "ValueError"),
