@@ -114,11 +114,20 @@ def opened(windows: int = 1) -> Iterator[list[Browser]]:
         for session in sessions:
             with suppress(OSError, RuntimeError):
                 _ask(f"{address}/session/{session}", None, "DELETE")
-        driver.terminate()
-        driver.wait(timeout=20)
+        end(driver)
 
 
-def _patiently(ask: Callable[[], Any], seconds: float = 30.0) -> None:
+def end(process: subprocess.Popen[bytes], patience: float = 30.0) -> None:
+    """A process that is asked to end, and made to where it does not."""
+    process.terminate()
+    try:
+        process.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _patiently(ask: Callable[[], Any], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while True:
         try:

@@ -5,6 +5,7 @@ It runs in the environment that `make app` makes: gradio wants an older pillow t
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from tests.support import browser
 from tests.support.browser import Browser
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 600.0
+"""Seconds until the app has to be ready: a few on an idle machine, minutes beside other work."""
 TEXT = "return document.querySelector('{}').innerText"
 
 
@@ -41,17 +44,22 @@ def running(*options: str, **environment: str) -> Iterator[str]:
     app = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}/"
     try:
-        for _ in range(900):
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                assert app.poll() is None, "the app has ended"
-                time.sleep(0.2)
+        deadline = time.monotonic() + PATIENCE
+        while not _answers(address):
+            assert app.poll() is None, "the app has ended"
+            assert time.monotonic() < deadline, f"the app does not answer after {PATIENCE:.0f} s"
+            time.sleep(0.2)
         yield address
     finally:
-        app.terminate()
-        app.wait(timeout=30)
+        browser.end(app)
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def visit(window: Browser, address: str) -> Browser:
@@ -62,11 +70,15 @@ def visit(window: Browser, address: str) -> Browser:
 
 
 def choose(window: Browser, *methods: str) -> None:
-    """Tick exactly these methods."""
+    """Tick exactly these methods, and wait until the options of these alone are shown: the page moves until then."""
     window.run(
         "const wanted = arguments[0]; for (const label of document.querySelectorAll('#methods label')) {"
         "const box = label.querySelector('input'), right = wanted.includes(label.innerText.trim());"
         "if (box.checked !== right) box.click(); }",
         list(methods),
     )
-    time.sleep(0.5)
+    wanted = json.dumps(json.dumps(sorted(methods), separators=(",", ":")))
+    window.until(
+        "const shown = [...document.querySelectorAll('[id^=options-]')].filter(one => one.offsetParent !== null);"
+        f"return JSON.stringify(shown.map(one => one.id.slice(8)).sort()) === {wanted}"
+    )
