@@ -26,6 +26,7 @@ class Processing:
     """Both of vLLM's interfaces of a logits processor, but for their constructors."""
 
     worker: Worker
+    _undecided = -1, b""  # what requests there were in a step, all behind their prompts, whose logits nobody changed
 
     def start(self, vllm_config: Any, given: Any, is_second: bool) -> None:
         """`given`: the device (runner V1), or the state that runner V2 shares (`all_token_ids`, ...)."""
@@ -100,11 +101,17 @@ class Processing:
             slots = worker.row_slots[: len(logits)]
         else:
             slots = worker.row_slots[np.asarray(context.idx_mapping_np)]
+        now = worker.requests.changes, slots.tobytes()
+        if now == self._undecided:
+            worker.count(slots)
+            return logits
         next_ = worker.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has no next token
         worker.count(slots[next_])
         there = (worker.requests.deciding[slots] & next_).nonzero()[0]
         asked = {int(i): one for i in there if (one := worker.requests.by_slot[int(slots[i])]) is not None}
         if not asked:
+            if (next_ | (slots == worker.requests.nobody)).all():
+                self._undecided = now
             return logits
         second = self._second_logits([one for one in asked.values() if one.group.stream and not one.group.broken])
         for group in {id(one.group): one.group for one in asked.values()}.values():

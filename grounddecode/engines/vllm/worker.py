@@ -78,6 +78,7 @@ class Worker(Current):
         # Twice: one that is preempted keeps its place while another takes its row.
         self._requests = Requests(2 * rows, self.max_length, self.n_layers, int(token or 0), device)
         self.row_slots = np.full(rows, self._requests.nobody, dtype=np.int64)
+        self._counted = (-1, b""), []
 
     def attach(self, model: Any) -> None:
         """Called once the model is loaded. Raises ValueError for attention layers whose rows cannot be made here."""
