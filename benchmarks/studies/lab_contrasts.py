@@ -10,8 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
+from benchmarks.studies.lab_engine import REFUSED
 from benchmarks.studies.lab_page import page
-from benchmarks.studies.lab_table import REFUSED, RESULTS, compact
+from benchmarks.studies.lab_table import RESULTS, compact
 from benchmarks.studies.lab_tuning import shown
 from grounddecode.evaluate.run.runner import run
 from grounddecode.lab import CHECKPOINTS

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies import lab_guard
-from benchmarks.studies.lab_table import COLOURS, REFUSED
 from benchmarks.studies.lab_tuning import shown
 from grounddecode.engines.base import Engine, open_engine
 from grounddecode.engines.hf.watch.calibrate import calibrate_model
 from grounddecode.evaluate.run.runner import run
 
+REFUSED, COLOURS = "refused.json", "colours.json"  # beside the answers of a run
 FOLDER = Path("out/lab_directions")
 PICTURES, PAIRS = 64, 60  # pictures as for the calibration beside a checkpoint
 

@@ -13,9 +13,9 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.studies.lab_engine import ask, opened
+from benchmarks.studies.lab_engine import COLOURS, ask, opened
 from benchmarks.studies.lab_page import page
-from benchmarks.studies.lab_table import COLOURS, FIRST, RESULTS, compact, refusals
+from benchmarks.studies.lab_table import FIRST, RESULTS, compact, refusals
 from benchmarks.studies.lab_tuning import chosen, tune
 from grounddecode import registry
 from grounddecode.engines.base import refusal_of

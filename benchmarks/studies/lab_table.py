@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.studies import lab_guard
 from benchmarks.studies.lab2.tuning import RESULT as TUNING2
+from benchmarks.studies.lab_engine import COLOURS, REFUSED, opened
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_tuning import RESULT as TUNING
 from benchmarks.studies.lab_tuning import chosen, shown
@@ -44,7 +45,6 @@ PAIRS = ("locore+sgrs", "locore+avc", "var+avc", "var+locore+sgrs")  # those the
 CHAIR = ("chair_s", "chair_i", "chair_i_unique", "recall", "f1", "words", "repetition_rate")
 POPE = ("accuracy", "f1", "yes_ratio")
 SPLITS = ("random", "popular", "adversarial")
-REFUSED, COLOURS = "refused.json", "colours.json"
 PROMPT = "Describe this image in detail."
 
 
@@ -91,7 +91,7 @@ def wanted(every: Sequence[str], only: Sequence[str]) -> tuple[str, ...]:
 def measure(name: str, out: Path, lab: int, only: Sequence[str] = ()) -> None:
     """The run folder of one checkpoint, and beside its answers what was refused; `only`: of these plans alone."""
     model, recipe = f"{MODELS[lab]}:{name}", RECIPES[lab]
-    engine = open_engine("hf", model)
+    engine = opened(model) if lab != 1 else open_engine("hf", model)  # the first lab's vti is in lab_peers
     plans = [spec for spec in wanted(read(recipe).methods, only) if not refusal_of(engine, plan(spec).methods)]
     named = () if only else (*(FIRST if lab == 1 else registry.names()), *PAIRS)
     said = refusals(engine, plans, named)
@@ -234,7 +234,7 @@ def joined(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any
     return {
         **found,
         "methods": dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order)))),
-        "refused": {**before["refused"], **found["refused"]},
+        "refused": {spec: why for spec, why in {**before["refused"], **found["refused"]}.items() if spec not in rows},
         "made_at": [*before.get("made_at", ()), before["commit"]],
     }
 

@@ -293,6 +293,8 @@ def test_new_rows_join_a_table_only_where_greedy_answered_the_same():
     told = lab_table.joined(table("a", "sgrs"), table("b", "locore"))
     assert list(told["methods"]) == ["greedy", "locore", "sgrs"]
     assert (told["commit"], told["made_at"]) == ({"id": "b"}, [{"id": "a"}])
+    before = {**table("a", "sgrs"), "refused": {"vti": "it needs directions", "var": "no sinks"}}
+    assert lab_table.joined(before, table("b", "vti"))["refused"] == {"var": "no sinks"}  # no row beside its refusal
     with pytest.raises(ValueError, match="greedy answers otherwise"):
         lab_table.joined(table("a", "sgrs"), table("b", "locore", 0.2))
     with pytest.raises(ValueError, match="settings was"):
