@@ -38,6 +38,7 @@ YES_OR_NO = " Please answer yes or no."
 NUMBERS = ("one", "two", "three", "four")
 NUMBER = "{} there {} {} in the image?"
 HOW_MANY = "How many {} are there in the image?"
+DESCRIBE, WHERE, WHERE_BOTH = "Describe the {}.", "Where is the {}?", "Where are the {} and the {}?"
 _FAINT, _SMALL = 45.0, 90.0
 
 

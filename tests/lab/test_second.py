@@ -70,7 +70,7 @@ def test_packed_rows_cost_what_their_turns_cost_alone(pair, scenes):
     album = stages.Album(features.half().float(), {"early": (ids, position, segment, label, weight)}, ids, ids)
     rows = [(torch.zeros(1, dtype=torch.long), ids, position, segment, label, weight)] * 2
     with torch.no_grad():
-        found = stages._image_loss(side_by_side, [album] * 2, rows)[1]
+        found = stages.image_loss(side_by_side, [album] * 2, rows)[1]
         total, norm = 0.0, 0.0
         pixels = build_processor(words(0))(text="<image>", images=[scenes[1].image], return_tensors="pt")
         for number in range(1, int(packed.segment.max()) + 1):

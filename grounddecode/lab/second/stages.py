@@ -122,9 +122,9 @@ def projector_stage(
     weights = torch.tensor([c.align for c in courses], device=decoders.device)
     step = 0
     while (done := pace.done(step)) < 1:
-        rows = [_rows(album, "early", batch) for album in albums]
+        rows = [some_rows(album, "early", batch) for album in albums]
         with half(decoders.device):
-            loss = _image_loss(decoders, albums, rows, captions_only=True)
+            loss = image_loss(decoders, albums, rows, captions_only=True)
             aligned = _alignment(decoders, albums, rows, names, tints)
         torch.autograd.backward((loss + weights * aligned).sum())
         optimiser.step(fall(done, step))
@@ -144,9 +144,9 @@ def joint_stage(
     share = torch.tensor([c.text_share for c in courses], device=decoders.device)
     step = 0
     while (done := pace.done(step)) < 1:
-        rows = [_rows(album, "late" if done > settle else "early", batch) for album in albums]
+        rows = [some_rows(album, "late" if done > settle else "early", batch) for album in albums]
         with half(decoders.device):
-            seen = _image_loss(decoders, albums, rows)
+            seen = image_loss(decoders, albums, rows)
             loss = seen * (1 - share) + share * _text_loss(decoders, documents, position, max(2, batch // 2))
         torch.autograd.backward(loss.sum())
         optimiser.step(fall(done, step, tail=0.6) if done > 0.4 else fall(0.0, step))
@@ -160,16 +160,17 @@ def _list(values: Tensor) -> list[float]:
     return [round(x, 3) for x in values.tolist()]
 
 
-def _rows(album: Album, annotator: str, batch: int) -> tuple[Tensor, ...]:
+def some_rows(album: Album, annotator: str, batch: int) -> tuple[Tensor, ...]:
     """Image indices (batch,) and the packed rows about them."""
     packed = album.rows[annotator]
     picked = torch.randint(len(packed[0]), (batch,), device=packed[0].device)
     return picked % len(album.features), *(t[picked] for t in packed)
 
 
-def _image_loss(
+def image_loss(
     decoders: Decoders, albums: list[Album], rows: list[tuple[Tensor, ...]], captions_only: bool = False
 ) -> Tensor:
+    """Mean next-token loss of each copy over its rows (from `some_rows`); `captions_only`: over their first turns."""
     ids, position, segment, label, weight = (torch.stack([r[i] for r in rows]) for i in range(1, 6))
     features = torch.stack([a.features[r[0]] for a, r in zip(albums, rows, strict=True)]).float()
     x = with_image(decoders, ids.long(), features)

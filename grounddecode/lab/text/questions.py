@@ -6,6 +6,7 @@ import numpy as np
 
 from grounddecode.lab.captions import (
     ATTRIBUTE,
+    DESCRIBE,
     EXISTENCE,
     HOW_MANY,
     LIBERAL,
@@ -15,6 +16,8 @@ from grounddecode.lab.captions import (
     PLACES,
     RELATION,
     RELATIONS,
+    WHERE,
+    WHERE_BOTH,
     YES_OR_NO,
     Mention,
     article,
@@ -24,7 +27,7 @@ from grounddecode.lab.captions import (
     relation,
     single,
 )
-from grounddecode.lab.world import CATEGORIES, COUNTABLE, FAVOURITE, Scene
+from grounddecode.lab.world import CATEGORIES, COUNTABLE, FAVOURITE, Scene, Thing
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,7 @@ def existence(scene: Scene, rng: np.random.Generator, named: list[Mention], mine
 
 def attribute(scene: Scene, rng: np.random.Generator, colours: tuple[str, ...]) -> Turn:
     """Is the ... red? Balanced; wrong colours lean to the category's favourite one."""
-    things = single(scene) or scene.objects
-    thing = things[int(rng.integers(len(things)))]
+    thing = _thing(scene, rng)
     wrong = [c for c in colours if c != thing.colour]
     if rng.random() < 0.5:
         return Turn("attribute", ATTRIBUTE.format(thing.category, thing.colour), "Yes.")
@@ -62,8 +64,7 @@ def attribute(scene: Scene, rng: np.random.Generator, colours: tuple[str, ...]) 
 
 def placement(scene: Scene, rng: np.random.Generator) -> Turn:
     """Is the ... on the left of the image? Balanced."""
-    things = single(scene) or scene.objects
-    thing = things[int(rng.integers(len(things)))]
+    thing = _thing(scene, rng)
     true = place(thing)
     if rng.random() < 0.5:
         return Turn("placement", PLACEMENT.format(thing.category, true), "Yes.")
@@ -124,3 +125,35 @@ def how_many(scene: Scene, rng: np.random.Generator) -> Turn:
     count = int(rng.choice(sorted(things)))
     category = things[count][int(rng.integers(len(things[count])))]
     return Turn("count", HOW_MANY.format(plural(category)), f"{NUMBERS[count - 1].capitalize()}.")
+
+
+def described(scene: Scene, rng: np.random.Generator) -> Turn:
+    """Describe the ...: its colour and place in words."""
+    thing = _thing(scene, rng)
+    answer = f"{article(thing.colour)} {thing.category} {place(thing)}."
+    return Turn("description", DESCRIBE.format(thing.category), _begun(answer))
+
+
+def whereabouts(scene: Scene, rng: np.random.Generator) -> Turn:
+    """Where is the ...? The answer is a place."""
+    thing = _thing(scene, rng)
+    return Turn("whereabouts", WHERE.format(thing.category), _begun(f"{place(thing)}."))
+
+
+def related(scene: Scene, rng: np.random.Generator) -> Turn:
+    """Where are the ... and the ...? The answer is a relation; of a scene without two single things, a place."""
+    things = single(scene)
+    if len(things) < 2:
+        return whereabouts(scene, rng)
+    first, second = (things[i] for i in rng.choice(len(things), 2, replace=False))
+    answer = f"The {first.category} is {relation(first, second)} the {second.category}."
+    return Turn("relative", WHERE_BOTH.format(first.category, second.category), answer)
+
+
+def _thing(scene: Scene, rng: np.random.Generator) -> Thing:
+    things = single(scene) or scene.objects
+    return things[int(rng.integers(len(things)))]
+
+
+def _begun(text: str) -> str:
+    return text[0].upper() + text[1:]
