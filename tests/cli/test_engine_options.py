@@ -18,12 +18,12 @@ def test_a_missing_package_is_told_with_its_cure(grounddecode: Run, tmp_path: Pa
     assert_sentence(done, "grounddecode: engine openai cannot be used here: httpx is missing, install it with: pip")
 
 
-@pytest.mark.parametrize("engine", ["openai", "hf"])
+@pytest.mark.parametrize(("engine", "model"), [("openai", "http://h/v1#m"), ("hf", "lab")])
 @pytest.mark.parametrize(
     ("option", "says"), [("model=x", "'model' is no option of"), ("name=x", "is no option"), ("x", "write key=value")]
 )
-def test_an_option_that_none_is(grounddecode: Run, tmp_path: Path, engine: str, option: str, says: str) -> None:
-    command = ["generate", "--engine", engine, "--model", "http://h/v1#m", "-p", "Hi", "--engine-option", option]
+def test_an_option_that_none_is(grounddecode: Run, engine: str, model: str, option: str, says: str) -> None:
+    command = ["generate", "--engine", engine, "--model", model, "-p", "Hi", "--engine-option", option]
     assert_sentence(grounddecode(*command), says)
 
 
