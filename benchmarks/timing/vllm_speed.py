@@ -57,6 +57,7 @@ MIXES = {
 }
 
 
+PICTURES = 16  # as many as "twice the requests": requests of one picture share the blocks of its prompt in vLLM's cache
 FEWEST = 4  # pairs, however little time there is
 ENGINES: list = []  # one that is let go takes the process's groups with it
 
@@ -114,7 +115,7 @@ class Bursts:
         self.prompt = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        self.images = [scene.image for scene in scenes("evaluation", 8)]
+        self.images = [scene.image for scene in scenes("evaluation", PICTURES)]
 
     def run(self, specs: list[str]) -> float:
         """Median seconds of a decode step of these requests together."""
@@ -148,7 +149,7 @@ class Bursts:
                 temperature=0, max_tokens=self.tokens + 4, ignore_eos=True,
                 extra_args={"grounddecode": spec} if spec else {"grounddecode": "none"},
             )  # fmt: skip
-            prompt = {"prompt": self.prompt, "multi_modal_data": {"image": self.images[i % 8]}}
+            prompt = {"prompt": self.prompt, "multi_modal_data": {"image": self.images[i % PICTURES]}}
             self.engine.add_request(str(self.count), prompt, params)
 
 
@@ -212,12 +213,12 @@ def beside_hf(bursts: Bursts, model: Path, turns: int, clock: Clock) -> Iterator
 
     engine = HFEngine(str(model), device="cpu", dtype="float32")
     engine.model.generation_config.eos_token_id = None
-    images, tokens = [scene.image for scene in scenes("evaluation", 8)], bursts.tokens + 4
+    images, tokens = [scene.image for scene in scenes("evaluation", PICTURES)], bursts.tokens + 4
 
     def by_hf(mix: dict[str, int]) -> float:
         begin = time.thread_time()
         for spec, count in mix.items():
-            asked = [Request(sample_id=str(i), prompt=TEXT, images=(images[i % 8],)) for i in range(count)]
+            asked = [Request(sample_id=str(i), prompt=TEXT, images=(images[i % PICTURES],)) for i in range(count)]
             engine.generate(asked, Decoding(max_new_tokens=tokens), registry.parse(spec) if spec else ())
         return (time.thread_time() - begin) / tokens
 
