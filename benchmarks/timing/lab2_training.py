@@ -83,6 +83,14 @@ def minutes(told: dict[str, dict[str, float]], recipe: Recipe) -> dict[str, floa
     return {name: round(value, 1) for name, value in parts.items()} | {"on two cores": round(whole, 1)}
 
 
+def tell(result: dict[str, Any], out: Path | None) -> None:
+    """Print a result as JSON, and write it where a file is named."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=16, help="of each stage")
@@ -103,10 +111,7 @@ def main() -> None:
         "minutes": minutes(found["threads 1"]["seconds"], recipe),
         **provenance(),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing.lab2_training import timed
+from benchmarks.timing.lab2_training import tell, timed
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab import checkpoint
 from grounddecode.lab.captions import CAREFUL
@@ -140,10 +140,7 @@ def main() -> None:
         },
         "estimates": [estimates(large, here, args.seconds, members) for members in (1, 2)],
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    tell(result, args.out)
 
 
 if __name__ == "__main__":

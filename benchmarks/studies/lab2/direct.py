@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.studies.lab2.looking import CHECKPOINTS, CPU, Drawn
+from benchmarks.timing.lab2_training import tell
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab import captions
 from grounddecode.lab.model import hub_key, load_checkpoint
@@ -124,8 +125,7 @@ def main() -> None:
         print(json.dumps(line), flush=True)
         lines.append(line)
     settings = {name: value for name, value in vars(args).items() if name != "out"}
-    if args.out:
-        args.out.write_text(json.dumps({**provenance(), "settings": settings, "curve": lines}, indent=1) + "\n")
+    tell({**provenance(), "settings": settings, "curve": lines}, args.out)
 
 
 if __name__ == "__main__":

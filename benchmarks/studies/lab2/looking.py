@@ -12,7 +12,6 @@ difference, and a head that looked at nothing else would reach `most`.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.timing.lab2_training import tell
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab.model import load_checkpoint
 from grounddecode.lab.second.gates import PROMPT
@@ -137,10 +137,7 @@ def main() -> None:
         model, _ = load_checkpoint(CHECKPOINTS / name, attn_implementation="eager")
         held = Drawn(model, "calibration2", args.held)
         told[name] = {"tower": probes(Drawn(model, "train2", args.scenes), held), "decoder": matching(model, held)}
-    text = json.dumps({**provenance(), "models": told}, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    tell({**provenance(), "models": told}, args.out)
 
 
 if __name__ == "__main__":
