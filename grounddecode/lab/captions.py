@@ -39,6 +39,7 @@ NUMBERS = ("one", "two", "three", "four")
 NUMBER = "{} there {} {} in the image?"
 HOW_MANY = "How many {} are there in the image?"
 DESCRIBE, WHERE, WHERE_BOTH = "Describe the {}.", "Where is the {}?", "Where are the {} and the {}?"
+WHERE_ALL = "Where are the {}?"
 _FAINT, _SMALL = 45.0, 90.0
 
 

@@ -2,10 +2,11 @@
 
     python -m benchmarks.studies.lab2.direct yes_no --out out/direct_yes_no.json
     python -m benchmarks.studies.lab2.direct both --out out/direct_both.json
+    python -m benchmarks.studies.lab2.direct lessons --out out/direct_lessons.json
 
 From a shipped model, with its tower frozen. Talks: `yes_no` are closed questions about colour, place, relation and
 number; `both` are fewer of these, and the same asked directly ("Describe the cup." "A red cup on the left."), as many
-turns in all. No captions and no texts: what becomes of the rest of the model is not asked here.
+turns in all; `lessons` are what the joint stage says, captions and questions of every kind. No texts are read.
 """
 
 from __future__ import annotations
@@ -26,18 +27,12 @@ from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab import captions
 from grounddecode.lab.model import hub_key, load_checkpoint
 from grounddecode.lab.scenes.sprites import COLOURS
-from grounddecode.lab.second import gates, stages
+from grounddecode.lab.second import gates, stages, talk
 from grounddecode.lab.second.decoder import AdamW, Decoders, Shape
-from grounddecode.lab.second.words import encode
+from grounddecode.lab.second.words import encode, words
 from grounddecode.lab.text import corpus
 from grounddecode.lab.text import questions as q
 from grounddecode.lab.world import Scene
-
-TELLING = 4.0  # weight of the words of an answer that say something: colours, places, relations, numbers
-TELLING_WORDS = (
-    *COLOURS, "left", "right", "top", "bottom", "middle", "above", "below",
-    *captions.NUMBERS, *(n.capitalize() for n in captions.NUMBERS),
-)  # fmt: skip
 
 
 def yes_no(scene: Scene, rng: np.random.Generator, times: int = 3) -> list[q.Turn]:
@@ -50,10 +45,17 @@ def yes_no(scene: Scene, rng: np.random.Generator, times: int = 3) -> list[q.Tur
 
 def both(scene: Scene, rng: np.random.Generator) -> list[q.Turn]:
     asked = [ask(scene, rng) for ask in (q.described, q.whereabouts) for _ in range(3)]
-    return [*asked, q.related(scene, rng), q.how_many(scene, rng), *yes_no(scene, rng, 1)]
+    asked += [q.related(scene, rng), q.how_many(scene, rng), *yes_no(scene, rng, 1)]
+    return [asked[i] for i in rng.permutation(len(asked))]
 
 
-TALKS: dict[str, Callable[[Scene, np.random.Generator], list[q.Turn]]] = {"yes_no": yes_no, "both": both}
+def lessons(scene: Scene, rng: np.random.Generator) -> list[q.Turn]:
+    return talk.conversation(scene, rng, captions.CAREFUL)
+
+
+TALKS: dict[str, Callable[[Scene, np.random.Generator], list[q.Turn]]] = {
+    "yes_no": yes_no, "both": both, "lessons": lessons,
+}  # fmt: skip
 
 
 def decoder_of(model: Any) -> Decoders:
@@ -68,15 +70,14 @@ def decoder_of(model: Any) -> Decoders:
     return found
 
 
-def album(training: Drawn, talk: str, visits: int) -> stages.Album:
+def album(training: Drawn, kind: str, visits: int) -> stages.Album:
     """What the joint stage reads: rows of one talk, in which the words that tell something weigh more."""
     parts = []
     for visit in range(visits):
         rng = np.random.default_rng([visit, 77])
-        told = [TALKS[talk](scene, rng) for scene in training.scenes]
-        parts.append(corpus.pack([[one[i] for i in rng.permutation(len(one))] for one in told], True, encode))
+        told = [TALKS[kind](scene, rng) for scene in training.scenes]
+        parts.append(corpus.pack(told, True, encode, talk.weights))
     packed = corpus.Packed(*(np.concatenate(fields) for fields in zip(*map(_fields, parts), strict=True)))
-    packed.weight[np.isin(packed.label, [encode(word)[0] for word in TELLING_WORDS])] = TELLING
     rows = {"early": stages.tensors(packed, CPU)}
     return stages.Album(training.features.half(), rows, training.labels["category"], training.labels["colour"])
 
@@ -86,15 +87,19 @@ def _fields(packed: corpus.Packed) -> tuple[np.ndarray, ...]:
 
 
 def curve(decoder: Decoders, seen: stages.Album, held: Drawn, steps: int, every: int, batch: int, rate: float) -> Any:
-    """Accuracy of closed questions about held-out scenes, every so many steps; one line each."""
+    """Accuracy of questions about held-out scenes and the numbers of captions, every so many steps; one line each."""
+    table = {index: word for word, index in words(0).items()}
     colours, views = tuple(COLOURS), [gates.Views(held.scenes, held.features.half(), held.objects)]
     asked = [one for seed in (9, 10) for one in gates.closed(held.scenes, np.random.default_rng(seed), colours)]
+    asked += gates.pope(held.scenes, np.random.default_rng(8))
     optimiser, spent = AdamW(decoder, [rate], [0.1], betas=(0.9, 0.98)), 0.0
     torch.manual_seed(1)
     for step in range(steps + 1):
         if step % every == 0:
             margin = gates.answers(decoder, views, [[(i, text) for i, _, text, _ in asked]])[0]
-            yield {"step": step, "processor_seconds": round(spent), **gates.accuracy(asked, margin)}
+            said = gates.describe(decoder, views)[0]
+            seen_in = gates.caption_numbers(held.scenes, said, table)
+            yield {"step": step, "processor_seconds": round(spent), **gates.accuracy(asked, margin), **seen_in}
         began, done = time.process_time(), step / steps
         loss = stages.image_loss(decoder, [seen], [stages.some_rows(seen, "early", batch)])
         torch.autograd.backward(loss.sum())

@@ -12,7 +12,7 @@ import numpy as np
 
 from grounddecode.lab.captions import Annotator
 from grounddecode.lab.second.documents import Texts, Writer, lab_texts
-from grounddecode.lab.second.talk import conversation
+from grounddecode.lab.second.talk import conversation, weights
 from grounddecode.lab.second.words import encode
 from grounddecode.lab.text import corpus
 from grounddecode.lab.world import Scene
@@ -68,7 +68,7 @@ def _pack(job: tuple[Any, ...]) -> dict[str, np.ndarray]:
     folder, split, images, annotator, start, stop, visit = job
     scenes: list[Scene] = _corpus(folder, split, images).scenes[start:stop]
     rng = np.random.default_rng([start, visit, 23])
-    packed = corpus.pack([conversation(scene, rng, annotator) for scene in scenes], True, encode)
+    packed = corpus.pack([conversation(scene, rng, annotator) for scene in scenes], True, encode, weights)
     return {name: getattr(packed, name).astype(kind) for name, kind in _FIELDS.items()}
 
 

@@ -108,8 +108,17 @@ def prefix(with_image: bool) -> list[int]:
     return [2, *encode("USER:")] + ([4] * PATCHES if with_image else [])
 
 
+def token_weights(turn: questions.Turn, answer: list[int]) -> list[float]:
+    """Loss weights of an encoded answer: yes and no 3, object and colour words 2, all others 1."""
+    table = _weight_table()
+    return [table[i] if i < len(table) else 2.0 for i in answer]
+
+
 def pack(
-    conversations: list[list[questions.Turn]], with_image: bool, encoded: Callable[[str], list[int]] = encode
+    conversations: list[list[questions.Turn]],
+    with_image: bool,
+    encoded: Callable[[str], list[int]] = encode,
+    weigh: Callable[[questions.Turn, list[int]], list[float]] = token_weights,
 ) -> Packed:
     """One row an image: the prefix once, then two slots of turns, each turn in the first slot that has room for it.
 
@@ -133,23 +142,20 @@ def pack(
             slot = next((i for i in range(SLOTS) if used[i] + size <= SLOT), None)
             if slot is None:
                 continue
-            _put(packed, row, len(head) + slot * SLOT + used[slot], number, question, answer)
+            at = len(head) + slot * SLOT + used[slot]
+            _put(packed, row, at, number, question, answer, weigh(turn, answer))
             used[slot] += size
     return packed
 
 
-def _put(packed: Packed, row: int, at: int, number: int, question: list[int], answer: list[int]) -> None:
+def _put(
+    packed: Packed, row: int, at: int, number: int, question: list[int], answer: list[int], weights: list[float]
+) -> None:
     span = slice(at, at + len(question) + len(answer))
     packed.ids[row, span], packed.segment[row, span] = question + answer, number
     packed.position[row, span] = np.arange(len(question) + len(answer)) + 3 + PATCHES
     targets = slice(at + len(question) - 1, span.stop - 1)
-    packed.label[row, targets], packed.weight[row, targets] = answer, token_weights(answer)
-
-
-def token_weights(answer: list[int]) -> list[float]:
-    """Loss weights: yes and no 3, object and colour words 2, all others 1."""
-    table = _weight_table()
-    return [table[i] if i < len(table) else 2.0 for i in answer]
+    packed.label[row, targets], packed.weight[row, targets] = answer, weights
 
 
 @cache

@@ -17,6 +17,7 @@ from grounddecode.lab.captions import (
     RELATION,
     RELATIONS,
     WHERE,
+    WHERE_ALL,
     WHERE_BOTH,
     YES_OR_NO,
     Mention,
@@ -148,6 +149,17 @@ def related(scene: Scene, rng: np.random.Generator) -> Turn:
     first, second = (things[i] for i in rng.choice(len(things), 2, replace=False))
     answer = f"The {first.category} is {relation(first, second)} the {second.category}."
     return Turn("relative", WHERE_BOTH.format(first.category, second.category), answer)
+
+
+def pointed(scene: Scene, rng: np.random.Generator) -> Turn:
+    """Where are the ...? "One" and a place of each, from left to right; of a scene without two of a kind, a number."""
+    several = [category for count, own in sorted(_by_number(scene).items()) if count > 1 for category in own]
+    if not several:
+        return how_many(scene, rng)
+    category = several[int(rng.integers(len(several)))]
+    things = sorted((t for t in scene.objects if t.category == category), key=lambda t: t.centre)
+    *most, last = [f"one {place(thing)}" for thing in things]
+    return Turn("pointing", WHERE_ALL.format(plural(category)), _begun(f"{', '.join(most)} and {last}."))
 
 
 def _thing(scene: Scene, rng: np.random.Generator) -> Thing:

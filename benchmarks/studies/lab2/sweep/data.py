@@ -55,7 +55,7 @@ def pools_in(folder: str) -> Any:
 def packed(job: tuple[list[Scene], str, int]) -> corpus.Packed:
     scenes, annotator, seed = job
     rng = np.random.default_rng([seed, 23])
-    return corpus.pack([talk.conversation(s, rng, ANNOTATORS[annotator]) for s in scenes], True, encode)
+    return corpus.pack([talk.conversation(s, rng, ANNOTATORS[annotator]) for s in scenes], True, encode, talk.weights)
 
 
 def chunks(n: int, size: int) -> list[tuple[int, int]]:
