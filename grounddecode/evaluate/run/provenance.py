@@ -40,7 +40,7 @@ def commit() -> dict[str, Any] | None:
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:  # installed, or below a foreign checkout
         return None
     head = _git(here.parent, "rev-parse", "HEAD")
-    changed = _git(here.parents[1], "status", "--porcelain", "--untracked-files=no", ".")
+    changed = _git(here.parents[2], "status", "--porcelain", "--untracked-files=no", ".")
     return {"id": head, "dirty": bool(changed)} if head else None
 
 
