@@ -104,6 +104,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     call = [sys.executable, "-m", "grounddecode.lab.train", "--lab", "2", "--size", "large", "--device", "cpu"]
     call += ["--threads", "1", "--workers", "1", "--out", str(folder / "out"), "--cache", str(folder / "cache")]
+    call += ["--joint-rates", "1.5e-3"]
     done = subprocess.run([*call, *LITTLE], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 3, done.stderr  # it passes no gate, and says so
     assert '"sees": false' in done.stdout
@@ -122,6 +123,19 @@ def test_its_record_says_what_was_trained_on_which_world(trained):
     assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (8, 192)
     assert config.text_config.head_dim == 32
     assert (config.vision_config.num_hidden_layers, config.vision_config.hidden_size) == (6, 192)
+
+
+@pytest.mark.slow
+def test_a_second_joint_rate_goes_on_from_the_same_text_stage(trained):
+    first, second = trained, trained.with_name("seed0-joint0.0015")
+    records = [json.loads((folder / "training.json").read_text()) for folder in (first, second)]
+    assert [record["recipe"]["course"]["joint_rate"] for record in records] == [4e-4, 1.5e-3]
+    assert records[0]["gates"]["A"] == records[1]["gates"]["A"]
+    weights = [load_checkpoint(folder)[0].state_dict() for folder in (first, second)]
+    moved = {name: float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]}
+    assert max(value for name, value in moved.items() if "vision_tower" in name) == 0
+    layers = [value for name, value in moved.items() if "layers" in name and "vision_tower" not in name]
+    assert 0 < max(layers) < 3 * 1.5e-3 * 1.5  # as far as three steps of Adam may go, and not another start
 
 
 @pytest.mark.slow

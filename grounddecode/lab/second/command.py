@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     recipe = _recipe(args)
     members = [MEMBERS[name] for name in args.members.split(",")]
-    run = Run(members, device, args.out, args.cache, recipe, args.seconds, args.workers)
+    run = Run(members, device, args.out, args.cache, recipe, args.seconds, args.workers, args.joint_rates)
     verdicts = run.all()
     run.save({"lab": 2, "hardware": hardware(device), "until": args.seconds})
-    for member, verdict in zip(members, verdicts, strict=True):
+    for member, verdict in zip(run.members, verdicts, strict=True):
         sys.stdout.write(f"{member.name}: {json.dumps(verdict)}\n")
     sys.exit(0 if all(all(v.values()) for v in verdicts) else 3)
 
@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the default")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw the data")
     parser.add_argument("--seconds", type=float, help="of wall clock until the last stage is over, instead of steps")
+    parser.add_argument(
+        "--joint-rates", type=_rates, default=(), metavar="X,...",
+        help="further rates of the joint stage: one more model each of every member, from the same text stage",
+    )  # fmt: skip
     sizes = " and ".join(SIZES)
     amounts = parser.add_argument_group("amounts", f"of --size; {sizes} have by default:")
     for field in fields(Recipe):
@@ -71,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         usual = " and ".join(str(getattr(size.course, field.name)) for size in SIZES.values())
         course.add_argument(_flag(field.name), type=float, metavar="X", help=usual)
     return parser
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
 
 
 def _flag(name: str) -> str:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,16 @@ class Run:
 
     Args:
         members: trained side by side.  seconds: of wall clock until the last stage is over, or None: the recipe's
-            steps.  workers: processes that draw data.
+            steps.  workers: processes that draw data.  joint_rates: further rates of the joint stage, each of which
+            makes one more model of every member, from the same text stage.
     """
 
     def __init__(
         self, members: list[Member], device: torch.device, out: Path, cache: Path, recipe: Recipe,
-        seconds: float | None, workers: int,
+        seconds: float | None, workers: int, joint_rates: tuple[float, ...] = (),
     ) -> None:  # fmt: skip
         self.members, self.device, self.out, self.cache = members, device, out, cache
+        self.joint_rates = joint_rates
         self.recipe, self.seconds, self.workers = recipe, seconds, workers
         self.began = time.monotonic()
         self.content: dict[str, Any] = {"stages": {}, "steps": {}, "gates": {}, "log": []}
@@ -99,6 +101,7 @@ class Run:
                 "text", lambda pace: text_stage(self.decoders, self.texts, self.courses, pace, self.log, r.text_batch)
             )
             self.gate("A", self._text_gate())
+            self._branch()
             self.albums = self._albums(training, packed.result(), towers)
         views = self.views
         parts = (self.decoders, self.albums)
@@ -106,6 +109,18 @@ class Run:
         self.gate("B", gates.image_gate(self.decoders, views, [_truths(v.scenes[:32]) for v in views]))
         self._stage("joint", lambda pace: joint_stage(*parts, self.texts, self.courses, pace, self.log, r.batch))
         return self._verdicts(views)
+
+    def _branch(self) -> None:
+        """Each member once more for every further joint rate, as the text stage left it."""
+        own, trunk = range(len(self.members)), self.decoders
+        copies = [*own, *(i for _ in self.joint_rates for i in own)]
+        for rate in self.joint_rates:
+            self.courses = self.courses + [replace(self.courses[i], joint_rate=rate) for i in own]
+            self.members = self.members + [replace(m, name=f"{m.name}-joint{rate:g}") for m in self.members[: len(own)]]
+        self.decoders = Decoders(self.recipe.shape, [m.seed for m in self.members], self.device)
+        self.decoders.take(trunk, copies)
+        self.texts = [self.texts[i] for i in copies]
+        self.content["gates"]["A"] = [self.content["gates"]["A"][i] for i in copies]
 
     def _stage(self, name: str, work: Callable[[Pace], int]) -> None:
         self.content["steps"][name] = self._timed(name, lambda: work(self._pace(name)))
@@ -205,7 +220,7 @@ class Run:
                 "seed": member.seed,
                 "clean": member.clean,
                 "world": r.world,
-                "recipe": asdict(r),
+                "recipe": asdict(replace(r, course=self.courses[copy])),
                 "stages": self.content["stages"],
                 "steps": self.content["steps"],
                 "tokens": self.content["tokens"],
