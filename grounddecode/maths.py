@@ -88,6 +88,11 @@ def raised(scores: Tensor, gain: Tensor | float) -> Tensor:
     return torch.addcmul(scores, torch.as_tensor(gain, device=scores.device), size)
 
 
+def slopes_of_raised(gain: Tensor) -> Tensor:
+    """(R, 2, T): what `raised` with `gain` (R, 1, T), at most 1, multiplies scores by (see `Method.key_slopes`)."""
+    return torch.cat([1.0 + gain, 1.0 - gain], dim=1)
+
+
 def renormalise(weights: Tensor) -> Tensor:
     """Divide the last dimension by its sum; rows that sum to 0 stay 0."""
     total = weights.sum(dim=-1, keepdim=True)

@@ -165,6 +165,18 @@ class Method:
         """
         raise TypeError(f"{type(self).__name__} groups no keys")
 
+    @property
+    def is_sloped(self) -> bool:
+        """True when `key_slopes` is the whole attention edit, so that engines may never make scores or weights."""
+        return False
+
+    def key_slopes(self, step: StepView) -> Tensor:
+        """(R, 2, T) float32, at least 0: factors on each key's scores that are above 0, and on its others.
+
+        The same edit as `edit_scores`, in all heads, and in every layer it acts on.
+        """
+        raise TypeError(f"{type(self).__name__} has no slopes")
+
     def edit_attention(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         """Scores to edited attention weights, this method alone: (R, heads, T) float32."""
         from grounddecode.composition import edit_attention

@@ -20,10 +20,15 @@ class LayerPlan:
     gains_only: bool
     kept: dict[Hashable, Any] = field(default_factory=dict, compare=False)  # what an engine keeps for all layers
 
-    @property
+    @functools.cached_property
     def grouped(self) -> Method | None:
         """The one edit of the layer, if it scales groups of keys."""
         return self.edits[0] if len(self.edits) == 1 and self.edits[0].groups else None
+
+    @functools.cached_property
+    def sloped(self) -> Method | None:
+        """The one edit of the layer, if it has two slopes a key."""
+        return self.edits[0] if len(self.edits) == 1 and self.edits[0].is_sloped else None
 
 
 _STATES = Needs.HIDDEN_EDIT | Needs.HIDDEN_READ | Needs.IMAGE_FEATURES | Needs.PROBE | Needs.PIXELS

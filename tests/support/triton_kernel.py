@@ -1,4 +1,4 @@
-"""The kernel of grouped attention beside sums by hand: `python -m tests.support.triton_kernel [cuda]`.
+"""The kernels of grouped attention beside sums by hand: `python -m tests.support.triton_kernel [cuda]`.
 
 Without a card, in Triton's interpreter: TRITON_INTERPRET=1.
 """
@@ -11,6 +11,7 @@ import sys
 
 import torch
 
+from grounddecode.engines.grouped import sloped
 from grounddecode.engines.grouped.kernel import partial_attention, splits_of
 from grounddecode.engines.grouped.merge import HIDDEN, merged
 from tests.engines.test_grouped import partial
@@ -44,15 +45,79 @@ def check(device: str, heads: int, width: int, groups: int, dtype: torch.dtype) 
     assert apart <= 2e-5, (device, heads, width, groups, dtype, apart)
 
 
+def check_sloped(device: str, heads: int, width: int, keys: int, dtype: torch.dtype) -> None:
+    """One shape of the kernel with slopes: a dense row in float64, hidden keys in front of one row."""
+    generator = torch.Generator().manual_seed(width + keys)
+    rows, key_heads = 2, 2
+    query = (3 * torch.randn(rows, heads, 1, width, generator=generator)).to(device, dtype)
+    key, value = (torch.randn(rows, key_heads, keys, width, generator=generator).to(device, dtype) for _ in range(2))
+    room = torch.rand(rows, 2, keys + 9, generator=generator) * 1.5
+    room[1, :, :7] = -1.0
+    slopes = room.to(device)[..., :keys]  # a slice, as the engine has it
+    found = sloped.sloped_attention(query, key, value, slopes, 1 / math.sqrt(width))
+    repeated = [x.double().repeat_interleave(heads // key_heads, dim=1) for x in (key, value)]
+    scores = (query.double() @ repeated[0].mT / math.sqrt(width)).squeeze(2)
+    scores = torch.where(scores > 0, scores * slopes[:, :1], scores * slopes[:, 1:])
+    scores = scores.masked_fill(slopes[:, :1] < 0, -torch.inf)
+    expected = (scores.softmax(-1)[:, :, None] @ repeated[1]).transpose(1, 2)
+    assert found.shape == expected.shape
+    assert found.dtype == dtype
+    apart = float((found.double() - expected).abs().max())
+    assert apart <= (2e-5 if dtype == torch.float32 else 2e-2), (device, heads, width, keys, dtype, apart)
+
+
 def check_all(device: str) -> int:
     """How many shapes were right; an AssertionError for one that is not."""
     cases = list(itertools.product((2, 4), (16, 24), (2, 4, 8), (torch.float32,)))
+    long = [(4, 16, 150, torch.float32)]
     if device != "cpu":
         cases += itertools.product((8,), (64, 80, 128), (4,), (torch.bfloat16, torch.float16))
+        long += itertools.product((8, 32), (64, 80, 128), (640, 5000), (torch.bfloat16, torch.float32))
     for heads, width, groups, dtype in cases:
         check(device, heads, width, groups, dtype)
-    return len(cases)
+    for heads, width, keys, dtype in [(2, 24, 75, torch.float32), *long]:
+        check_sloped(device, heads, width, keys, dtype)
+    sloped.LONG, usual = 64, sloped.LONG  # a row is read in parts
+    try:
+        check_sloped(device, 4, 16, 150, torch.float32)
+    finally:
+        sloped.LONG = usual
+    return len(cases) + len(long) + 2
+
+
+def check_engine() -> float:
+    """How far logits are apart that the engine gives with the kernel and without, on a CPU, of methods with slopes."""
+    from grounddecode import ground
+    from grounddecode.engines.hf.attention import card
+    from grounddecode.registry import create
+    from tests import zoo
+
+    apart, usual, launched = 0.0, card.on_card, sloped.sloped_attention
+    calls: list[int] = []
+
+    def counted(*given: object) -> torch.Tensor:
+        calls.append(1)
+        return launched(*given)
+
+    for name in ("llava", "qwen2_5_vl"):
+        model, inputs = zoo.model(name), zoo.family(name).batch()
+        for method in (create("vaf", layers=(0, 9)), create("paint", layers=(0, 9), summary_tokens=((1, 2),))):
+            options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+            found = []
+            for here in (usual, lambda _: True):
+                card.on_card, sloped.sloped_attention = here, counted
+                try:
+                    with torch.no_grad(), ground(model, [method]):
+                        found.append(torch.stack(model.generate(**inputs, **options).logits))
+                finally:
+                    card.on_card, sloped.sloped_attention = usual, launched
+            apart = max(apart, float((found[0] - found[1]).abs().max()))
+    assert calls
+    return apart
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{check_all(sys.argv[1] if len(sys.argv) > 1 else 'cpu')} cases\n")
+    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    if device == "cpu":
+        sys.stdout.write(f"engine: {check_engine():.1e}\n")
+    sys.stdout.write(f"{check_all(device)} cases\n")

@@ -5,13 +5,11 @@ Keys and values are read once, in the layout of a contiguous cache; nothing of t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from grounddecode.engines.grouped.launch import Launcher
 from grounddecode.engines.grouped.merge import HIDDEN
 
 _PROGRAMS = 128  # about as many as a card has processors: fewer rows and heads share out their keys
@@ -84,7 +82,9 @@ def _partial_attention(
     tl.store(sums + spot, total, mask=real[None, :] & (group[:, None] >= 0))
 
 
-_kernel = triton.jit(_partial_attention, do_not_specialize=("n_keys", "n_split", "label_stride", "flag_stride"))
+_launch = Launcher(
+    triton.jit(_partial_attention, do_not_specialize=("n_keys", "n_split", "label_stride", "flag_stride"))
+)
 
 
 def partial_attention(
@@ -109,28 +109,9 @@ def partial_attention(
     n_keys, splits, groups = key.shape[2], sums.shape[2], sums.shape[3]
     block = 64 // groups
     share = -(-n_keys // splits)
-    with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
-        _kernel[(rows, heads, splits)](
-            query,
-            key,
-            value,
-            labels,
-            labels if flags is None else flags,
-            sums,
-            tops,
-            masses,
-            scaling,
-            n_keys,
-            -(-share // block) * block,
-            labels.stride(0),
-            0 if flags is None else flags.stride(0),
-            HEADS=heads,
-            REPEAT=heads // key.shape[1],
-            SPLITS=splits,
-            WIDTH=width,
-            ROOM=triton.next_power_of_2(width),
-            GROUPS=groups,
-            FLAGGED=0 if flags is None else groups // 2,
-            BLOCK=block,
-            NONE=HIDDEN,
-        )
+    flagged = 0 if flags is None else groups // 2
+    marks = labels if flags is None else flags
+    numbers = scaling, n_keys, -(-share // block) * block, labels.stride(0), marks.stride(0)
+    sizes = heads, heads // key.shape[1], splits, width, triton.next_power_of_2(width)
+    tensors = query, key, value, labels, marks, sums, tops, masses
+    _launch((rows, heads, splits), tensors, numbers, (*sizes, groups, flagged, block, HIDDEN))

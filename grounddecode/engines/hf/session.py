@@ -18,15 +18,14 @@ from grounddecode.engines.hf.attach.binding import Binding
 from grounddecode.engines.hf.attach.compilation import disable_compile, uncompiled
 from grounddecode.engines.hf.attach.running import Encoding, Run, Tower, lock_of
 from grounddecode.engines.hf.attention import kernels
-from grounddecode.engines.hf.attention.attend import attend
-from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
+from grounddecode.engines.hf.attention.handle import handler
 from grounddecode.engines.hf.bookkeeping import begin, check_layers
 from grounddecode.engines.hf.decoder import Decoder, find_decoder, generating, require_image_keys, require_layers
 from grounddecode.engines.hf.part import Forward, Part
 from grounddecode.engines.hf.parts import calibrated, parts_for, refuse_twice, through
 from grounddecode.engines.hf.step import Step
 from grounddecode.engines.hf.stream.same_inputs import kept_offsets, offset_holders, own_offsets
-from grounddecode.engines.plan import LayerPlan, plan_layers
+from grounddecode.engines.plan import plan_layers
 from grounddecode.method import Method, Needs
 from grounddecode.trace import LOOKS
 
@@ -74,7 +73,8 @@ class Session:
         self._expected = frozenset(layer.index for layer in attending)  # every forward pass must come through these
         refuse_twice(self.methods, self._expected, self.decoder.n_layers)
         plans = plan_layers(self.methods, self._expected, self.decoder.n_layers)
-        self._attention = {layer.module: self._handler(plans[layer.index]) for layer in attending}
+        refuse, here = self.refuse_continuous_batching, self.binding.here
+        self._attention = {layer.module: handler(plans[layer.index], here, refuse) for layer in attending}
         self._lock = lock_of(self.decoder.runner)
         self._by_hand = Run(by_hand=True)
         self._block: ExitStack | None = None
@@ -184,18 +184,6 @@ class Session:
     def _count(self, more: int) -> None:
         with _counting:
             self._calls += more
-
-    def _handler(self, plan: LayerPlan) -> kernels.Handler:
-        def handle(call: Call, base: BaseAttention) -> Output:
-            step = self.binding.step
-            if step is None:
-                return call.base(base, call.mask)
-            if call.options.get(transformers_names.PAGED) is not None:
-                self.refuse_continuous_batching()
-            step.seen.add(plan.layer)
-            return attend(call, base, self.decoder.implementation, plan, step)
-
-        return handle
 
     # -- generate ------------------------------------------------------------------------------------------------
     def generate(

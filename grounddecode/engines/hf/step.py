@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class Step:
     n_layers: int
     past: int
     length: int
+    kernel: str = "sdpa"  # of attention
     seen: set[int] = field(default_factory=set)
     recorded: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, keys) head mean of the last prompt row
     record: bool = False
@@ -61,6 +62,7 @@ class Step:
     keys: Keys | None = None  # hides image keys in some layers
     _views: dict[tuple[int, int, int, torch.device], StepView] = field(default_factory=dict)
     biases: dict[object, tuple[Tensor | None, Tensor]] = field(default_factory=dict)  # shared by layers of one kind
+    ways: dict[int, Any] = field(default_factory=dict)  # id of edits -> how their layers go (`attention.ways.Way`)
     _tails: dict[int, Step] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ class Step:
             self.phase = Phase.PROMPT
         else:
             self.phase = Phase.DECODE if self.past >= prompt else Phase.MIXED
+        self.is_newest = self.length == 1 and self.phase is Phase.DECODE  # of an answer, one token a row
 
     def tail(self, length: int) -> Step:
         """The same forward pass for its newest `length` tokens alone: what layers see that are given no others."""
@@ -81,6 +84,7 @@ class Step:
                 self.n_layers,
                 self.total - length,
                 length,
+                self.kernel,
                 seen=self.seen,
                 recorded=self.recorded,
                 record=self.record,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from grounddecode.maths import guided, raised
+from grounddecode.maths import guided, raised, slopes_of_raised
 from grounddecode.method import Method, Needs, option
 from grounddecode.view import StreamInputs
 
@@ -81,6 +81,13 @@ class PAI(Method):
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         return raised(scores, step.of_image(_gain, self.alpha))
+
+    @property
+    def is_sloped(self) -> bool:
+        return True
+
+    def key_slopes(self, step: StepView) -> Tensor:
+        return slopes_of_raised(step.of_image(_gain, self.alpha))
 
     def stream_inputs(self) -> StreamInputs:
         return StreamInputs(pictures="none")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from grounddecode.maths import guided, outliers, raised, rank_among
+from grounddecode.maths import guided, outliers, raised, rank_among, slopes_of_raised
 from grounddecode.method import Method, Needs, option
 from grounddecode.view import StreamEdit
 
@@ -130,6 +130,13 @@ class PAINT(Method):
 
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         return raised(scores, step.once(self._gain))
+
+    @property
+    def is_sloped(self) -> bool:
+        return True
+
+    def key_slopes(self, step: StepView) -> Tensor:
+        return slopes_of_raised(step.once(self._gain))
 
     def second_stream(self, step: StepView) -> StreamEdit:
         return StreamEdit(keep=torch.zeros_like(step.image), scheme="mask")

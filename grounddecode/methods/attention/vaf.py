@@ -90,6 +90,13 @@ class VAF(Method):
     def edit_scores(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         return scores * step.of_image(_factors, self.enhance, self.suppress) if self.form == "released" else scores
 
+    @property
+    def is_sloped(self) -> bool:
+        return self.form == "released"
+
+    def key_slopes(self, step: StepView) -> Tensor:
+        return step.of_image(_factors, self.enhance, self.suppress).expand(-1, 2, -1)
+
 
 def _factors(image: Tensor, enhance: float, suppress: float) -> Tensor:
     """(R, 1, T)."""

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.hf.attention.card import by_kernel
 from grounddecode.engines.hf.attention.gains import coming_gains
-from grounddecode.engines.hf.attention.grouped import can_group, grouped_rows
+from grounddecode.engines.hf.attention.ways import Way
 from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS
 from grounddecode.engines.rows import concerned, edited_rows, image_row
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attention.call import BaseAttention, Call, Output
+    from grounddecode.engines.hf.attention.ways import Act
     from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
 
@@ -26,41 +28,61 @@ _MASKED = ("sdpa", "eager")  # kernels that any mask of queries and keys can be 
 _BLOCK_BYTES = 8 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
 
 
-def attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
+def attend(call: Call, base: BaseAttention, plan: LayerPlan, step: Step) -> Output:
     """The attention of one layer under the plan: (B, q, H, Dv) and, for kernels that return them, the weights."""
     if step.wanted and plan.layer not in step.looks:  # gradients may need a layer a second time
         step.looks[plan.layer] = _look(call, plan, step)
     if step.keys is not None:
         call = step.keys.at(call, plan, step)
     if step.capture is None:
-        return _attend(call, base, kernel, plan, step)
-    return step.capture.attend(call, lambda: _attend(call, base, kernel, plan, step), plan, step)
+        return _attend(call, base, plan, step)
+    return step.capture.attend(call, lambda: _attend(call, base, plan, step), plan, step)
 
 
-def _attend(call: Call, base: BaseAttention, kernel: str, plan: LayerPlan, step: Step) -> Output:
+def _attend(call: Call, base: BaseAttention, plan: LayerPlan, step: Step) -> Output:
     if call.query.shape[2] < step.length:  # layers that share keys may read the end of a prompt only (Gemma 3n and 4)
         step = step.tail(call.query.shape[2])
     if step.newest_only == plan.layer:  # the other tokens get its output, which nobody reads
         newest, _ = _rows(call, plan, step, step.length - 1)
         return newest.expand(-1, step.length, -1, -1), None
+    hides = step.keys is not None and step.keys.hides(plan.layer)
+    if hides and step.kernel not in _MASKED:
+        return _rows(call, plan, step, 0)
+    if step.is_newest and not hides:
+        way: Way | None = step.ways.get(id(plan.edits))
+        if way is None or not way.fits(call):
+            way = step.ways[id(plan.edits)] = _newest(call, plan, step)
+        return way.act(call, base, plan, step)
     first = step.first_query(plan.edits) if plan.edits else step.length
     record = step.record and step.completes_prompt
-    hides = step.keys is not None and step.keys.hides(plan.layer)
-    if hides and kernel not in _MASKED:
-        return _rows(call, plan, step, 0)
     if first == step.length and not record:
-        if step.keys is not None and hides and kernel == "sdpa":
+        if hides and step.keys is not None and step.kernel == "sdpa":
             call = step.keys.seen_by_any(call)
-            return _masked(call, call.mask)
-        return _masked(call, call.mask) if _repeats(call, kernel, step) else call.base(base, call.mask)
-    if plan.gains_only and first == 0 and not record and kernel == "sdpa":
-        return _biased(call, plan, step)
-    if first == 0 and not record and not hides and can_group(call, plan, step):
-        return grouped_rows(call, plan, step), None
+            return masked(call, call.mask)
+        return _plain(call, step)(call, base, plan, step)
+    if plan.gains_only and first == 0 and not record and step.kernel == "sdpa":
+        return masked(call, _bias(call, plan, step))
     if first == 0 and step.past >= step.sequence.prompt_length - 1:  # before that, a row may be in its padding
         return _rows(call, plan, step, 0)
     output, weights = call.base(base, call.mask)
     return _overwrite(call, plan, step, first, output, weights)
+
+
+def _newest(call: Call, plan: LayerPlan, step: Step) -> Way:
+    """How layers with these edits go that have a call like this one, of the newest tokens of answers."""
+    if not plan.edits:
+        return Way(_plain(call, step), call)
+    if plan.gains_only and step.kernel == "sdpa":
+        bias = _bias(call, plan, step)
+        return Way(lambda call, *_: masked(call, bias), call)
+    return by_kernel(call, plan, step) or Way(lambda call, _, plan, step: _rows(call, plan, step, 0), call)
+
+
+def _plain(call: Call, step: Step) -> Act:
+    """What nothing is done to."""
+    if _repeats(call, step):
+        return lambda call, *_: masked(call, call.mask)
+    return lambda call, base, *_: call.base(base, call.mask)
 
 
 def _overwrite(call: Call, plan: LayerPlan, step: Step, first: int, output: Tensor, weights: Tensor | None) -> Output:
@@ -208,23 +230,18 @@ def weighted_values(weights: Tensor, call: Call) -> Tensor:
     return values.view(batch, heads, count, -1).transpose(1, 2).contiguous()
 
 
-def _biased(call: Call, plan: LayerPlan, step: Step) -> Output:
-    """The base kernel with the logarithm of the edits' gains in its mask."""
-    return _masked(call, _bias(call, plan, step))
-
-
-def _repeats(call: Call, kernel: str, step: Step) -> bool:
+def _repeats(call: Call, step: Step) -> bool:
     """Whether the base kernel would copy keys and values for their heads, which it does beside a mask.
 
     Rows of several streams have one where their prompts differ in length, at every step, and the prompt of a further
     stream has one behind what was read before.
     """
     further = (step.parallel and step.length == 1) or (step.newest_only is not None and step.past > 0)
-    copies = further and kernel == "sdpa" and call.query.device.type == "cpu"
+    copies = further and step.kernel == "sdpa" and call.query.device.type == "cpu"
     return copies and call.mask is not None and call.query.shape[1] != call.key.shape[1]
 
 
-def _masked(call: Call, mask: Tensor | None) -> Output:
+def masked(call: Call, mask: Tensor | None) -> Output:
     """The sdpa kernel under a mask of queries and keys; K and V are not repeated."""
     grouped = call.query.shape[1] != call.key.shape[1]
     output = nn.functional.scaled_dot_product_attention(

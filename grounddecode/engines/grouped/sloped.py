@@ -1,0 +1,117 @@
+"""A Triton kernel: one query of each row against all keys, whose scores are scaled by two slopes a key.
+
+`Method.key_slopes` says by which: `z' = a_j z` where `z > 0`, `z' = b_j z` elsewhere. Scores and weights never leave
+the kernel, so a layer takes one launch. Very long rows are read in parts, which `merge.merged` puts together.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from grounddecode.engines.grouped.kernel import splits_of
+from grounddecode.engines.grouped.launch import Launcher
+from grounddecode.engines.grouped.merge import merged
+
+LONG = 4096  # keys that one program reads at most
+_BLOCK = 64
+
+
+def _sloped_attention(
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    slope: tl.tensor,
+    into: tl.tensor,
+    tops: tl.tensor,
+    masses: tl.tensor,
+    scaling: tl.tensor,
+    n_keys: tl.tensor,
+    n_split: tl.tensor,
+    row_stride: tl.tensor,
+    side_stride: tl.tensor,
+    HEADS: tl.constexpr,
+    REPEAT: tl.constexpr,
+    SPLITS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROOM: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """One program: one head of one row over its part of the keys."""
+    row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    column = tl.arange(0, ROOM)
+    real = column < WIDTH
+    asked = tl.load(query + (row * HEADS + head) * WIDTH + column, mask=real, other=0.0).to(tl.float32) * scaling
+    first = (row * (HEADS // REPEAT) + head // REPEAT) * n_keys
+    top = -float("inf")
+    mass = 0.0
+    total = tl.zeros([ROOM], tl.float32)
+    end = tl.minimum((split + 1) * n_split, n_keys)
+    for start in range(split * n_split, end, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < end
+        place = (first + at)[:, None] * WIDTH + column[None, :]
+        wanted = inside[:, None] & real[None, :]
+        above = tl.load(slope + row * row_stride + at, mask=inside, other=-1.0)
+        below = tl.load(slope + row * row_stride + side_stride + at, mask=inside, other=-1.0)
+        read = tl.load(value + place, mask=wanted, other=0.0).to(tl.float32)
+        score = tl.sum(tl.load(key + place, mask=wanted, other=0.0).to(tl.float32) * asked[None, :], axis=1)
+        score = score * tl.where(score > 0.0, above, below)
+        score = tl.where(above >= 0.0, score, -float("inf"))
+        higher = tl.maximum(top, tl.max(score, axis=0))
+        shift = tl.where(higher == -float("inf"), 0.0, higher)
+        power = tl.exp(score - shift)
+        keep = tl.exp(top - shift)
+        mass = mass * keep + tl.sum(power, axis=0)
+        total = total * keep + tl.sum(power[:, None] * read, axis=0)
+        top = higher
+    here = (row * HEADS + head) * SPLITS + split
+    if SPLITS == 1:
+        tl.store(into + here * WIDTH + column, (total / mass).to(into.dtype.element_ty), mask=real)
+    else:
+        tl.store(into + here * WIDTH + column, total, mask=real)
+        tl.store(tops + here, top)
+        tl.store(masses + here, mass)
+
+
+_launch = Launcher(triton.jit(_sloped_attention, do_not_specialize=("n_keys", "n_split", "row_stride", "side_stride")))
+
+
+def sloped_attention(query: Tensor, key: Tensor, value: Tensor, slopes: Tensor, scaling: float) -> Tensor:
+    """Edited attention (rows, 1, heads, width) in the dtype of `query`.
+
+    Args:
+        query: (rows, heads, 1, width), contiguous.  key, value: (rows, key heads, T, width), contiguous.
+        slopes: (rows, 2, T) float32, the last dimension dense: of scores above 0, and of others; negative: hidden.
+        scaling: of the scores.
+    """
+    rows, heads, _, width = query.shape
+    key_heads, n_keys = key.shape[1], key.shape[2]
+    splits = 1 if n_keys <= LONG else splits_of(rows, heads)
+    into = query.new_empty(rows, 1, heads, width)
+    if splits == 1:
+        _fill(query, key, value, slopes, (into, into, into), scaling, (heads, heads // key_heads, 1, width), n_keys)
+        return into
+    shape = (rows, heads, splits)
+    sums, tops, masses = (torch.empty(size, device=query.device) for size in ((*shape, 1, width), shape, (*shape, 1)))
+    sizes, share = (heads, heads // key_heads, splits, width), -(-n_keys // splits)
+    _fill(query, key, value, slopes, (sums, tops, masses), scaling, sizes, share)
+    return into.copy_(merged(sums, tops, masses, torch.ones_like)[:, None])
+
+
+def _fill(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    slopes: Tensor,
+    into: tuple[Tensor, ...],
+    scaling: float,
+    sizes: tuple[int, int, int, int],
+    share: int,
+) -> None:
+    """`sizes`: query heads, how many share a key head, splits, width of a head."""
+    numbers = scaling, key.shape[2], share, slopes.stride(0), slopes.stride(1)
+    constants = *sizes, triton.next_power_of_2(sizes[3]), _BLOCK
+    _launch((query.shape[0], sizes[0], sizes[2]), (query, key, value, slopes, *into), numbers, constants)

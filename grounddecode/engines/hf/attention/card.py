@@ -1,0 +1,142 @@
+"""Decode steps on a card under one edit that scales groups of keys or has two slopes a key: by kernels of our own.
+
+A step of one token is bound by what the host launches, not by what the card computes. `attend` takes this way where it
+can be had: keys in a contiguous cache on CUDA, Triton at hand, no gradient, nothing recorded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Hashable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from grounddecode.engines.grouped.merge import HIDDEN, merged
+from grounddecode.engines.grouped.replay import PAYS_FROM, Replay
+from grounddecode.engines.hf.attention.ways import Way, is_dense
+from grounddecode.engines.hf.generation import FLAGS
+from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS, WINDOW
+from grounddecode.method import Needs
+
+if TYPE_CHECKING:
+    from grounddecode.engines.hf.attention.call import Call, Output
+    from grounddecode.engines.hf.step import Step
+    from grounddecode.engines.plan import LayerPlan
+    from grounddecode.method import Method
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def by_kernel(call: Call, plan: LayerPlan, step: Step) -> Way | None:
+    """How a call of the newest tokens of answers goes by a kernel; None: not so."""
+    if not _can_go(call, step):
+        return None
+    if plan.sloped is not None:
+        return Way(_Sloped(plan.sloped, call, step), call, dense=True)
+    if plan.grouped is not None and (step.generated >= PAYS_FROM or _known(plan, call) in plan.kept):
+        return Way(_Grouped(plan.grouped, call, plan, step), call, dense=True)
+    return None
+
+
+def _can_go(call: Call, step: Step) -> bool:
+    """Whether keys and values are as the kernels read them, and every row is edited."""
+    options = call.options
+    return (
+        on_card(call.key)
+        and step.sequence.all_see
+        and is_dense(call)
+        and options.get(SOFT_CAP) is None
+        and not options.get(WANTS_WEIGHTS)
+        and _reads_its_mask(call, step)
+    )
+
+
+def on_card(key: Tensor) -> bool:
+    """Whether the kernels can be launched where the keys lie."""
+    return key.is_cuda and _has_triton() and not torch.cuda.is_current_stream_capturing()
+
+
+def _reads_its_mask(call: Call, step: Step) -> bool:
+    """The newest token sees every key there is, or a mask says which; no mask that adds to scores."""
+    if call.mask is None:
+        return call.key.shape[2] <= min(step.total, call.options.get(WINDOW) or step.total)
+    return call.mask.dim() == 4 and call.mask.shape[1] == 1 and call.mask.dtype == torch.bool
+
+
+def _hidden(call: Call) -> Tensor | None:
+    """(B, T) bool: what the mask hides from the newest token."""
+    return None if call.mask is None else ~call.mask[:, 0, -1, : call.key.shape[2]]
+
+
+class _Sloped:
+    """One launch a layer: `engines.grouped.sloped`."""
+
+    def __init__(self, method: Method, call: Call, step: Step) -> None:
+        from grounddecode.engines.grouped.sloped import sloped_attention
+
+        self.attention, self.scaling, hidden = sloped_attention, call.scaling, _hidden(call)
+        slopes = method.key_slopes(step.view(0, 1, call.key.shape[2], call.key.device))
+        self.slopes = slopes if hidden is None else slopes.masked_fill(hidden[:, None], -1.0)
+
+    def __call__(self, call: Call, *_: Any) -> Output:
+        """Edited output (B, 1, H, D)."""
+        return self.attention(call.query, call.key, call.value, self.slopes, self.scaling), None
+
+
+class _Grouped:
+    """A kernel and a graph a layer, in place of twenty launches: `engines.grouped`."""
+
+    def __init__(self, method: Method, call: Call, plan: LayerPlan, step: Step) -> None:
+        from grounddecode.engines.grouped.kernel import partial_attention
+
+        self.attention, self.scaling, self.graph = partial_attention, call.scaling, _graph(method, call, plan)
+        labels, hidden = method.key_groups(step.view(0, 1, call.key.shape[2], call.key.device)), _hidden(call)
+        self.labels = labels if hidden is None else labels.masked_fill(hidden, HIDDEN)
+        self.flagged = Needs.TOKEN_FLAGS in method.needs()
+
+    def __call__(self, call: Call, _: Any, plan: LayerPlan, step: Step) -> Output:
+        """Edited output (B, 1, H, D)."""
+        graph, flags = self.graph, _flags(step, plan, call) if self.flagged else None
+        sums, tops, masses = graph.inputs
+        self.attention(call.query, call.key, call.value, self.labels, flags, self.scaling, (sums, tops, masses))
+        # to another tensor in any case: the next layer's replay writes over this one
+        return graph().to(call.query.dtype, copy=True), None
+
+
+def _known(plan: LayerPlan, call: Call) -> Hashable:
+    rows, heads, _, width = call.query.shape
+    return "grouped", plan.grouped, rows, heads, width, call.query.device
+
+
+def _graph(method: Method, call: Call, plan: LayerPlan) -> Replay:
+    """What follows the kernel, (B, 1, H, D); one graph a shape, for all layers."""
+    from grounddecode.engines.grouped.kernel import splits_of
+
+    rows, heads, _, width = call.query.shape
+    known = _known(plan, call)
+    if known not in plan.kept:
+        shape = (rows, heads, splits_of(rows, heads))
+        buffers = [
+            torch.zeros(size, device=call.query.device)
+            for size in ((*shape, method.groups, width), shape, (*shape, method.groups))
+        ]
+        plan.kept[known] = Replay(
+            lambda sums, tops, masses: merged(sums, tops, masses, method.group_factors)[:, None], buffers
+        )
+    graph: Replay = plan.kept[known]
+    return graph
+
+
+def _flags(step: Step, plan: LayerPlan, call: Call) -> Tensor:
+    """(B, T) bool: the layer's token flags at the keys of this call."""
+    keys = call.key.shape[2]
+    known = step.sequence.memory[FLAGS, plan.layer].to(call.key.device)
+    offset = max(0, step.total - keys)
+    flags = known[:, offset : offset + keys]
+    return flags if flags.shape[1] == keys else nn.functional.pad(flags, (0, keys - flags.shape[1]))
