@@ -49,7 +49,7 @@ ROWS = (
     ("64 requests, a quarter mitigated", 64, ("locore", "", "heads", *[""] * 5)),
 )  # fmt: skip
 
-
+STARTED = {"": (), "var": (f"var:{SINKS}",), "sgrs": ("sgrs:layers=2;3",)}  # what each engine is started for
 MIXES = {
     "64 requests": {"": 64},
     "64 requests, one of them avc": {"avc": 1, "": 63},
@@ -238,13 +238,15 @@ def beside_hf(bursts: Bursts, model: Path, turns: int, clock: Clock) -> Iterator
 
 def measure(name: str, model: Path, args: argparse.Namespace, clock: Clock) -> Iterator[tuple[str, dict]]:
     """Rows of both tables, `"rows"` and `"hf"`, as they come."""
-    started = {"": (), "var": (f"var:{SINKS}",), "sgrs": ("sgrs:layers=2;3",)}
+    chosen = rows_of(args)
+    kinds = {kind_of(specs) for _, _, specs in chosen} | {""}
     bursts = {}
-    for kind, watched in started.items():
-        ENGINES.append(open_engine(model, *watched))
-        bursts[kind] = Bursts(ENGINES[-1], model, args.tokens)
-    for title, batch, specs in ROWS:
-        kind = next((k for k in started if k and any(s.startswith(k) for s in specs)), "")
+    for kind, watched in STARTED.items():
+        if kind in kinds:
+            ENGINES.append(open_engine(model, *watched))
+            bursts[kind] = Bursts(ENGINES[-1], model, args.tokens)
+    for title, batch, specs in chosen:
+        kind = kind_of(specs)
         count = max(FEWEST, args.pairs // 4) if batch == 64 else args.pairs * (4 if specs == ("idle",) else 1)
         without, with_, ratios = pairs(bursts[kind], bursts[""], batch, specs, count, clock.part())
         low, high = interval(ratios)
@@ -253,8 +255,18 @@ def measure(name: str, model: Path, args: argparse.Namespace, clock: Clock) -> I
             "low": low, "high": high, "plain_ms": 1e3 * statistics.median(without),
             "ms": 1e3 * statistics.median(with_),
         }  # fmt: skip
-    for row in beside_hf(bursts[""], model, args.turns, clock):
+    for row in beside_hf(bursts[""], model, args.turns, clock) if args.turns else ():
         yield "hf", {"model": name, **row}
+
+
+def rows_of(args: argparse.Namespace) -> list[tuple[str, int, tuple[str, ...]]]:
+    """The rows of the first table that were asked for."""
+    return [row for row in ROWS if args.rows is None or row[0] in args.rows.split(";")]
+
+
+def kind_of(specs: tuple[str, ...]) -> str:
+    """The engine that these methods need, a key of STARTED."""
+    return next((kind for kind in STARTED if kind and any(spec.startswith(kind) for spec in specs)), "")
 
 
 def table(rows: list[dict], hf: list[dict], about: str) -> str:
@@ -287,7 +299,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=24, help="decode steps of a burst")
-    parser.add_argument("--turns", type=int, default=3, help="of the whole answers beside engine hf")
+    parser.add_argument("--turns", type=int, default=3, help="of the whole answers beside engine hf, 0: none")
+    parser.add_argument("--rows", help="of the first table, by what they say, with ; between them; default: all")
     parser.add_argument("--models", default="lab,random-4x512")
     parser.add_argument("--minutes", type=float, help="what all of it may take: fewer pairs where they take longer")
     args = parser.parse_args()
@@ -299,7 +312,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     limit = f" --minutes {args.minutes:g}" if args.minutes else ""
-    command = f"--pairs {args.pairs} --tokens {args.tokens}{limit} --out {args.out}"
+    chosen = f' --rows "{args.rows}" --turns {args.turns}' if args.rows else ""
+    command = f"--pairs {args.pairs} --tokens {args.tokens}{limit}{chosen} --out {args.out}"
     about = (
         f"`python -m benchmarks.timing.vllm_speed {command}`: CPU, one thread, runner V1, eager, float32, torch "
         f"{torch.__version__}, transformers {transformers.__version__}, vLLM {vllm.__version__}. Time of the engine's "
@@ -307,7 +321,7 @@ def main() -> None:
     )
     told: dict = {"about": about, "machine": platform.machine(), "rows": [], "hf": []}
     names = args.models.split(",")
-    clock = Clock(args.minutes, len(names) * (len(ROWS) + len(MIXES)))
+    clock = Clock(args.minutes, len(names) * (len(rows_of(args)) + bool(args.turns) * len(MIXES)))
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             model = lab.checkpoint("seed0") if name == "lab" else random_checkpoint(Path(folder))
