@@ -33,6 +33,7 @@ USED = {
         "CPUAttentionMetadataBuilder.build", "CPUAttentionBackendImpl.forward",
         "CPUAttentionBackendImpl.do_kv_cache_update",
     ],
+    "_custom_ops.py": ["cpu_attn_get_scheduler_metadata", "cpu_attn_reshape_and_cache", "cpu_attention_with_kv_cache"],
     "v1/attention/backends/flash_attn.py": [
         "FlashAttentionMetadataBuilder.build", "FlashAttentionImpl.forward", "FlashAttentionImpl.do_kv_cache_update",
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,26 +17,40 @@ if TYPE_CHECKING:
 _GROWTH = 256  # tokens by which it grows
 
 
+@dataclass(frozen=True)
+class Held:
+    """Keys and values (rows, Hkv, room, D) of one layer. `columns`: a key is a column in memory, as in CPU_ATTN's."""
+
+    keys: Tensor
+    values: Tensor
+    columns: bool
+
+    @cached_property
+    def blocks(self) -> tuple[Tensor, Tensor]:
+        """The same memory as the platform's kernel is told of it: each row of each head is one block."""
+        return self.keys.mT.view(self.keys.shape), self.values
+
+
 class DenseCache(Copies):
     """Keys, values and token flags of every stream, by layer; a stream has a row of each tensor, its place.
 
     Attributes:
-        most: rows there may be.  unseen: (rows, room) bool, keys that are hidden from all queries; None: no room yet.
+        most: rows there may be.  room: tokens a row has place for.
+        unseen: (rows, room) bool, keys that are hidden from all queries; None: no room yet.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.unseen: Tensor | None = None
         self._free: list[int] = []
-        self._rows = self._room = 0
-        self._keys: dict[str, Tensor] = {}  # by layer: (rows, Hkv, room, D)
-        self._values: dict[str, Tensor] = {}
+        self._rows = self.room = 0
+        self._layers: dict[str, Held] = {}
         self._flags: dict[tuple[int, str], Tensor] = {}  # (rows, room)
 
     @property
     def numbers(self) -> int:
         """How many numbers it holds of keys and values."""
-        return sum(tensor.numel() for kept in (self._keys, self._values) for tensor in kept.values())
+        return sum(held.keys.numel() + held.values.numel() for held in self._layers.values())
 
     # -- places ------------------------------------------------------------------------------------------------------
     def take(self, device: torch.device) -> int:
@@ -55,49 +71,56 @@ class DenseCache(Copies):
 
     def clear(self) -> None:
         """Let everything go: there are no streams."""
-        self._free, self._rows, self._room, self.unseen = [], 0, 0, None
-        self._keys, self._values, self._flags = {}, {}, {}
+        self._free, self._rows, self.room, self.unseen = [], 0, 0, None
+        self._layers, self._flags = {}, {}
 
     def make_room(self, tokens: int, device: torch.device) -> None:
         """Room for that many tokens a stream."""
-        if tokens > self._room:
-            self._room = -(-max(tokens, self._room + _GROWTH) // _GROWTH) * _GROWTH
+        if tokens > self.room:
+            self.room = -(-max(tokens, self.room + _GROWTH) // _GROWTH) * _GROWTH
             self._enlarge(device)
 
     def _enlarge(self, device: torch.device) -> None:
         """Every tensor at its new size."""
-        rows, room = self._rows, self._room
-        for cached in (self._keys, self._values):
-            for name, old in cached.items():
-                cached[name] = old.new_zeros(rows, old.shape[1], room, old.shape[3])
-                cached[name][: old.shape[0], :, : old.shape[2]] = old
-        for key, old in self._flags.items():
-            self._flags[key] = old.new_zeros(rows, room)
-            self._flags[key][: old.shape[0], : old.shape[1]] = old
+        rows, room = self._rows, self.room
+        for name, old in self._layers.items():
+            held = self._layers[name] = self._zeros(old.keys[0, :, 0], old.columns)
+            for was, now in ((old.keys, held.keys), (old.values, held.values)):
+                now[: was.shape[0], :, : was.shape[2]] = was
+        for key, noted in self._flags.items():
+            self._flags[key] = noted.new_zeros(rows, room)
+            self._flags[key][: noted.shape[0], : noted.shape[1]] = noted
         before, self.unseen = self.unseen, torch.zeros(rows, room, dtype=torch.bool, device=device)
         if before is not None:
             self.unseen[: before.shape[0], : before.shape[1]] = before
 
     # -- what it holds -----------------------------------------------------------------------------------------------
-    def of_layer(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (rows, Hkv, room, D) of a layer; `like`: keys (tokens, Hkv, D) of that layer."""
-        if name not in self._keys:
-            shape = (self._rows, like.shape[1], self._room, like.shape[2])
-            self._keys[name], self._values[name] = like.new_zeros(shape), like.new_zeros(shape)
-        return self._keys[name], self._values[name]
+    def of_layer(self, name: str, like: Tensor, columns: bool) -> Held:
+        """Keys and values of a layer. `like`: keys (tokens, Hkv, D) of that layer; `columns`: see `Held`."""
+        held = self._layers.get(name)
+        if held is None:
+            held = self._layers[name] = self._zeros(like[0], columns)
+        return held
 
-    def keys(self, cache: tuple[Tensor, Tensor], rows: Rows, piece: slice = EVERY) -> Tensor:
+    def _zeros(self, like: Tensor, columns: bool) -> Held:
+        """`like`: (Hkv, D)."""
+        heads, width = like.shape
+        values = like.new_zeros(self._rows, heads, self.room, width)
+        keys = like.new_zeros(self._rows, heads, width, self.room).mT if columns else torch.zeros_like(values)
+        return Held(keys, values, columns)
+
+    def keys(self, cache: Held, rows: Rows, piece: slice = EVERY) -> Tensor:
         """See `Copies`; `cache`: what `of_layer` gave."""
-        return used(cache[0], rows)[piece].flatten(0, 1).float().mT
+        return used(cache.keys, rows)[piece].flatten(0, 1).float().mT
 
-    def values(self, cache: tuple[Tensor, Tensor], rows: Rows, piece: slice = EVERY) -> Tensor:
-        return used(cache[1], rows)[piece].flatten(0, 1).float()
+    def values(self, cache: Held, rows: Rows, piece: slice = EVERY) -> Tensor:
+        return used(cache.values, rows)[piece].flatten(0, 1).float()
 
     def note(self, flags: Tensor, index: int, name: str, places: Tensor, at: Tensor) -> None:
         """Flags of the tokens at `at` of the streams in `places`."""
         kept = self._flags.get((index, name))
         if kept is None:
-            kept = self._flags[index, name] = flags.new_zeros(self._rows, self._room)
+            kept = self._flags[index, name] = flags.new_zeros(self._rows, self.room)
         kept[places, at] = flags
 
     def flags(self, index: int, name: str, rows: Rows) -> Tensor | None:

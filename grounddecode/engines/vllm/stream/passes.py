@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.vllm.attention.step import MOST, Rows, groups_of, parts_of
-from grounddecode.engines.vllm.stream.dense import DenseCache, used
+from grounddecode.engines.vllm.attention.step import MOST, Rows, parts_of
+from grounddecode.engines.vllm.stream.dense import DenseCache, Held, used
+from grounddecode.engines.vllm.stream.kernel import Blocks, can_read
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.requests import Asked, Current
@@ -24,49 +26,120 @@ class Stream:
     place: int
     length: int = 0
     held: int = 0  # tokens whose embeddings have come in
+    hides: bool = False  # some of its keys are hidden from every query
     embeds: list[Tensor] = field(default_factory=list)  # those of `length:held`
     positions: list[Tensor] = field(default_factory=list)  # rotary positions, (tokens,) or (3, tokens)
     recorded: dict[int, Tensor] = field(default_factory=dict)  # layer -> (tokens,) image attention of the last row
-    last: Tensor | None = None  # (width,) hidden state behind the last layer of its newest token
+    last: tuple[Tensor, int] | None = (
+        None  # hidden states (n, width) behind the last layer; which is its newest token's
+    )
 
-    def has_read(self, last: Tensor) -> None:
-        """All that it holds; `last`: what came out for the newest token."""
-        self.length, self.embeds, self.positions, self.last = self.held, [], [], last
+    def has_read(self, last: Tensor, row: int) -> None:
+        """All that it holds; `last`, `row`: what came out for the newest token."""
+        self.length, self.last = self.held, (last, row)
+        if self.embeds:
+            self.embeds, self.positions = [], []
 
 
-@dataclass
 class Pass:
-    """Second streams that run. `rows`: theirs, numbered from the first of them; `places`, `at`: of each token."""
+    """Second streams that run, each over what it holds and has not read.
 
-    worker: Current
-    cache: DenseCache
-    members: Sequence[Stream]
-    rows: list[Rows]
-    places: Tensor
-    at: Tensor
-    is_aboard: bool = False  # of the main pass, a row each
-    _failed: bool = False
+    Args:
+        asked, members: the requests and their streams, in the order of the pass.
+        is_aboard: of the main pass, a row each.
+    """
+
+    def __init__(
+        self, worker: Current, cache: DenseCache, asked: Sequence[Asked], members: Sequence[Stream],
+        is_aboard: bool = False,
+    ) -> None:  # fmt: skip
+        self.worker, self.cache, self.asked, self.members, self.is_aboard = worker, cache, asked, members, is_aboard
+        self.groups = list({id(one.group): one.group for one in asked}.values())
+        self._places = np.array([stream.place for stream in members])
+        self._begin = np.array([stream.length for stream in members])
+        self._counts = np.array([stream.held for stream in members]) - self._begin
+        self._hides = any(stream.hides for stream in members)
+        self._failed = False
+
+    def go_on(self) -> None:
+        """The next step, in which each stream reads the token behind the one of this."""
+        self._begin += 1
+        for made in ("rows", "places", "at"):
+            vars(self).pop(made, None)
+        if "blocks" in vars(self):
+            self.blocks.go_on()
 
     @property
     def grounded(self) -> Pass:
         """Where an attention layer looks for what it has to do, in a pass of their own."""
         return self
 
+    @cached_property
+    def blocks(self) -> Blocks:
+        """For the platform's kernel."""
+        return Blocks(self._places, self._begin, self._counts, self.cache.room)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(tokens,) rows of the cache."""
+        return torch.from_numpy(np.repeat(self._places, self._counts)).to(self.worker.requests.image.device)
+
+    @cached_property
+    def at(self) -> Tensor:
+        """(tokens,) positions."""
+        read = [np.arange(begin, begin + count) for begin, count in zip(self._begin, self._counts, strict=True)]
+        return torch.from_numpy(np.concatenate(read)).to(self.worker.requests.image.device)
+
+    @cached_property
+    def rows(self) -> list[Rows]:
+        """What they read, in pieces, edited where the requests' methods say."""
+        requests = self.worker.requests
+        device = requests.image.device
+        order = np.array([i for i, _ in sorted(enumerate(self.asked), key=lambda x: x[1].group.order)])
+        slots, places = np.array([one.slot for one in self.asked])[order], self._places[order]
+        begin, offset = self._begin[order], (self._begin - np.cumsum(self._counts) + self._counts)[order]
+        place = torch.from_numpy(places).to(device)
+        memo = {"place": place, "in_order": bool((places == np.arange(len(order))).all())}
+        rows, total = [], int(self._counts.sum())
+        for piece in range(0, int(self._counts.max()), MOST):
+            count = min(MOST, int(self._counts.max()) - piece)
+            queries = (begin + piece)[:, None] + np.arange(count)
+            tokens = (queries - offset[:, None]).flatten()
+            keys = int(queries.max()) + 1
+            rows.append(
+                Rows(
+                    requests=requests,
+                    parts=parts_of(requests, slots, begin + piece),
+                    count=count,
+                    tokens=torch.from_numpy(tokens).to(device),
+                    queries=torch.from_numpy(queries).to(device),
+                    real=None,
+                    slots=torch.from_numpy(slots).to(device),
+                    keys=keys,
+                    unseen=None if self.cache.unseen is None else self.cache.unseen[place, :keys],
+                    straight=len(tokens) == total and bool((tokens == np.arange(total)).all()),
+                    memo=dict(memo),
+                )
+            )
+        return rows
+
+    # -- attention ---------------------------------------------------------------------------------------------------
     def aside(
         self, impl: Any, layer: Any, query: Tensor, key: Tensor | None, value: Tensor | None, output: Tensor
     ) -> int:
         """Attention of the last rows of the main pass; how many rows are before them."""
-        first = len(query) - len(self.members)
+        first = query.shape[0] - len(self.members)
+        mine = output[first:]
         if not self._failed:
             try:
                 if key is not None and value is not None:
                     key, value = key[first:], value[first:]
-                self.attend(impl, layer, query[first:], key, value, output[first:])
+                self.attend(impl, layer, query[first:], key, value, mine)
             except Exception as error:  # an error in a second stream is its request's own
                 self._failed = True
-                self.worker.requests.break_off(groups_of(self.rows), error)
+                self.worker.requests.break_off(self.groups, error)
         if self._failed:
-            output[first:] = 0.0
+            mine.zero_()
         return first
 
     def attend(
@@ -75,18 +148,28 @@ class Pass:
         """Attention of one layer: the cache takes the new tokens in, then all rows are computed."""
         if key is None or value is None:
             raise RuntimeError("this attention backend is given no keys, so there is no second stream")
-        keys, values = self.cache.of_layer(str(layer.layer_name), key)
-        keys[self.places, :, self.at] = key
-        values[self.places, :, self.at] = value
+        held = self.cache.of_layer(layer.layer_name, key, can_read(layer))
+        if held.columns:
+            self.blocks.write(layer, key, value, held)
+        else:
+            held.keys[self.places, :, self.at] = key
+            held.values[self.places, :, self.at] = value
         index = self.worker.layer_index(layer)
+        if held.columns and self._is_plain(index):
+            self.blocks.attend(impl, layer, query, held, output)
+            return output
         for rows in self.rows:
-            edited = self._fused(impl, query, keys, values, rows, index)
+            edited = None if held.columns else self._fused(impl, query, held, rows, index)
             if edited is None:
-                edited = impl.edited(query, (keys, values), rows, index, self.worker)
+                edited = impl.edited(query, held, rows, index, self.worker)
             rows.into_step(edited, output)
         return output
 
-    def _fused(self, impl: Any, query: Tensor, keys: Tensor, values: Tensor, rows: Rows, layer: int) -> Tensor | None:
+    def _is_plain(self, layer: int) -> bool:
+        """Whether every stream reads all keys as they are."""
+        return not self._hides and not any(group.layers[layer].edits and not group.broken for group in self.groups)
+
+    def _fused(self, impl: Any, query: Tensor, held: Held, rows: Rows, layer: int) -> Tensor | None:
         """Output (B * count, H, D) of rows whose edits can be added to the scores; None where one cannot."""
         plans = [part.group.layers[layer] for part in rows.parts if not part.group.broken]
         if impl.logits_soft_cap or any(plan.edits and not plan.gains_only for plan in plans):
@@ -94,62 +177,21 @@ class Pass:
         batch, count = rows.queries.shape
         asked = rows.of_step(query)
         mask = impl.bias_of(rows, layer, self.worker).to(query.dtype)
+        keys, values = used(held.keys, rows), used(held.values, rows)
         if count == 1:  # the heads that share a key are queries of one head: it is read once for all of them
             asked = asked.view(batch, impl.num_kv_heads, -1, impl.head_size)
             mask = mask if mask.shape[1] == 1 else mask.view(batch, impl.num_kv_heads, -1, rows.keys)
-            output = nn.functional.scaled_dot_product_attention(
-                asked, used(keys, rows), used(values, rows), attn_mask=mask, scale=impl.scale
-            )
+            output = nn.functional.scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=impl.scale)
             return output.reshape(batch, impl.num_heads, -1)
         asked = asked.view(batch, count, impl.num_heads, -1).transpose(1, 2)
         output = nn.functional.scaled_dot_product_attention(
-            asked, used(keys, rows), used(values, rows), attn_mask=mask, scale=impl.scale,
-            enable_gqa=impl.num_heads != impl.num_kv_heads,
-        )  # fmt: skip
+            asked, keys, values, attn_mask=mask, scale=impl.scale, enable_gqa=impl.num_heads != impl.num_kv_heads
+        )
         return output.transpose(1, 2).reshape(batch * count, impl.num_heads, -1)
 
     def note(self, flags: Tensor, index: int, name: str) -> None:
         """Token flags of the pass, whose last tokens are those of the streams."""
-        self.cache.note(flags[-len(self.places) :], index, name, self.places, self.at)
-
-
-def pass_of(
-    worker: Current, cache: DenseCache, asked: Sequence[Asked], streams: Sequence[Stream], is_aboard: bool = False
-) -> Pass:
-    """The pass over what these streams hold and have not read; rows are edited where the requests' methods say."""
-    device = worker.requests.image.device
-    order = np.array([i for i, _ in sorted(enumerate(asked), key=lambda x: x[1].group.order)])
-    begin = np.array([stream.length for stream in streams])
-    counts = np.array([stream.held for stream in streams]) - begin
-    offset = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    places, slots = np.array([s.place for s in streams]), np.array([a.slot for a in asked])
-    at = np.concatenate([np.arange(stream.length, stream.held) for stream in streams])
-    in_order = bool((places[order] == np.arange(len(order))).all())
-    rows = []
-    for piece in range(0, int(counts.max()), MOST):
-        count = min(MOST, int(counts.max()) - piece)
-        queries = (begin[order] + piece)[:, None] + np.arange(count)
-        tokens = (queries - (begin - offset)[order][:, None]).flatten()
-        straight = len(tokens) == len(at) and bool((tokens == np.arange(len(at))).all())
-        keys = int(queries.max()) + 1
-        place = torch.from_numpy(places[order]).to(device)
-        rows.append(
-            Rows(
-                requests=worker.requests,
-                parts=parts_of(worker.requests, slots[order], begin[order] + piece),
-                count=count,
-                tokens=torch.from_numpy(tokens).to(device),
-                queries=torch.from_numpy(queries).to(device),
-                real=None,
-                slots=torch.from_numpy(slots[order]).to(device),
-                keys=keys,
-                unseen=None if cache.unseen is None else cache.unseen[place, :keys],
-                straight=straight,
-                memo={"place": place, "in_order": in_order},
-            )
-        )
-    per_token = torch.from_numpy(np.repeat(places, counts)).to(device)
-    return Pass(worker, cache, streams, rows, per_token, torch.from_numpy(at).to(device), is_aboard)
+        self.cache.note(flags[-int(self._counts.sum()) :], index, name, self.places, self.at)
 
 
 def takes_more_rows(config: Any, model: nn.Module) -> bool:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.overwrite import overwritten
+from grounddecode.engines.vllm.stream.aboard import Aboard
 from grounddecode.engines.vllm.stream.dense import DenseCache
-from grounddecode.engines.vllm.stream.passes import Pass, Stream, pass_of, takes_more_rows
+from grounddecode.engines.vllm.stream.passes import Pass, Stream, takes_more_rows
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.requests import Asked, Current, Layout
@@ -36,6 +37,7 @@ class Streams:
         self.worker = worker
         self.by_key: dict[str, Stream] = {}
         self.running: Pass | None = None
+        self._aboard: Aboard | None = None
         self._model: Any = None
         self.cache = DenseCache(most)
 
@@ -59,13 +61,14 @@ class Streams:
         self.worker.positions = positions
         if embeds is None or positions is None:
             return None
-        self._keep_inputs(layout, embeds, positions)
-        aboard = self._come_aboard(layout, kwargs)
-        if not aboard:
+        if self._aboard is None or not self._takes_more(kwargs) or not self._aboard.goes_on(layout):
+            self._keep_inputs(layout, embeds, positions)
+            self._aboard = self._come_aboard(layout) if self._takes_more(kwargs) else None
+        if self._aboard is None:
             return None
-        more = [stream.embeds[0] for stream in aboard], [stream.positions[0] for stream in aboard]
-        changed = {"inputs_embeds": torch.cat([embeds, *more[0]]), "positions": torch.cat([positions, *more[1]], -1)}
-        return args, kwargs | changed
+        self.running = self._aboard.along
+        joined = {"inputs_embeds": self._aboard.joined(embeds, 0), "positions": self._aboard.joined(positions, -1)}
+        return args, kwargs | joined
 
     def _keep_inputs(self, layout: Layout, embeds: Tensor, positions: Tensor) -> None:
         """Keep the embeddings of this step's tokens, each once: a preempted request reads some again."""
@@ -86,31 +89,39 @@ class Streams:
             stream.embeds.append(new)
             stream.positions.append(at)
 
-    def _come_aboard(self, layout: Layout, kwargs: dict[str, Any]) -> list[Stream]:
-        """The streams that read one token, as their requests do in this pass."""
-        if not self.may_ride or not _PASSED.issuperset(key for key, value in kwargs.items() if value is not None):
-            return []
-        found = [(asked, self._stream(asked)) for asked, *_ in layout.of_streams(self.worker.requests)]
-        found = [(asked, stream) for asked, stream in found if stream.length and stream.held == stream.length + 1]
-        if not found:
-            return []
-        asked, streams = zip(*found, strict=True)
+    def _come_aboard(self, layout: Layout) -> Aboard | None:
+        """The streams that read one token, which has come in this step."""
+        there = layout.of_streams(self.worker.requests)
+        riding = []
+        for asked, start, past, length in there:
+            stream = self._stream(asked)
+            if stream.length and past <= stream.length == stream.held - 1 < length:
+                riding.append((asked, stream, start + stream.length - past))
+        if not riding:
+            return None
+        requests, streams, tokens = zip(*riding, strict=True)
         try:
             self.cache.make_room(max(stream.held for stream in streams), self._device)
-            self.running = pass_of(self.worker, self.cache, asked, streams, is_aboard=True)
+            along = Pass(self.worker, self.cache, requests, streams, is_aboard=True)
+            return Aboard(along, layout, tokens, are_all=len(riding) == len(there))
         except Exception as error:
-            self.worker.requests.break_off([one.group for one in asked], error)
-            return []
-        return list(streams)
+            self.worker.requests.break_off([one.group for one in requests], error)
+            return None
 
     def _behind(self, _: nn.Module, __: Any, output: Any) -> Any:
         """Take the rows of streams out of what the main pass gives."""
         if self.running is None or not self.running.is_aboard:
             return output
         members, self.running = self.running.members, None
-        for stream, last in zip(members, output[-len(members) :], strict=True):
-            stream.has_read(last)
-        return output[: -len(members)]
+        first = output.shape[0] - len(members)
+        last = output[first:]
+        for row, stream in enumerate(members):
+            stream.has_read(last, row)
+        return output[:first]
+
+    def _takes_more(self, kwargs: dict[str, Any]) -> bool:
+        """Whether streams may read along in a pass that is given this."""
+        return self.may_ride and all(key in _PASSED for key, value in kwargs.items() if value is not None)
 
     @cached_property
     def may_ride(self) -> bool:
@@ -146,7 +157,7 @@ class Streams:
         rest = [(one, stream) for one, stream in both if stream.held > stream.length]
         if rest:
             self._run([one for one, _ in rest], [stream for _, stream in rest])
-        logits: Tensor = self._model.compute_logits(torch.stack([s.last for _, s in both if s.last is not None]))
+        logits: Tensor = self._model.compute_logits(_newest([stream for _, stream in both]))
         return logits
 
     def begin(self, asked: Asked) -> None:
@@ -168,6 +179,7 @@ class Streams:
         stream.recorded.clear()
         self.cache.make_room(stream.held, self._device)
         if edit.scheme == "mask" and self.cache.unseen is not None:
+            stream.hides = True
             self.cache.unseen[stream.place, :n] = replaced
 
     def _run(self, asked: Sequence[Asked], streams: Sequence[Stream]) -> None:
@@ -180,7 +192,7 @@ class Streams:
         embeds = torch.cat([x for stream in streams for x in stream.embeds])
         positions = torch.cat([x for stream in streams for x in stream.positions], dim=-1)
         config = self.worker.vllm_config
-        self.running = pass_of(self.worker, self.cache, asked, streams)
+        self.running = Pass(self.worker, self.cache, asked, streams)
         names = config.compilation_config.static_forward_context
         try:
             with set_forward_context(dict.fromkeys(names, self.running), config, skip_compiled=True, slot_mapping={}):
@@ -188,5 +200,15 @@ class Streams:
         finally:
             self.running = None
         newest = np.cumsum([stream.held - stream.length for stream in streams]) - 1
-        for stream, at in zip(streams, newest.tolist(), strict=True):
-            stream.has_read(hidden[at])
+        last = hidden[torch.from_numpy(newest).to(hidden.device)]
+        for row, stream in enumerate(streams):
+            stream.has_read(last, row)
+
+
+def _newest(streams: Sequence[Stream]) -> Tensor:
+    """(R, width) hidden states of their newest tokens: as they lie where they are together."""
+    found = [stream.last for stream in streams if stream.last is not None]
+    first = found[0][0]
+    if len(found) == len(first) and all(last is first and row == i for i, (last, row) in enumerate(found)):
+        return first
+    return torch.stack([last[row] for last, row in found])
