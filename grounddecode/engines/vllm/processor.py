@@ -13,7 +13,7 @@ from torch import Tensor
 from grounddecode.engines.choose import adjusted, chosen
 from grounddecode.engines.state import begun, rows_of, stored
 from grounddecode.engines.vllm.params import KEY, read_request
-from grounddecode.engines.vllm.requests import Asked
+from grounddecode.engines.vllm.requests import Asked, Group, Layout, Newest, Requests
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
 if TYPE_CHECKING:
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from grounddecode.method import Method
     from grounddecode.view import StepView
 
+_NOBODY: tuple[tuple[int, bytes], list[_Part]] = (-1, b""), []
+
 
 class Processing:
     """Both of vLLM's interfaces of a logits processor, but for their constructors."""
 
     worker: Worker
-    _undecided = -1, b""  # what requests there were in a step, all behind their prompts, whose logits nobody changed
+    _settled = _NOBODY  # of a step whose requests are all behind their prompts; they stay so while it is the same ones
 
     def start(self, vllm_config: Any, given: Any, is_second: bool) -> None:
         """`given`: the device (runner V1), or the state that runner V2 shares (`all_token_ids`, ...)."""
@@ -96,65 +98,63 @@ class Processing:
         """The logits of a step, changed for requests whose methods do."""
         worker, layout = self.worker, self.worker.layout
         if layout is None or not worker.requests.by_key:
+            self._settled = _NOBODY
             return logits
         if context is None:
             slots = worker.row_slots[: len(logits)]
         else:
             slots = worker.row_slots[np.asarray(context.idx_mapping_np)]
         now = worker.requests.changes, slots.tobytes()
-        if now == self._undecided:
+        if now == self._settled[0]:
             worker.count(slots)
-            return logits
-        next_ = worker.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has no next token
-        worker.count(slots[next_])
-        there = (worker.requests.deciding[slots] & next_).nonzero()[0]
-        asked = {int(i): one for i in there if (one := worker.requests.by_slot[int(slots[i])]) is not None}
-        if not asked:
+            parts = self._settled[1]
+        else:
+            next_ = worker.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has none
+            worker.count(slots[next_])
+            parts = _parts(worker.requests, slots, next_)
             if (next_ | (slots == worker.requests.nobody)).all():
-                self._undecided = now
-            return logits
-        second = self._second_logits([one for one in asked.values() if one.group.stream and not one.group.broken])
-        for group in {id(one.group): one.group for one in asked.values()}.values():
-            index = [i for i, one in asked.items() if one.group is group]
-            at = torch.tensor(index, device=logits.device)
+                self._settled = now, parts
+        second = self._second_logits([one for part in parts for one in part.members if one.group.stream])
+        for part in parts:
+            own = logits if part.at is None else logits[part.at]
             try:
-                changed = self._changed(logits[at], [asked[i] for i in index], np.array(index), second)
+                changed = self._changed(own, part, second)
             except Exception as error:  # an error in a method is its requests' own
-                worker.requests.break_off([group], error)
-                changed = self._changed(logits[at], [asked[i] for i in index], np.array(index), second)
-            logits[at] = changed.to(logits.dtype)
+                worker.requests.break_off([part.group], error)
+                changed = self._changed(own, part, second)
+            if part.at is None:
+                return changed.to(logits.dtype)
+            logits[part.at] = changed.to(logits.dtype)
         return logits
 
-    def _second_logits(self, asked: list[Asked]) -> dict[str, Tensor]:
-        """Next-token logits (vocabulary,) of all second streams of the step, by request; one forward pass for all."""
+    def _second_logits(self, asked: list[Asked]) -> _Second | None:
+        """Next-token logits of all second streams of the step; one forward pass for all."""
         worker = self.worker
         for one in asked:
             try:
-                worker.streams.begin(one)
+                if not one.group.broken:
+                    worker.streams.begin(one)
             except Exception as error:
                 worker.requests.break_off([one.group], error)
         asked = [one for one in asked if not one.group.broken]
         try:
-            return dict(zip((one.key for one in asked), worker.streams.logits(asked), strict=True)) if asked else {}
+            return _Second(asked, worker.streams.logits(asked)) if asked else None
         except Exception as error:
             worker.requests.break_off([one.group for one in asked], error)
-            return {}
+            return None
 
-    def _changed(self, logits: Tensor, members: Sequence[Asked], rows: np.ndarray, second: dict[str, Tensor]) -> Tensor:
-        """New logits (R, vocabulary) of requests of one group. `rows`: theirs in the step."""
-        group, worker, layout = members[0].group, self.worker, self.worker.layout
+    def _changed(self, logits: Tensor, part: _Part, second: _Second | None) -> Tensor:
+        """New logits (R, vocabulary) of requests of one group."""
+        group, worker, layout, members = part.group, self.worker, self.worker.layout, part.members
         if group.broken or layout is None:
             return self._ended(logits) if worker.settings.on_error == "stop" else logits
-        lengths = layout.lengths[rows]
+        view = part.newest.view(layout.lengths[part.rows])
         look, note = worker.watching()
         if group.judge is not None:
-            ends = layout.starts[rows + 1] - 1
-            return _judged(worker, group.judge, members, logits, lengths, ends, look, note)
-        view = worker.last_view(members, lengths)
+            return _judged(worker, group.judge, part, logits, view, layout, look, note)
         states = {m: _remembered(worker, m, logits, view, members) for m in group.remembering}
-        if group.stream is not None:
-            others = torch.stack([second[one.key] for one in members])
-            view = view.with_(second_logits=others[:, : logits.shape[1]].float())
+        if group.stream is not None and second is not None:
+            view = view.with_(second_logits=second.of(members)[:, : logits.shape[1]].float())
         return adjusted(logits, group.adjusting, view, states, note, look)
 
     def _ended(self, logits: Tensor) -> Tensor:
@@ -169,13 +169,55 @@ class Processing:
         return kept
 
 
+class _Part:
+    """Requests of one group whose next token is chosen in a step.
+
+    Args:
+        rows: (R,) theirs among the `count` rows of logits.
+
+    Attributes:
+        at: the same on the device; None: these are all rows of the step.
+    """
+
+    def __init__(self, requests: Requests, group: Group, members: list[Asked], rows: list[int], count: int) -> None:
+        self.group, self.members, self.rows = group, members, np.array(rows)
+        self.at = None if len(rows) == count else torch.tensor(rows, device=requests.image.device)
+        self.newest = Newest(requests, members)
+
+
+def _parts(requests: Requests, slots: np.ndarray, next_: np.ndarray) -> list[_Part]:
+    """Whose logits may be changed, by group. `next_`: (n,) whether a next token is chosen of the request in a slot."""
+    there = (requests.deciding[slots] & next_).nonzero()[0].tolist()
+    asked = {i: one for i in there if (one := requests.by_slot[int(slots[i])]) is not None}
+    found = []
+    for group in {id(one.group): one.group for one in asked.values()}.values():
+        rows = [i for i, one in asked.items() if one.group is group]
+        found.append(_Part(requests, group, [asked[i] for i in rows], rows, len(slots)))
+    return found
+
+
+class _Second:
+    """Logits (R, vocabulary) of the second streams of some requests."""
+
+    def __init__(self, asked: list[Asked], logits: Tensor) -> None:
+        self._asked, self._logits = asked, logits
+
+    def of(self, members: list[Asked]) -> Tensor:
+        """Those of some of them."""
+        if members == self._asked:
+            return self._logits
+        row = {one.key: i for i, one in enumerate(self._asked)}
+        return self._logits[torch.tensor([row[one.key] for one in members], device=self._logits.device)]
+
+
 def _judged(
-    worker: Worker, method: Method, members: Sequence[Asked], logits: Tensor, lengths: np.ndarray, at: np.ndarray,
-    look: Look, note: Note | None,
+    worker: Worker, method: Method, part: _Part, logits: Tensor, view: StepView, layout: Layout, look: Look,
+    note: Note | None,
 ) -> Tensor:  # fmt: skip
-    """Logits (R, vocabulary) with the chosen token raised. `at`: index of each newest token in the step."""
-    reads = method.reads(worker.n_layers)
-    view, saliency = worker.last_view(members, lengths), None
+    """Logits (R, vocabulary) with the chosen token raised."""
+    reads, members = method.reads(worker.n_layers), part.members
+    lengths, at = layout.lengths[part.rows], layout.starts[part.rows + 1] - 1  # where each newest token is in the step
+    saliency = None
     with torch.inference_mode(False):
         logits = logits.clone()
         if reads.saliency:

@@ -19,6 +19,7 @@ from grounddecode.method import Method, Needs
 from grounddecode.view import Phase, StepView
 
 log = logging.getLogger("vllm.grounddecode")
+_ROOM = 256  # keys by which a view that is kept grows
 NOWHERE = np.iinfo(np.int64).max // 2  # first concerned position of a request that no edit concerns
 
 
@@ -201,6 +202,38 @@ class Layout:
         return found
 
 
+class Newest:
+    """The view of the newest row of some requests, for as long as they are there."""
+
+    def __init__(self, requests: Requests, members: Sequence[Asked]) -> None:
+        self._requests, self._device = requests, requests.image.device
+        slots = torch.tensor([one.slot for one in members], device=self._device)
+        self._view = StepView(
+            phase=Phase.MIXED,
+            step=0,
+            n_layers=requests.n_layers,
+            slots=slots,
+            queries=slots,
+            keys=slots[:0],
+            image=requests.image[slots, :0],
+            image_end=requests.image_end[slots],
+            prompt_length=requests.prompt_length[slots],
+        )
+
+    def view(self, lengths: np.ndarray) -> StepView:
+        """`lengths`: (R,) their tokens."""
+        keys = int(lengths.max())
+        if keys > len(self._view.keys):
+            room = min(-(-keys // _ROOM) * _ROOM, self._requests.image.shape[1])
+            positions = torch.arange(room, device=self._device)
+            self._view = self._view.with_(keys=positions, image=self._requests.image[self._view.slots, :room])
+        return self._view.with_(
+            queries=torch.from_numpy(np.asarray(lengths) - 1).to(self._device),
+            keys=self._view.keys[:keys],
+            image=self._view.image[:, :keys],
+        )
+
+
 class Current:
     """Where a worker stands: its requests, and the step that runs. All that its parts see of it.
 
@@ -232,20 +265,7 @@ class Current:
 
     def last_view(self, members: Sequence[Asked], lengths: np.ndarray) -> StepView:
         """The view of the newest row of some requests: what logits are adjusted with. `lengths`: their tokens."""
-        requests, device = self.requests, self.requests.image.device
-        slots = torch.tensor([one.slot for one in members], device=device)
-        keys = int(lengths.max())
-        return StepView(
-            phase=Phase.MIXED,
-            step=0,
-            n_layers=self.n_layers,
-            slots=slots,
-            queries=torch.from_numpy(np.asarray(lengths) - 1).to(device),
-            keys=torch.arange(keys, device=device),
-            image=requests.image[slots, :keys],
-            image_end=requests.image_end[slots],
-            prompt_length=requests.prompt_length[slots],
-        )
+        return Newest(self.requests, members).view(lengths)
 
     def layer_index(self, layer: Any) -> int:
         """Number of the decoder layer that an attention layer belongs to."""

@@ -14,7 +14,7 @@ from grounddecode.engines.vllm.stream.aboard import Aboard
 from grounddecode.engines.vllm.stream.dense import DenseCache
 from grounddecode.engines.vllm.stream.passes import Pass, Stream
 from grounddecode.methods.contrast.avc import AvisC
-from tests.engines.vllm.asking import Answer, by_hf, questions
+from tests.engines.vllm.asking import Answer, by_hf, by_vllm, questions
 
 IMAGE = 9
 PROMPT = [1, 2, IMAGE, IMAGE, 3, 4]
@@ -189,3 +189,15 @@ def test_requests_that_come_and_go_answer_as_engine_hf(
         assert Answer(answer.tokens[:alike], answer.log_probs[:alike]).differs(
             Answer(expected.tokens[:alike], expected.log_probs[:alike])
         ) <= 2e-4, question.spec  # fmt: skip
+
+
+@pytest.mark.vllm
+def test_a_request_in_the_place_of_one_that_has_ended_has_its_own_method(llm: Any, local: Any) -> None:
+    """In the same row and slot, alone each time: only that requests have changed tells them apart."""
+    found = []
+    for spec in ("avc:alpha=1", "avc:alpha=4", "flb:gamma=2"):
+        (question,) = questions([spec], 1)
+        (answer,) = by_vllm(llm, local.processor, [question], 24)
+        found.append(answer)
+        assert answer.differs(by_hf(local, question, 24)) <= 2e-4, spec
+    assert min(found[0].differs(found[1]), found[1].differs(found[2]), found[0].differs(found[2])) > 1e-2

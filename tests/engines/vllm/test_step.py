@@ -11,7 +11,7 @@ import torch
 from grounddecode.engines.vllm.attention.plan import plan_of
 from grounddecode.engines.vllm.attention.step import last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.processor import Processing
-from grounddecode.engines.vllm.requests import Layout, Requests
+from grounddecode.engines.vllm.requests import Layout, Newest, Requests
 from grounddecode.methods.attention.heads import HeadModulation
 from grounddecode.methods.attention.locore import LocoRE
 from grounddecode.methods.contrast.avc import AvisC
@@ -216,6 +216,20 @@ def test_a_plan_ends_where_the_blocks_may_be_others():
     again = plan_of(table, layout(table, (a, 1, 11)), BLOCKS + 40, 4, first)
     assert again is not first
     assert again.rows[0].blocks.tolist() == [[40, 41, 42]]
+
+
+def test_the_view_of_newest_rows_goes_on_as_one_made_anew():
+    """Over the number of keys by which it grows, up to the longest sequence there can be."""
+    table = Requests(slots=4, max_length=600, n_layers=4, image_token_id=IMAGE, device=torch.device("cpu"))
+    members = [table.add("a", (AvisC(),), PROMPT), table.add("b", (AvisC(),), [IMAGE, *[1] * 300, IMAGE, 2])]
+    kept = Newest(table, members)
+    for lengths in ([8, 12], [9, 13], [255, 256], [256, 257], [301, 303], [513, 600]):
+        found, fresh = kept.view(np.array(lengths)), Newest(table, members).view(np.array(lengths))
+        for name in ("slots", "queries", "keys", "image", "image_end", "prompt_length"):
+            assert torch.equal(getattr(found, name), getattr(fresh, name)), (name, lengths)
+        assert found.queries.tolist() == [length - 1 for length in lengths]
+        assert torch.equal(found.image, table.image[[one.slot for one in members], : max(lengths)])
+        assert found.keys.tolist() == list(range(max(lengths)))
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ class Streams:
             return
         self.cache.give_back(stream.place)
         if not self.by_key:
+            self._aboard = None
             self.cache.clear()
 
     # -- the second forward ------------------------------------------------------------------------------------------
