@@ -3,6 +3,9 @@
 #
 #     benchmarks/gpu.sh [--out DIR] [--reduced] [--only correctness,speed,compiled,vllm] [--budget SECONDS]
 #
+# Both files are written after every line, so that a run that is cut off leaves what it found; `--cases paint,vaf` and
+# `--methods`, which are timed in the order given, make it short.
+#
 # It wants a Python with torch for the card, transformers and pytest's friends; PYTHON names another one. It installs
 # nothing. `--reduced` is the form that the tests run on a CPU.
 #

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.gpu import correctness, shapes, speed
 
-PARTS = ("correctness", "speed", "compiled", "vllm")
+PARTS = {"correctness": 0.35, "speed": 0.5, "compiled": 0.1, "vllm": 0.05}  # with their shares of the budget
 
 
 def main() -> None:
@@ -30,11 +30,18 @@ def main() -> None:
     torch.manual_seed(0)
     result: dict[str, Any] = {"machine": _machine(device), "command": "benchmarks/gpu.sh " + " ".join(sys.argv[1:])}
     for part in args.only:
-        result[part] = list(_told(part, PART[part](args, device, begin)))
-        _write(args.out, result)
+        result[part] = []
+        until = begin + args.budget * _share(args.only[: args.only.index(part) + 1]) / _share(args.only)
+        for line in _told(part, PART[part](args, device, until)):
+            result[part].append(line)
+            _write(args.out, result)  # what was found is kept, whatever becomes of the rest
     failed = [line for part in args.only for line in result[part] if line.get("passed") is False]
     print(f"{'FAIL' if failed else 'PASS'}: {len(failed)} lines failed, {time.monotonic() - begin:.0f} s")
     sys.exit(bool(failed))
+
+
+def _share(parts: Iterable[str]) -> float:
+    return sum(PARTS[part] for part in parts)
 
 
 def _arguments() -> argparse.Namespace:
@@ -43,11 +50,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--reduced", action="store_true", help="tiny shapes, two families: what the tests run on a CPU")
     parser.add_argument("--only", type=_listed, default=list(PARTS), help="parts, comma-separated")
     parser.add_argument("--methods", type=_listed, help="specifications to time; by default all that are registered")
+    parser.add_argument("--cases", type=_listed, help="beginnings of the names of cases, for correctness")
     parser.add_argument("--families", type=_listed, help="of tiny models, for correctness")
     parser.add_argument("--models", type=_listed, help="shapes to time")
     parser.add_argument("--batches", type=_listed, default=["1", "8"], help="rows to time")
     parser.add_argument("--repeats", type=int, default=7, help="pairs of calls, plain and grounded, of each method")
-    parser.add_argument("--budget", type=float, default=420, help="seconds after which what is left is skipped")
+    parser.add_argument(
+        "--budget", type=float, default=420, help="seconds after which what is left is skipped; the parts share it"
+    )
     args = parser.parse_args()
     if unknown := set(args.only) - set(PARTS):
         parser.error(f"--only {','.join(sorted(unknown))}: it knows {', '.join(PARTS)}")
@@ -58,17 +68,17 @@ def _listed(text: str) -> list[str]:
     return text.split(",")
 
 
-def _correctness(args: Any, device: str, begin: float) -> Iterable[dict]:
+def _correctness(args: Any, device: str, until: float) -> Iterable[dict]:
     families = args.families or (correctness.FAMILIES[:2] if args.reduced else correctness.FAMILIES)
     precisions = ("float32", "bfloat16")
     attentions = ("sdpa",) if args.reduced else ("sdpa", "eager")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield from correctness.check(device, families, precisions, attentions)
     if device == "cuda":
         yield _kernel(device)
+    yield from correctness.check(device, families, precisions, attentions, args.cases, until)
     flash = importlib.util.find_spec("flash_attn") is not None
     if device == "cuda" and flash:
-        yield from correctness.check(device, families[:1], ("bfloat16",), ("flash_attention_2",))
+        yield from correctness.check(device, families[:1], ("bfloat16",), ("flash_attention_2",), args.cases, until)
     else:
         yield {"attention": "flash_attention_2", "skipped": "no card, or the package flash_attn is not installed"}
 
@@ -82,13 +92,16 @@ def _kernel(device: str) -> dict:
         return {"case": "grouped kernel", "error": str(error), "passed": False}
 
 
-def _speed(args: Any, device: str, begin: float) -> Iterable[dict]:
+def _speed(args: Any, device: str, until: float) -> Iterable[dict]:
     names = args.models or [name for name in shapes.builders(device, args.reduced) if "8x" not in name]
     tokens, repeats = (4, 1) if args.reduced else (12, args.repeats)
-    for number, name in enumerate(names, 1):
+    batches = [int(b) for b in args.batches]
+    for number, name in enumerate(names):
+        begin = time.monotonic()
+        stop = begin + (until - begin) / (len(names) - number)
         built = shapes.builders(device, args.reduced)[name]()
-        until = begin + args.budget * (0.35 + 0.5 * number / len(names))
-        for line in speed.measured(name, built, _specs(args), [int(b) for b in args.batches], tokens, repeats, until):
+        yield {"model": name, "built_in_s": time.monotonic() - begin}
+        for line in speed.measured(name, built, _specs(args), batches, tokens, repeats, stop):
             if "bar" in line and line["batch"] == 1 and not args.reduced:
                 line["passed"] = line["decode_ratio"] <= line["bar"]
             yield line
@@ -97,15 +110,15 @@ def _speed(args: Any, device: str, begin: float) -> Iterable[dict]:
         torch.cuda.empty_cache()
 
 
-def _compiled(args: Any, device: str, begin: float) -> Iterable[dict]:
+def _compiled(args: Any, device: str, until: float) -> Iterable[dict]:
     if device == "cpu":
         yield {"skipped": "transformers compiles static caches on a card alone"}
         return
     built = shapes.builders(device, args.reduced)["llava-8x4096"]()
-    yield from speed.compiled("llava-8x4096", built, ["locore", "avc"], 24, begin + args.budget)
+    yield from speed.compiled("llava-8x4096", built, ["locore", "avc"], 24, until)
 
 
-def _vllm(args: Any, device: str, begin: float) -> Iterable[dict]:
+def _vllm(args: Any, device: str, until: float) -> Iterable[dict]:
     if device == "cpu" or importlib.util.find_spec("vllm") is None:
         yield {"skipped": "vLLM for the card is not installed here"}
         return
@@ -113,7 +126,8 @@ def _vllm(args: Any, device: str, begin: float) -> Iterable[dict]:
         out = Path(folder) / "vllm.json"
         command = [sys.executable, "-m", "benchmarks.timing.vllm_speed", "--out", str(out), "--pairs", "6"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=args.budget)
+            left = max(1.0, until - time.monotonic())
+            done = subprocess.run(command, capture_output=True, text=True, timeout=left)
         except subprocess.TimeoutExpired:
             yield {"error": "the time was up", "passed": False}
             return

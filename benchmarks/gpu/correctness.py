@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,13 +58,24 @@ def variation(ours: Tensor, theirs: Tensor) -> Tensor:
     return 0.5 * (ours - theirs).abs().sum(-1)
 
 
-def check(device: str, families: Sequence[str], precisions: Sequence[str], attentions: Sequence[str]) -> Iterator[dict]:
-    """One line a (family, attention, precision, case)."""
+def check(
+    device: str,
+    families: Sequence[str],
+    precisions: Sequence[str],
+    attentions: Sequence[str],
+    wanted: Sequence[str] | None = None,
+    until: float = math.inf,
+) -> Iterator[dict]:
+    """One line a (family, attention, precision, case).
+
+    Args:
+        wanted: beginnings of names of cases, by default all.  until: by `time.monotonic`; what is left gets one line.
+    """
     for name in families:
         inputs = zoo.family(name).batch()
         known: dict[str, tuple[Tensor, Tensor] | str] = {}
         for case in [None, *EVERY_CASE]:
-            if case is None or (case.everywhere and (case.only is None or name in case.only)):
+            if case is None or (case.everywhere and _runs(case, name, wanted)):
                 known["greedy" if case is None else case.name] = _known(zoo.model(name), inputs, case)
         rounded = zoo.fresh(name).to(torch.bfloat16)
         rounding = dict(_apart(rounded, on("cpu", torch.bfloat16, inputs), known)) if "bfloat16" in precisions else {}
@@ -74,6 +87,15 @@ def check(device: str, families: Sequence[str], precisions: Sequence[str], atten
                 line = {"family": name, "attention": attention, "precision": precision}
                 for case, found in _apart(model, given, known):
                     yield line | {"case": case} | _verdict(found, rounding.get(case), rounding.get("greedy"), precision)
+                    if time.monotonic() > until:
+                        yield line | {"skipped": "the time was up"}
+                        return
+
+
+def _runs(case: Case, family: str, wanted: Sequence[str] | None) -> bool:
+    """Whether a case is one of the family's, and asked for."""
+    named = wanted is None or case.name.startswith(tuple(wanted))
+    return named and (case.only is None or family in case.only)
 
 
 def _known(model: Any, inputs: dict[str, Tensor], case: Case | None) -> tuple[Tensor, Tensor] | str:
