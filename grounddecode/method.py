@@ -188,6 +188,10 @@ class Method:
         """Bool (rows, tokens): one flag per token from the input of decoder layer `layer`, (rows, tokens, width)."""
         raise TypeError(f"{type(self).__name__} flags no tokens")
 
+    def flag_peaks(self, width: int) -> tuple[tuple[int, ...], float] | None:
+        """Dimensions and a bound b, where `flag_tokens` says `max_d |x_d| >= b |x|` in every layer; None: not so."""
+        return None
+
     def same_flags(self, other: Method) -> bool:
         """Whether `flag_tokens` of both says the same of every token; engines then keep one set of flags for them."""
         return self == other

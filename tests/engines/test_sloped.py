@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grounddecode import PAI, VAF
 from grounddecode.composition import edit_attention
+from grounddecode.engines.hf.attention import attend
+from grounddecode.engines.hf.attention.call import Call
 from grounddecode.engines.plan import plan_layers
 from grounddecode.method import Method
 from grounddecode.registry import create
@@ -66,3 +68,17 @@ def test_other_methods_have_no_slopes() -> None:
     assert not create("heads").is_sloped
     with pytest.raises(TypeError, match="HeadModulation has no slopes"):
         create("heads").key_slopes(view())
+
+
+@pytest.mark.parametrize("mask_heads", [1, 8])
+def test_heads_that_share_keys_go_as_queries_of_one(mask_heads: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    query, mask = torch.randn(2, 8, 1, 16, generator=generator), torch.randn(2, mask_heads, 1, 21, generator=generator)
+    key, value = torch.randn(2, 2, 2, 21, 16, generator=generator)
+    whole, heads = (
+        nn.functional.scaled_dot_product_attention,
+        (key.repeat_interleave(4, 1), value.repeat_interleave(4, 1)),
+    )
+    expected = whole(query, *heads, attn_mask=mask).transpose(1, 2)
+    found = attend._packed(Call(nn.Identity(), query, key, value, None, {}), mask)
+    assert torch.allclose(found, expected, atol=1e-6)

@@ -182,3 +182,14 @@ def test_without_sink_dimensions_it_is_refused():
 def test_bad_values_are_refused_by_name(params, said):
     with pytest.raises(ValueError, match=f"var: {said} is"):
         var(**params)
+
+
+@pytest.mark.parametrize("params", [{"sink_dims": (3,), "tau": 1.5}, {"sink_dims": (1, 4), "tau": "auto"}])
+def test_the_peaks_that_a_kernel_looks_for_are_the_flags(params):
+    hidden = torch.randn(3, 50, 16, generator=torch.Generator().manual_seed(2))
+    method = var(**params)
+    dims, bound = method.flag_peaks(16)
+    by_peaks = hidden[..., list(dims)].abs().amax(-1) >= bound * hidden.norm(dim=-1)
+    assert torch.equal(method.flag_tokens(hidden, 0), by_peaks)
+    assert 0.1 < by_peaks.float().mean() < 0.9
+    assert var(variant="released").flag_peaks(16) is None

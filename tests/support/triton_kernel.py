@@ -8,11 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from typing import Any
 
 import torch
 
-from grounddecode.engines.grouped import sloped
+from grounddecode.engines.grouped import peaks, sloped
 from grounddecode.engines.grouped.kernel import partial_attention, splits_of
+from grounddecode.engines.grouped.launch import Launcher
 from grounddecode.engines.grouped.merge import HIDDEN, merged
 from tests.engines.test_grouped import partial
 
@@ -66,6 +68,18 @@ def check_sloped(device: str, heads: int, width: int, keys: int, dtype: torch.dt
     assert apart <= (2e-5 if dtype == torch.float32 else 2e-2), (device, heads, width, keys, dtype, apart)
 
 
+def check_peaks(device: str, width: int, dims: tuple[int, ...], dtype: torch.dtype) -> None:
+    """The kernel of token flags: tokens above and below the bound, one of zeros, and nothing else written."""
+    hidden = torch.randn(6, 1, width, generator=torch.Generator().manual_seed(width))
+    hidden[::2, 0, dims[-1]] = 9.0 * width**0.5
+    hidden[5] = 0.0
+    room = torch.zeros(6, 12, dtype=torch.bool, device=device)
+    peaks.flag_peaks(hidden.to(device, dtype), dims, 0.5, room, 7)
+    expected = torch.zeros(6, 12, dtype=torch.bool)
+    expected[::2, 7] = True
+    assert torch.equal(room.cpu(), expected), (device, width, dims, dtype)
+
+
 def check_all(device: str) -> int:
     """How many shapes were right; an AssertionError for one that is not."""
     cases = list(itertools.product((2, 4), (16, 24), (2, 4, 8), (torch.float32,)))
@@ -77,42 +91,61 @@ def check_all(device: str) -> int:
         check(device, heads, width, groups, dtype)
     for heads, width, keys, dtype in [(2, 24, 75, torch.float32), *long]:
         check_sloped(device, heads, width, keys, dtype)
+    for width, dims in ((64, (3,)), (48, (1, 40, 7)), (4096, (1415, 2533))):
+        check_peaks(device, width, dims, torch.float32 if device == "cpu" else torch.bfloat16)
     sloped.LONG, usual = 64, sloped.LONG  # a row is read in parts
     try:
         check_sloped(device, 4, 16, 150, torch.float32)
     finally:
         sloped.LONG = usual
-    return len(cases) + len(long) + 2
+    return len(cases) + len(long) + 5
+
+
+class ByHand:
+    """In place of `Replay`, whose graph needs a card."""
+
+    def __init__(self, function: Any, inputs: Any) -> None:
+        self.function, self.inputs = function, tuple(inputs)
+
+    def __call__(self) -> torch.Tensor:
+        made: torch.Tensor = self.function(*self.inputs)
+        return made
 
 
 def check_engine() -> float:
-    """How far logits are apart that the engine gives with the kernel and without, on a CPU, of methods with slopes."""
+    """How far logits are apart that the engine gives with the kernels and without, on a CPU."""
     from grounddecode import ground
     from grounddecode.engines.hf.attention import card
+    from grounddecode.engines.hf.watch import flags
     from grounddecode.registry import create
     from tests import zoo
 
-    apart, usual, launched = 0.0, card.on_card, sloped.sloped_attention
-    calls: list[int] = []
+    usual, launch, apart = (card.on_card, flags.on_card, card.Replay), Launcher.__call__, 0.0
+    launched: set[str] = set()
 
-    def counted(*given: object) -> torch.Tensor:
-        calls.append(1)
-        return launched(*given)
+    def counted(self: Launcher, *given: Any) -> None:
+        launched.add(self.name)
+        launch(self, *given)
 
-    for name in ("llava", "qwen2_5_vl"):
+    methods = (
+        create("vaf", layers=(0, 9)),
+        create("paint", layers=(0, 9), summary_tokens=((1, 2),)),
+        create("heads", alpha=3.0),
+        create("var", sink_dims=(1, 2), tau=1.0),
+    )
+    options = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    for name, method in itertools.product(("llava", "qwen2_5_vl"), methods):
         model, inputs = zoo.model(name), zoo.family(name).batch()
-        for method in (create("vaf", layers=(0, 9)), create("paint", layers=(0, 9), summary_tokens=((1, 2),))):
-            options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-            found = []
-            for here in (usual, lambda _: True):
-                card.on_card, sloped.sloped_attention = here, counted
-                try:
-                    with torch.no_grad(), ground(model, [method]):
-                        found.append(torch.stack(model.generate(**inputs, **options).logits))
-                finally:
-                    card.on_card, sloped.sloped_attention = usual, launched
-            apart = max(apart, float((found[0] - found[1]).abs().max()))
-    assert calls
+        found = []
+        for here in (usual, (lambda _: True, lambda _: True, ByHand)):
+            (card.on_card, flags.on_card, card.Replay), Launcher.__call__ = here, counted
+            try:
+                with torch.no_grad(), ground(model, [method]):
+                    found.append(torch.stack(model.generate(**inputs, **options).logits))
+            finally:
+                (card.on_card, flags.on_card, card.Replay), Launcher.__call__ = usual, launch
+        apart = max(apart, float((found[0] - found[1]).abs().max()))
+    assert launched == {"_sloped_attention", "_partial_attention", "_peaks"}, launched
     return apart
 
 

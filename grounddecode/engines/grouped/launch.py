@@ -18,6 +18,7 @@ class Launcher:
     """Launches `kernel`, whose parameters are tensors, then numbers it does not specialise on, then constants."""
 
     def __init__(self, kernel: Any) -> None:
+        self.name: str = kernel.__name__
         self._kernel = kernel
         self._ready: dict[Hashable, Callable[..., Any]] = {}
 

@@ -58,7 +58,7 @@ def begin(
         )
     run.keep(sequence, cache)
     sequence.read = past + length
-    return Step(sequence, decoder.n_layers, past, length, kernel=decoder.implementation)
+    return Step(sequence, decoder.n_layers, past, length, decoder.implementation)
 
 
 def _refuse_unread(past: int, remembers: bool) -> None:

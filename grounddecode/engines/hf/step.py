@@ -45,7 +45,7 @@ class Step:
     n_layers: int
     past: int
     length: int
-    kernel: str = "sdpa"  # of attention
+    kernel: str  # of attention
     seen: set[int] = field(default_factory=set)
     recorded: dict[int, Tensor] = field(default_factory=dict)  # layer -> (rows, keys) head mean of the last prompt row
     record: bool = False

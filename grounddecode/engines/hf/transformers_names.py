@@ -54,7 +54,8 @@ LEARNT_SINKS = "s_aux"  # a further column of the softmax, which rows computed h
 PAGED = "cache"  # the paged cache, which continuous batching hands on to the kernel
 BLOCK_MASKS = ("flex_attention",)  # kernels whose masks are no tensors: rows cannot be computed beside them
 BOTH_WAYS = "use_bidirectional_attention"  # of a decoder's configuration: tokens look at later ones
-
+DROPOUT, BIAS = "dropout", "position_bias"  # what changes the base kernel beside the mask
+OWN_SDPA = ("transformers.integrations.sdpa_attention", "sdpa_attention_forward")  # torch's
 PACKED = "cu_seq_lens_q"  # where pictures that lie behind each other in one row begin, for flash kernels
 
 # -- modules ---------------------------------------------------------------------------------------------------------
@@ -71,8 +72,7 @@ LOGIT_SCALE, LOGIT_DIVISOR, LOGIT_CAP = "logit_scale", "logits_scaling", "final_
 IMAGE_FEATURES = "get_image_features"
 # Set on every layer by `gradient_checkpointing_enable`: the layer is computed a second time in the backward pass.
 CHECKPOINTING = "gradient_checkpointing"
-# Room for rows that a static cache layer was made with.
-CACHE_ROWS = "max_batch_size"
+CACHE_ROWS = "max_batch_size"  # that a static cache layer was made with
 USUAL_LAYER = "DynamicLayer"  # of a cache, keeps every token: others have a window, fixed room, or other states
 # What layers of a cache have that do not just grow: room for tokens, keys and values in fewer bits.
 NOT_GROWING = ("max_cache_len", "nbits", "_quantized_keys")

@@ -116,12 +116,19 @@ class VAR(Method):
         if max(self.sink_dims) >= width:
             raise ValueError(f"var: sink dimension {max(self.sink_dims)} in a model of width {width}, calibrate anew")
         wide, norm = torch.promote_types(hidden.dtype, torch.float32), torch.linalg.vector_norm
-        least = (20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau) / math.sqrt(width)
-        dims, bound = _constants(self.sink_dims, least, wide, hidden.device)
+        dims, bound = _constants(self.sink_dims, self._least(width), wide, hidden.device)
         named = hidden.index_select(-1, dims)
         peak = norm(named, ord=torch.inf, dim=-1, dtype=wide)
         share: Tensor = peak / norm(hidden, dim=-1, dtype=wide)  # nan of a zero token: no sink
         return share >= bound if self.variant == "paper" else share > bound
+
+    def _least(self, width: int) -> float:
+        """The least share of a sink's norm that lies in its largest sink dimension."""
+        return (20.0 * math.sqrt(width / 4096) if self.tau == "auto" else self.tau) / math.sqrt(width)
+
+    def flag_peaks(self, width: int) -> tuple[tuple[int, ...], float] | None:
+        fits = self.variant == "paper" and self.sink_dims is not None and max(self.sink_dims) < width
+        return (self.sink_dims, self._least(width)) if fits and self.sink_dims else None
 
     def same_flags(self, other: Method) -> bool:
         mine = (self.sink_dims, self.tau, self.variant)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf.attention.card import by_kernel
 from grounddecode.engines.hf.attention.gains import coming_gains
 from grounddecode.engines.hf.attention.ways import Way
-from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS
+from grounddecode.engines.hf.transformers_names import BIAS, DROPOUT, OWN_SDPA, SOFT_CAP, WANTS_WEIGHTS
 from grounddecode.engines.rows import concerned, edited_rows, image_row
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.plan import LayerPlan
 
 _MASKED = ("sdpa", "eager")  # kernels that any mask of queries and keys can be given
+_ROUND = 8  # entries of a mask
 _BLOCK_BYTES = 8 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
 
 
@@ -51,7 +52,7 @@ def _attend(call: Call, base: BaseAttention, plan: LayerPlan, step: Step) -> Out
     if step.is_newest and not hides:
         way: Way | None = step.ways.get(id(plan.edits))
         if way is None or not way.fits(call):
-            way = step.ways[id(plan.edits)] = _newest(call, plan, step)
+            way = step.ways[id(plan.edits)] = _newest(call, base, plan, step)
         return way.act(call, base, plan, step)
     first = step.first_query(plan.edits) if plan.edits else step.length
     record = step.record and step.completes_prompt
@@ -59,7 +60,7 @@ def _attend(call: Call, base: BaseAttention, plan: LayerPlan, step: Step) -> Out
         if hides and step.keys is not None and step.kernel == "sdpa":
             call = step.keys.seen_by_any(call)
             return masked(call, call.mask)
-        return _plain(call, step)(call, base, plan, step)
+        return _plain(call, base, step)(call, base, plan, step)
     if plan.gains_only and first == 0 and not record and step.kernel == "sdpa":
         return masked(call, _bias(call, plan, step))
     if first == 0 and step.past >= step.sequence.prompt_length - 1:  # before that, a row may be in its padding
@@ -68,19 +69,21 @@ def _attend(call: Call, base: BaseAttention, plan: LayerPlan, step: Step) -> Out
     return _overwrite(call, plan, step, first, output, weights)
 
 
-def _newest(call: Call, plan: LayerPlan, step: Step) -> Way:
+def _newest(call: Call, base: BaseAttention, plan: LayerPlan, step: Step) -> Way:
     """How layers with these edits go that have a call like this one, of the newest tokens of answers."""
     if not plan.edits:
-        return Way(_plain(call, step), call)
+        return Way(_plain(call, base, step), call)
     if plan.gains_only and step.kernel == "sdpa":
         bias = _bias(call, plan, step)
         return Way(lambda call, *_: masked(call, bias), call)
     return by_kernel(call, plan, step) or Way(lambda call, _, plan, step: _rows(call, plan, step, 0), call)
 
 
-def _plain(call: Call, step: Step) -> Act:
+def _plain(call: Call, base: BaseAttention, step: Step) -> Act:
     """What nothing is done to."""
-    if _repeats(call, step):
+    asked = call.options.get(DROPOUT) or call.options.get(BIAS) is not None or call.mask is not None
+    own = (getattr(base, "__module__", ""), getattr(base, "__name__", "")) == OWN_SDPA
+    if (own and step.is_newest and not asked and call.key.shape == call.value.shape) or _repeats(call, step):
         return lambda call, *_: masked(call, call.mask)
     return lambda call, base, *_: call.base(base, call.mask)
 
@@ -243,11 +246,26 @@ def _repeats(call: Call, step: Step) -> bool:
 
 def masked(call: Call, mask: Tensor | None) -> Output:
     """The sdpa kernel under a mask of queries and keys; K and V are not repeated."""
-    grouped = call.query.shape[1] != call.key.shape[1]
+    query = call.query
+    grouped = query.shape[1] != call.key.shape[1]
+    if (
+        grouped and mask is not None and query.shape[2] == 1 and query.device.type != "cpu"
+    ):  # heads that share keys as queries of one head
+        return _packed(call, mask), None
     output = nn.functional.scaled_dot_product_attention(
-        call.query, call.key, call.value, attn_mask=mask, scale=call.scaling, enable_gqa=grouped
+        query, call.key, call.value, attn_mask=mask, scale=call.scaling, enable_gqa=grouped
     )
     return output.transpose(1, 2).contiguous(), None
+
+
+def _packed(call: Call, mask: Tensor) -> Tensor:
+    """One query a row: (B, 1, H, Dv). No card has a kernel for shared keys under a mask."""
+    batch, heads, _, width = call.query.shape
+    shared = call.key.shape[1]
+    mask = mask if mask.shape[1] == 1 else mask.reshape(batch, shared, heads // shared, -1)
+    query = call.query.reshape(batch, shared, heads // shared, width)
+    output = nn.functional.scaled_dot_product_attention(query, call.key, call.value, attn_mask=mask, scale=call.scaling)
+    return output.reshape(batch, 1, heads, -1)
 
 
 def _bias(call: Call, plan: LayerPlan, step: Step) -> Tensor:
@@ -261,4 +279,6 @@ def _bias(call: Call, plan: LayerPlan, step: Step) -> Tensor:
 
 def _make_bias(call: Call, plan: LayerPlan, step: Step, keys: int) -> Tensor:
     logs = coming_gains(plan, step, keys, call.key.device)
-    return apply_mask(logs.transpose(1, 2), call, 0, step.length, step).to(call.query.dtype)
+    bias = apply_mask(logs.transpose(1, 2), call, 0, step.length, step).to(call.query.dtype)
+    # rows that begin at round addresses: a card's kernel would copy the mask in every layer
+    return nn.functional.pad(bias, (0, -keys % _ROUND))[..., :keys]

@@ -57,9 +57,9 @@ def _can_go(call: Call, step: Step) -> bool:
     )
 
 
-def on_card(key: Tensor) -> bool:
-    """Whether the kernels can be launched where the keys lie."""
-    return key.is_cuda and _has_triton() and not torch.cuda.is_current_stream_capturing()
+def on_card(tensor: Tensor) -> bool:
+    """Whether the kernels can be launched where it lies."""
+    return tensor.is_cuda and _has_triton() and not torch.cuda.is_current_stream_capturing()
 
 
 def _reads_its_mask(call: Call, step: Step) -> bool:
@@ -136,7 +136,10 @@ def _graph(method: Method, call: Call, plan: LayerPlan) -> Replay:
 def _flags(step: Step, plan: LayerPlan, call: Call) -> Tensor:
     """(B, T) bool: the layer's token flags at the keys of this call."""
     keys = call.key.shape[2]
-    known = step.sequence.memory[FLAGS, plan.layer].to(call.key.device)
+    known = step.sequence.memory[FLAGS, plan.layer]
+    if known.shape[1] == keys == step.total and known.device == call.key.device:
+        return known
+    known = known.to(call.key.device)
     offset = max(0, step.total - keys)
     flags = known[:, offset : offset + keys]
     return flags if flags.shape[1] == keys else nn.functional.pad(flags, (0, keys - flags.shape[1]))

@@ -27,7 +27,7 @@ def coming_gains(plan: LayerPlan, step: Step, keys: int, device: torch.device) -
     begin, logs = known.get(id(plan.edits), (0, None))
     if logs is None or not begin <= step.past < begin + logs.shape[1] or logs.shape[-1] < first + keys:
         begin = step.past
-        coming = Step(step.sequence, step.n_layers, begin, _AHEAD)
+        coming = Step(step.sequence, step.n_layers, begin, _AHEAD, step.kernel)
         logs = _logs(plan, coming.view(0, _AHEAD, max(coming.total, first + keys), device), coming)
         columns = step.sequence.columns(step.total, device)  # they may have been laid out anew
         columns.ahead[id(plan.edits)] = begin, logs

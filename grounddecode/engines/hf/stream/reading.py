@@ -265,7 +265,7 @@ class Reader:
         """Around a forward pass of a further stream: it is a step of `twin`, and only its newest token is read."""
         binding = self.binding
         newest = None if binding.every_token else step.n_layers - 1
-        main, binding.step = binding.step, Step(twin, step.n_layers, past, length, newest_only=newest)
+        main, binding.step = binding.step, Step(twin, step.n_layers, past, length, step.kernel, newest_only=newest)
         if isinstance(step.keys, ChosenKeys):
             binding.step.keys = ChosenKeys(self.method, step, first=0, keep=step.keys.keep)
         try:

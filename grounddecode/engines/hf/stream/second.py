@@ -130,7 +130,7 @@ class SecondStream(Part):
             )
         rows, streams = sequence.rows, every.rows // sequence.rows
         places = Places(binding.decoder.stack, rows, step.past, step.length, kept.moved)
-        binding.step = both = Step(every, step.n_layers, step.past + sequence.further, step.length)
+        binding.step = both = Step(every, step.n_layers, step.past + sequence.further, step.length, step.kernel)
         both.wanted, both.looks, both.parallel = step.wanted, step.looks, True
         if self._keeps_keys:
             both.keys = self._choosing(step, first=rows)

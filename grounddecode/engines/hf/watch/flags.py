@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.grouped.replay import PAYS_FROM, Replay
+from grounddecode.engines.hf.attention.card import on_card
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.generation import FLAGS
 from grounddecode.engines.hf.part import Part
@@ -28,7 +29,7 @@ class TokenFlags(Part):
 
     def __init__(self, method: Method) -> None:
         self.method = method
-
+        self._known_peaks: dict[int, tuple[tuple[int, ...], float] | None] = {}  # by width
         self._graphs: dict[Hashable, Replay] = {}  # of one token a row on a card, see `engines.grouped.replay`
 
     def act(self) -> None:
@@ -46,13 +47,41 @@ class TokenFlags(Part):
         if source != layer and (FLAGS, source) in memory:
             memory[FLAGS, layer] = memory[FLAGS, source]
             return
-        flags = self._flagged(args[0] if args else kwargs["hidden_states"], layer, step)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if step.is_newest and self._in_place(hidden, layer, step):
+            return
+        flags = self._flagged(hidden, layer, step)
         if flags.shape != (step.sequence.rows, step.length):
             raise RuntimeError(
                 f"{self.method.name}: layer {layer} read {flags.shape[1]} tokens where {step.length} were expected, "
                 "this model drops tokens between its layers and is not supported"
             )
         memory[FLAGS, layer] = _append(memory.get((FLAGS, layer)), flags, step)
+
+    def _in_place(self, hidden: Tensor, layer: int, step: Step) -> bool:
+        """On a card, for a method that says by which peaks: one launch writes the flags behind those that are known."""
+        peaks = self._peaks(hidden.shape[-1])
+        if peaks is None or not on_card(hidden) or torch.is_grad_enabled():
+            return False
+        sequence, past, known = step.sequence, step.past, step.sequence.memory.get((FLAGS, layer))
+        room, shown = sequence.kept.get((FLAGS, layer), (None, None))
+        if known is None or known.shape[1] != past or not hidden.is_contiguous() or known.device != hidden.device:
+            return False
+        if room is None or room.shape[1] == past:
+            room = nn.functional.pad(known, (0, past))
+        elif known is not shown:  # rows were reordered, and may be so at every step
+            return False
+        from grounddecode.engines.grouped.peaks import flag_peaks
+
+        flag_peaks(hidden, *peaks, room, past)
+        shown = sequence.memory[FLAGS, layer] = room[:, : past + 1]
+        sequence.kept[FLAGS, layer] = room, shown
+        return True
+
+    def _peaks(self, width: int) -> tuple[tuple[int, ...], float] | None:
+        if width not in self._known_peaks:
+            self._known_peaks[width] = self.method.flag_peaks(width)
+        return self._known_peaks[width]
 
     def _flagged(self, hidden: Tensor, layer: int, step: Step) -> Tensor:
         """What the method says; on a card, where it says the same in every layer, by one launch a step and layer."""

@@ -1,0 +1,65 @@
+"""A Triton kernel: whether the largest of some dimensions towers over a token, written where flags are kept.
+
+`Method.flag_peaks` says of which. One launch in place of the five of `flag_tokens`, and none to append what it says.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from grounddecode.engines.grouped.launch import Launcher
+
+_BLOCK = 1024
+
+
+def _peaks(
+    hidden: tl.tensor,
+    dims: tl.tensor,
+    flags: tl.tensor,
+    bound: tl.tensor,
+    column: tl.tensor,
+    stride: tl.tensor,
+    WIDTH: tl.constexpr,
+    DIMS: tl.constexpr,
+    ROOM: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """One program: one row."""
+    row = tl.program_id(0).to(tl.int64)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, WIDTH, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        part = tl.load(hidden + row * WIDTH + at, mask=at < WIDTH, other=0.0).to(tl.float32)
+        total += part * part
+    number = tl.arange(0, ROOM)
+    named = tl.load(dims + number, mask=number < DIMS, other=0)
+    size = tl.abs(tl.load(hidden + row * WIDTH + named, mask=number < DIMS, other=0.0).to(tl.float32))
+    share = tl.max(size, axis=0) / tl.sqrt(tl.sum(total, axis=0))  # nan of a zero token: no flag
+    tl.store(flags + row * stride + column, share >= bound)
+
+
+_launch = Launcher(triton.jit(_peaks, do_not_specialize=("column", "stride")))
+
+
+def flag_peaks(hidden: Tensor, dims: tuple[int, ...], bound: float, flags: Tensor, column: int) -> None:
+    """Write what is true of each row into a column of `flags`.
+
+    Args:
+        hidden: (rows, 1, width), contiguous.  dims: dimensions of it.  bound: of the share of the token's norm.
+        flags: (rows, room) bool, the last dimension dense.
+    """
+    rows, _, width = hidden.shape
+    constants = width, len(dims), triton.next_power_of_2(len(dims)), min(_BLOCK, triton.next_power_of_2(width))
+    tensors = hidden, _on(dims, hidden.device), flags
+    _launch((rows, 1, 1), tensors, (bound, column, flags.stride(0)), constants)
+
+
+@cache
+def _on(dims: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it outlives the caller's mode
+        return torch.tensor(dims, device=device)
