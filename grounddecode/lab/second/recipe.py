@@ -11,7 +11,7 @@ from grounddecode.lab.second.words import words
 
 GUESSING = Annotator(0.8, 0.5)
 #: Shares of the time that the stages take when it is given in seconds.
-SHARES = {"text": 0.5, "project": 0.05, "joint": 0.45}
+SHARES = {"text": 0.42, "project": 0.05, "joint": 0.53}
 #: And the share of all of it after which a tower, which is trained beside the text stage, is done.
 TOWER = 0.35
 
@@ -31,7 +31,7 @@ class Recipe:
     tower_steps: int = 1500
     text_steps: int = 4000
     project_steps: int = 400
-    joint_steps: int = 2000
+    joint_steps: int = 2400
     batch: int = 16
     text_batch: int = 16
     tower_batch: int = 96
