@@ -33,7 +33,7 @@ def measured(name: str, built: Any, specs: list[str], batches: list[int], tokens
                 continue
             try:
                 yield line | _compared(model, spec, inputs, tokens, repeats) | _bar(spec)
-            except (ValueError, TypeError, RuntimeError) as error:
+            except Exception as error:  # a refusal, or a kernel that does not compile: the others go on
                 yield line | {"refused": f"{type(error).__name__}: {error}"[:300]}
 
 
