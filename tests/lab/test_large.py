@@ -47,16 +47,6 @@ def test_the_large_recipe_is_what_the_gates_asked_for_next():
     assert LARGE.split("evaluation") == "evaluation3"
 
 
-def test_the_budget_is_of_this_recipe_and_holds_fifty_million_tokens_within_ten_minutes():
-    budget = json.loads((ROOT / "benchmarks" / "results" / "lab2" / "large_budget.json").read_text())
-    assert budget["recipe"] == {name: getattr(LARGE, name) for name in budget["recipe"]}
-    alone = budget["estimates"][0]
-    assert alone["seconds"] + 45 < 600  # the shipped models' call took twenty-two seconds beside its stages
-    assert alone["million tokens of text"] >= 50
-    assert alone["text steps"] * alone["ms a step"]["text"]["computing"] <= 1e3 * alone["text"] + 50
-    assert sum(alone[part] for part in ("render", "documents", "text", "joint")) < alone["seconds"]
-
-
 def test_a_run_of_a_folder_keeps_the_split_that_its_record_gave_it():
     folder = str(lab.checkpoint("lab2-seed1"))
     assert Wish(model=folder).settings()["split"] == Wish(model=folder).wanted().split == "evaluation2"

@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    about = provenance()  # of the tree that it was started from
     model, _ = load_checkpoint(CHECKPOINTS / args.model)
     held, training = Drawn(model, "calibration2", args.held), Drawn(model, "train2", args.images)
     seen, lines = album(training, args.talk, args.visits), []
@@ -130,7 +131,7 @@ def main() -> None:
         print(json.dumps(line), flush=True)
         lines.append(line)
     settings = {name: value for name, value in vars(args).items() if name != "out"}
-    tell({**provenance(), "settings": settings, "curve": lines}, args.out)
+    tell({**about, "settings": settings, "curve": lines}, args.out)
 
 
 if __name__ == "__main__":
