@@ -73,7 +73,8 @@ def test_the_merge_of_groups_is_the_edit(method: Method, splits: int) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton: make test-vllm")
 def test_the_kernel_gives_these_sums() -> None:
     """In Triton's interpreter, which is chosen before it is imported."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT / "tests" / "support" / "vllm"), str(ROOT)])  # torchvision's operators
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "tests.support.triton_kernel"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
