@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from grounddecode.coherence import NOT_THERE
 from grounddecode.engines.log_odds import log_odds_gradients
+from grounddecode.engines.saliency.way_back import down, heads, sizes, towards
 from grounddecode.engines.vllm.attention.step import Rows, rows_at
-from grounddecode.engines.vllm.blocks import Blocks, PlainLinear, fits, plain_norm, salient, towards
+from grounddecode.engines.vllm.blocks import Blocks, PlainLinear, fits, plain_norm
 
 if TYPE_CHECKING:
     from grounddecode.engines.vllm.attention.cache import Reader
@@ -120,8 +121,6 @@ class Saliency:
         """
         if self._hidden is None or self.worker.positions is None:
             raise RuntimeError("the lowest target layer told no hidden states")
-        if self._hidden is None or self.worker.positions is None:
-            raise RuntimeError("the lowest target layer told no hidden states")
         index = torch.from_numpy(at).to(logits.device)
         hidden, positions = self._hidden[index], self.worker.positions[..., index]
         slots = np.array([one.slot for one in members])
@@ -146,7 +145,7 @@ class Saliency:
                 self._by_form = None  # its parts look like the form, but it is another
                 return None
             self._proven = True
-            return blocks.down(way, self._starts(newest), newest.wanted)
+            return down(way, self._starts(newest), newest.wanted)
 
     def _by_graph(self, newest: _Newest) -> Tensor:
         """With torch's gradients of vLLM's own layers."""
@@ -165,12 +164,13 @@ class Saliency:
             raise ValueError(f"{self.name}: the upper layers of this model in torch differ from vLLM's, use engine hf")
         self._proven = True
         start = self._starts(newest).to(last.dtype).flatten(0, 1)
-        targets = [run.targets[layer] for layer in run.layers]
+        targets, many = [run.targets[layer] for layer in run.layers], len(newest.members)
         deltas = torch.autograd.grad(last, [one.output for one in targets], grad_outputs=start)
         found = []
         for one, delta in zip(targets, deltas, strict=True):
-            grads = towards(one.values, delta.view(len(newest.members), count, -1))
-            found.append(salient(one.weights.reshape(len(grads), 1, -1, rows.keys) * grads, len(newest.members)))
+            grads = towards(one.values, delta.view(many, count, -1))
+            weights = one.weights.reshape(len(grads), 1, -1, rows.keys)
+            found.append(sizes(weights * grads, many) / heads(weights, many))
         return torch.stack(found)
 
     def _starts(self, newest: _Newest) -> Tensor:

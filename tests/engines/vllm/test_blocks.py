@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.saliency.way_back import down
 from grounddecode.engines.vllm.attention.backend import EditedRows
 from grounddecode.engines.vllm.blocks import Blocks
 
@@ -127,6 +128,6 @@ def test_it_is_what_autograd_gives(wanted: tuple[int, ...], turned: int, bias: b
     ours = Blocks(worker, reader, blocks, layers, norm, LOWEST, lambda part: part.weight.detach())
     with torch.inference_mode():
         mine, way = ours.up(hidden, OWN, rows)
-        found = ours.down(way, starts, wanted)
+        found = down(way, starts, wanted)
     torch.testing.assert_close(mine, last.detach())
     torch.testing.assert_close(found, torch.stack(expected).detach(), rtol=1e-4, atol=1e-6)

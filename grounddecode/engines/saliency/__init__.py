@@ -1,0 +1,1 @@
+"""Gradients towards attention, as both engines take them."""
