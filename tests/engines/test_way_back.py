@@ -99,8 +99,8 @@ def test_it_is_what_autograd_gives(wanted: tuple[int, ...], heads: int, shared: 
         for layer in wanted:
             weights = all_weights[layer - LOWEST]
             grads = [torch.autograd.grad(last, weights, start[:, k], retain_graph=True)[0] for k in range(COUNT)]
-            expected.append(torch.stack([(weights * g)[:, :, 0].abs().mean(dim=1) for g in grads], dim=1))
-        found = down(Way(passed, Norm(norm, EPSILONS[0]), x.detach()), start, wanted)
+            expected.append(torch.stack([(weights * g)[:, :, 0].abs().sum(dim=1) for g in grads], dim=1))
+        found = torch.stack(down(Way(passed, Norm(norm, EPSILONS[0]), x.detach()), start, wanted))
         torch.testing.assert_close(found, torch.stack(expected).detach(), rtol=1e-10, atol=1e-14)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -115,5 +115,7 @@ def test_one_column_of_all_rows_may_be_a_number() -> None:
         for layer, block in zip(LAYERS, blocks, strict=True):
             x, _, kept = run(block, layer, x, own, False)
             passed.append(kept)
-        ways.append(down(Way(passed, Norm(torch.ones(WIDTH), 1e-5), x), torch.ones(ROWS, COUNT, WIDTH), LAYERS))
+        ways.append(
+            torch.stack(down(Way(passed, Norm(torch.ones(WIDTH), 1e-5), x), torch.ones(ROWS, COUNT, WIDTH), LAYERS))
+        )
     assert torch.equal(*ways)

@@ -79,8 +79,8 @@ class Way:
     total: Tensor
 
 
-def down(way: Way, start: Tensor, wanted: Sequence[int]) -> Tensor:
-    """(layers, R, K, T): |A * dA| averaged over heads, A the attention weights in the wanted layers.
+def down(way: Way, start: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+    """(R, K, T) of each wanted layer: |A * dA| summed over heads, A its attention weights.
 
     Args:
         start: (R, K, width), K gradients of the last hidden states of each row.
@@ -101,7 +101,7 @@ def down(way: Way, start: Tensor, wanted: Sequence[int]) -> Tensor:
             found.append(sizes(moved, len(start)))
         if at:
             grad = norms[2 * at].of(_through(_attention_back(here, moved, delta, len(start)), products.attention), grad)
-    return torch.stack(found[::-1]) / heads(passed[0].weights, len(start))
+    return found[::-1]
 
 
 def towards(values: Tensor, delta: Tensor) -> Tensor:
@@ -118,11 +118,6 @@ def sizes(moved: Tensor, rows: int) -> Tensor:
     """(R, K, T): summed size over heads of weights times their gradients (R * Hkv, K, H / Hkv, T)."""
     found: Tensor = torch.linalg.vector_norm(moved.view(rows, -1, *moved.shape[1:]), 1, dim=(1, 3))
     return found
-
-
-def heads(weights: Tensor, rows: int) -> int:
-    """H, of attention weights (R * Hkv, ..., H / Hkv, T)."""
-    return len(weights) // rows * weights.shape[-2]
 
 
 @dataclass

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from grounddecode.coherence import NOT_THERE
 from grounddecode.engines.log_odds import log_odds_gradients
-from grounddecode.engines.saliency.way_back import down, heads, sizes, towards
+from grounddecode.engines.saliency.way_back import down, sizes, towards
 from grounddecode.engines.vllm.attention.step import Rows, rows_at
 from grounddecode.engines.vllm.blocks import Blocks, PlainLinear, fits, plain_norm
 
@@ -145,7 +145,7 @@ class Saliency:
                 self._by_form = None  # its parts look like the form, but it is another
                 return None
             self._proven = True
-            return down(way, self._starts(newest), newest.wanted)
+            return self._mean(down(way, self._starts(newest), newest.wanted))
 
     def _by_graph(self, newest: _Newest) -> Tensor:
         """With torch's gradients of vLLM's own layers."""
@@ -170,8 +170,13 @@ class Saliency:
         for one, delta in zip(targets, deltas, strict=True):
             grads = towards(one.values, delta.view(many, count, -1))
             weights = one.weights.reshape(len(grads), 1, -1, rows.keys)
-            found.append(sizes(weights * grads, many) / heads(weights, many))
-        return torch.stack(found)
+            found.append(sizes(weights * grads, many))
+        return self._mean(found)
+
+    def _mean(self, found: Sequence[Tensor]) -> Tensor:
+        """(layers, R, K, T) over the heads, of sums over them."""
+        heads: int = self._layers[self.lowest][1].impl.num_heads
+        return torch.stack(list(found)) / heads
 
     def _starts(self, newest: _Newest) -> Tensor:
         """(R, K, width): gradients of the last hidden states."""

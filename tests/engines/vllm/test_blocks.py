@@ -117,7 +117,7 @@ def test_it_is_what_autograd_gives(wanted: tuple[int, ...], turned: int, bias: b
     for layer in wanted:
         weights = attended[layer - LOWEST]
         grads = [torch.autograd.grad(last, weights, starts[:, k], retain_graph=True)[0] for k in range(COUNT)]
-        expected.append(torch.stack([(weights * g)[:, :, 0].abs().mean(dim=1) for g in grads], dim=1))
+        expected.append(torch.stack([(weights * g)[:, :, 0].abs().sum(dim=1) for g in grads], dim=1))
 
     layers = [SimpleNamespace(impl=Attention(), kv_cache=cache) for cache in caches]
     reader: Any = SimpleNamespace(
@@ -128,6 +128,6 @@ def test_it_is_what_autograd_gives(wanted: tuple[int, ...], turned: int, bias: b
     ours = Blocks(worker, reader, blocks, layers, norm, LOWEST, lambda part: part.weight.detach())
     with torch.inference_mode():
         mine, way = ours.up(hidden, OWN, rows)
-        found = down(way, starts, wanted)
+        found = torch.stack(down(way, starts, wanted))
     torch.testing.assert_close(mine, last.detach())
     torch.testing.assert_close(found, torch.stack(expected).detach(), rtol=1e-4, atol=1e-6)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from grounddecode.coherence import NOT_THERE
 from grounddecode.engines.hf import transformers_names
-from grounddecode.engines.hf.attention.attend import apply_mask, weighted_values, weights_of
+from grounddecode.engines.hf.attention.attend import weighted_values, weights_of
 from grounddecode.engines.hf.attention.call import Call, Output
 from grounddecode.engines.hf.saliency.last_row import LastRowCall, times_matrix
+from grounddecode.engines.hf.saliency.places import Places
 from grounddecode.engines.hf.saliency.replay import PromptReplay
 from grounddecode.engines.hf.saliency.unembedding import Unembedding
+from grounddecode.engines.hf.saliency.written import WrittenOut
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
@@ -32,13 +33,12 @@ class _Target:
     weights: Tensor  # (B, H, 1, T), the edited weights that met V
     output: Tensor  # (B, 1, H, Dv), in the graph
     value: Tensor  # (B, Hkv, T, Dv)
-    there: Tensor  # (B, T) bool, the keys the row may look at
-    keys: Tensor  # (T,) their positions
 
 
 @dataclass
 class _Graph:
     targets: dict[int, _Target] = field(default_factory=dict)
+    places: Places = field(default_factory=Places)  # of the target layers' keys
     prompt: bool = False  # the final norm read more tokens than the last one, so gradients run through all of them
     hidden: Tensor | None = None  # (B, 1, width), what the unembedding reads
     logits: Tensor | None = None  # (B, vocabulary)
@@ -51,7 +51,8 @@ class RowGradients:
     the one row there is, with earlier keys and values as constants. A prompt is read as ever; its last row runs through
     the upper layers once more, alone, against the keys and values just computed. The cache gets detached entries,
     parameters are left alone, and all candidates share one batched backward pass that never enters the unembedding (one
-    candidate at a time where the final norm has read a whole prompt).
+    candidate at a time where the final norm has read a whole prompt). Where the layers have a form whose way back is
+    written out, that takes the place of the graph from the second decode step on.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,6 +62,7 @@ class RowGradients:
         self._recording = False
         self._fresh: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of the newest token, in the graph
         self._replay = PromptReplay(name)
+        self._written = WrittenOut()
 
     # -- attach ----------------------------------------------------------------------------------------------------
     def attach(self, binding: Binding, targets: tuple[int, ...]) -> None:
@@ -83,17 +85,20 @@ class RowGradients:
             )
         self._unembedding = Unembedding(model, self.name)
         self._upper = upper
+        self._written.attach(binding, upper, targets)
 
     def act(self) -> None:
         """Hooks for one run."""
         self._binding.hook(self._unembedding.module.register_forward_pre_hook, self._at_head)
         self._replay.act(self._binding, self._upper)
+        self._written.act()
 
     def release(self) -> None:
         """Let go of the graph of the last step."""
         self._graph = None
         self._fresh.clear()
         self._replay.clear()
+        self._written.clear()
 
     # -- forward ---------------------------------------------------------------------------------------------------
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
@@ -106,12 +111,15 @@ class RowGradients:
             with torch.no_grad(), self._detached_cache(transformers_names.given_cache(kwargs)):
                 self._recording = True
                 self._replay.begin(step)
+                self._written.begin(step)
                 output = forward(kwargs)
         finally:
             self._recording, step.capture = False, None
             self._fresh.clear()
             self._replay.clear()
-        if output.logits.requires_grad or self._graph.hidden is None or not self._graph.hidden.requires_grad:
+        hidden = self._graph.hidden
+        reached = hidden is not None and (hidden.requires_grad or self._alone)
+        if output.logits.requires_grad or not reached:
             raise ValueError(
                 f"{self.name}: no gradient reaches the unembedding of this model, load it without quantised layers"
             )
@@ -144,8 +152,18 @@ class RowGradients:
             self._replay.note(call, plan.layer, step)
             return usual()
         else:
+            output = self._written.attend(call, plan, step) if self._written.on else None
+            if output is not None and self._alone:
+                if plan.layer in self.targets and self._graph is not None:
+                    self._graph.places.note(call, plan.layer, step)
+                return output, None
             row = self._newest(call, plan.layer, step)
         return self._record(row, plan, step), None
+
+    @property
+    def _alone(self) -> bool:
+        """Whether this step makes no graph."""
+        return self._written.on and self._written.proven
 
     def _newest(self, call: Call, layer: int, step: Step) -> LastRowCall:
         key, value = self._fresh[layer]
@@ -164,10 +182,8 @@ class RowGradients:
             output = output.detach().requires_grad_()
             torch.set_grad_enabled(True)  # until the unembedding; `run` restores the caller's mode in any case
         if plan.layer in self.targets:
-            nothing = torch.zeros(weights.shape[0], 1, 1, weights.shape[-1], device=weights.device)
-            there = apply_mask(nothing, row, last, step.length, step)[:, 0, 0] == 0
-            keys = step.view(last, step.length, weights.shape[-1], weights.device).keys
-            graph.targets[plan.layer] = _Target(weights.detach(), output, row.value.detach(), there, keys)
+            graph.targets[plan.layer] = _Target(weights.detach(), output, row.value.detach())
+            graph.places.note(row, plan.layer, step)
         return output
 
     def _at_head(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -196,6 +212,15 @@ class RowGradients:
             raise RuntimeError(f"{self.name}: no step was recorded")
         hidden = graph.hidden
         start = self._unembedding.gradients(hidden.detach()[:, 0], self.logits, tokens)
+        if self._alone:
+            sums = self._written.rows(start)
+        else:
+            sums = self._by_graph(graph, hidden, start)
+            self._written.prove(start, sums)
+        return graph.places.means(self.targets, sums, total, tokens.device)
+
+    def _by_graph(self, graph: _Graph, hidden: Tensor, start: Tensor) -> list[Tensor]:
+        """(B, K, T) of each target layer: |A * dA| summed over heads; start (B, K, width)."""
         outputs = [graph.targets[layer].output for layer in self.targets]
         backward = functools.partial(torch.autograd.grad, hidden, outputs, retain_graph=True)
         try:
@@ -207,9 +232,7 @@ class RowGradients:
                 f"{self.name}: gradients do not flow through the upper layers of this model "
                 f"({str(error).strip().partition(chr(10))[0]}), load it without quantised or fused layers"
             ) from error
-        pairs = zip(self.targets, deltas, strict=True)
-        rows = [_on_sequence(graph.targets[layer], _row(graph.targets[layer], delta), total) for layer, delta in pairs]
-        return torch.stack([row.to(tokens.device) for row in rows])
+        return [_row(graph.targets[layer], delta) for layer, delta in zip(self.targets, deltas, strict=True)]
 
     @contextmanager
     def _strict(self) -> Iterator[None]:
@@ -224,23 +247,13 @@ class RowGradients:
 
 
 def _row(target: _Target, delta: Tensor) -> Tensor:
-    """(B, K, T): |A * <V, delta>| averaged over heads; delta (K, B, 1, H, Dv) is the gradient of the output."""
+    """(B, K, T): |A * <V, delta>| summed over heads; delta (K, B, 1, H, Dv) is the gradient of the output."""
     candidates, rows, _, heads, width = delta.shape
     groups = target.value.shape[1]
     grouped = delta.view(candidates, rows, groups, heads // groups, width).permute(1, 2, 0, 3, 4)
     towards = times_matrix(grouped.reshape(rows, groups, -1, width).float(), target.value.float().mT)
     weights = target.weights.view(rows, groups, 1, heads // groups, -1)
-    return (weights * towards.view(rows, groups, candidates, heads // groups, -1)).abs().mean(dim=(1, 3))
-
-
-def _on_sequence(target: _Target, values: Tensor, total: int) -> Tensor:
-    """(B, K, total) at the keys' positions: a window has fewer keys, a static cache more."""
-    values = values.masked_fill(~target.there[:, None], NOT_THERE)
-    if values.shape[-1] == total:
-        return values
-    inside = target.keys < total
-    whole = values.new_full((*values.shape[:2], total), NOT_THERE)
-    return whole.index_copy(2, target.keys[inside], values[..., inside])
+    return (weights * towards.view(rows, groups, candidates, heads // groups, -1)).abs().sum(dim=(1, 3))
 
 
 def _without_graph(output: Any) -> Any:

@@ -7,7 +7,7 @@ candidates as further rows of one product instead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,3 +121,28 @@ class LastRowCall(Call):
     def times_values(self, rows: Tensor) -> Tensor:
         newest, all_values = self.newest_value.flatten(0, 1).float(), self.value.flatten(0, 1).float()
         return _apply(_Sums, rows, newest, all_values, self.own)
+
+
+@dataclass(slots=True)
+class KeptCall(Call):
+    """An attention call of one token a row, without a graph, that keeps what it multiplied, in float32.
+
+    asked (B * Hkv, H / Hkv, D), the scaled queries; wide_keys, wide_values (B * Hkv, T, D).
+    """
+
+    asked: Tensor = field(init=False)
+    wide_keys: Tensor = field(init=False)
+    wide_values: Tensor = field(init=False)
+
+    @classmethod
+    def of(cls, call: Call) -> KeptCall:
+        query, key, value = call.query.detach(), call.key.detach(), call.value.detach()
+        return cls(call.module, query, key, value, call.mask, call.options)
+
+    def times_keys(self, rows: Tensor) -> Tensor:
+        self.asked, self.wide_keys = rows, self.key.flatten(0, 1).float()
+        return torch.bmm(rows, self.wide_keys.mT)
+
+    def times_values(self, rows: Tensor) -> Tensor:
+        self.wide_values = self.value.flatten(0, 1).float()
+        return torch.bmm(rows, self.wide_values)
