@@ -39,6 +39,6 @@ def test_gains_inside_the_kernel_add_nothing_to_a_layer(rows: dict[str, dict]) -
     assert 0 < rows["locore"]["added"] <= A_STEP
 
 
-def test_the_way_back_that_is_written_out_stays_a_third_of_a_graph(rows: dict[str, dict]) -> None:
-    """16 blocks: 31 operations each on the way back, 5 each and 8 target layers on the way up; with a graph 1,389."""
-    assert 500 < rows["sgrs"]["added"] <= 720, rows["sgrs"]["which"]
+def test_the_way_back_that_is_written_out_stays_half_of_a_graph(rows: dict[str, dict]) -> None:
+    """Its 16 blocks are 9 operations each through the feed-forward network and 22 through attention."""
+    assert 16 * 31 < rows["sgrs"]["added"] <= 718 + A_STEP, rows["sgrs"]["which"]

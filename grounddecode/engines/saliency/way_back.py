@@ -116,8 +116,7 @@ def towards(values: Tensor, delta: Tensor) -> Tensor:
 
 def sizes(moved: Tensor, rows: int) -> Tensor:
     """(R, K, T): summed size over heads of weights times their gradients (R * Hkv, K, H / Hkv, T)."""
-    found: Tensor = torch.linalg.vector_norm(moved.view(rows, -1, *moved.shape[1:]), 1, dim=(1, 3))
-    return found
+    return moved.abs().view(rows, -1, *moved.shape[1:]).sum(dim=(1, 3))  # on a CPU a third of vector_norm's time
 
 
 @dataclass
