@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,9 +75,17 @@ def close(found: list[Any], expected: list[Tensor]) -> bool:
     return all(float((mine - theirs).norm() / theirs.norm()) < 1e-6 for mine, theirs in pairs)
 
 
+def turns_by_axes(model: Any) -> bool:
+    files = {sys.modules[type(module).__module__] for module in model.modules()}
+    return any(hasattr(file, "apply_multimodal_rotary_pos_emb") for file in files)
+
+
 @pytest.mark.parametrize("name", FITTING)
 def test_it_says_the_same_as_autograd_without_it(name: str) -> None:
     found = steps(zoo.model(name), name)
+    if turns_by_axes(zoo.model(name)):  # 5.16 gives blocks angles of three axes
+        assert not any(alone(found))
+        return
     assert alone(found) == [False, False, *[True] * (STEPS - 2)]  # the prompt, the step that is compared, the others
     assert close(found, by_autograd(zoo.model(name), name))
 
