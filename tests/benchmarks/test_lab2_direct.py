@@ -1,11 +1,14 @@
 """The study of direct answers: its decoder is the checkpoint's, and its answers are true of the scene."""
 
 import numpy as np
+import pytest
 import torch
 
-from benchmarks.studies.lab2.direct import CHECKPOINTS, TELLING, TELLING_WORDS, album, decoder_of
+from benchmarks.studies.lab2.direct import CHECKPOINTS, TALKS, album, decoder_of
 from benchmarks.studies.lab2.looking import Drawn
+from grounddecode.lab.captions import NUMBERS
 from grounddecode.lab.model import load_checkpoint
+from grounddecode.lab.scenes.sprites import COLOURS
 from grounddecode.lab.second.words import encode
 from grounddecode.lab.text import questions
 from grounddecode.lab.world import scenes
@@ -37,11 +40,16 @@ def test_what_is_said_of_a_thing_is_true() -> None:
             assert [said for words, said in holds.items() if words in asked.answer] == [True]
 
 
-def test_words_that_tell_something_weigh_more_and_others_as_before() -> None:
+@pytest.mark.parametrize("kind", TALKS)
+def test_words_that_are_asked_for_weigh_more_where_they_are_asked_directly(kind: str) -> None:
     model, _ = load_checkpoint(CHECKPOINTS / "lab2-seed0")
-    _, _, _, label, weight = album(Drawn(model, "train2", 4), "both", 1).rows["early"]
-    telling = torch.isin(label, torch.tensor([encode(word)[0] for word in TELLING_WORDS]))
-    assert (weight[telling] == TELLING).all()
-    assert set(weight[~telling & (label >= 0)].tolist()) <= {1.0, 2.0, 3.0}
-    assert telling.any()
-    assert (label == encode("Yes")[0]).any()
+    rows = album(Drawn(model, "train2", 4), kind, 1).rows["early"]
+    ids, _, _, label, weight = (row.numpy() for row in rows)
+    heavy = {int(token) for token in label[weight == 4.0]}
+    assert bool(heavy) is (kind != "yes_no")  # there nothing but yes and no is said
+    places = ("left", "right", "top", "bottom", "middle", "above", "below")
+    numbers = [word for number in NUMBERS for word in (number, number.capitalize())]
+    assert heavy <= {encode(word)[0] for word in (*COLOURS, *places, *numbers)}
+    assert set(weight[label >= 0].tolist()) <= {1.0, 2.0, 3.0, 4.0}
+    assert np.isin(encode("Yes")[0], label)
+    assert np.isin(encode("detail")[0], ids) == (kind == "lessons")  # captions are asked for there alone
