@@ -203,7 +203,7 @@ class Layout:
 
 
 class Newest:
-    """The view of the newest row of some requests, for as long as they are there."""
+    """The view of the newest row of some requests, for as long as they are there: what logits are adjusted with."""
 
     def __init__(self, requests: Requests, members: Sequence[Asked]) -> None:
         self._requests, self._device = requests, requests.image.device
@@ -262,10 +262,6 @@ class Current:
             raise RuntimeError("no step is running")
         row = {int(slot): i for i, slot in enumerate(self.layout.slots)}
         return np.array([row[one.slot] for one in members]), *self._blocks
-
-    def last_view(self, members: Sequence[Asked], lengths: np.ndarray) -> StepView:
-        """The view of the newest row of some requests: what logits are adjusted with. `lengths`: their tokens."""
-        return Newest(self.requests, members).view(lengths)
 
     def layer_index(self, layer: Any) -> int:
         """Number of the decoder layer that an attention layer belongs to."""

@@ -200,7 +200,8 @@ class Worker(Current):
         rows = slice(count) if common.req_idx is None else np.asarray(common.req_idx)[:count]
         starts = common.query_start_loc_cpu.numpy()[: count + 1].astype(np.int64)
         lengths = common.seq_lens_cpu_upper_bound.numpy()[:count].astype(np.int64)
-        self._blocks = blocks, _ = common.block_table_tensor, block_size
+        blocks = common.block_table_tensor
+        self._blocks = blocks, block_size
         self.layout = Layout(self.row_slots[rows].copy(), starts, lengths)
         return plan_of(self.requests, self.layout, blocks, block_size, last)
 

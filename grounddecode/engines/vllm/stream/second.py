@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.overwrite import overwritten
+from grounddecode.engines.vllm.requests import Newest
 from grounddecode.engines.vllm.stream.aboard import Aboard
 from grounddecode.engines.vllm.stream.dense import DenseCache
 from grounddecode.engines.vllm.stream.passes import Pass, Stream, takes_more_rows
@@ -170,7 +171,7 @@ class Streams:
         if method is None or stream.held < n or not stream.recorded:
             raise RuntimeError("the prompt of a second stream did not come in whole")
         layers = torch.stack([stream.recorded[layer][:n] for layer in sorted(stream.recorded)])
-        view = self.worker.last_view([asked], np.array([n]))
+        view = Newest(self.worker.requests, [asked]).view(np.array([n]))
         edit = method.second_stream(view.with_(image_attention=layers[:, None]))
         replaced = requests.image[asked.slot, :n] & ~edit.keep[0, :n]
         embeds = torch.cat(stream.embeds)
