@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.lab_engine import ask
-from benchmarks.studies.lab_page import GUARDS, cell, guarded, markdown
+from benchmarks.studies.lab_page import cell, guard_names, guarded, markdown
 from benchmarks.studies.lab_table import RESULTS, compact
 from benchmarks.studies.lab_tuning import row as told_of
 from benchmarks.studies.lab_tuning import shown
@@ -169,7 +169,16 @@ def _calibrated(grid: Mapping[str, Mapping[str, Mapping[str, float]]], chosen: C
 
 
 def _evaluated(found: Mapping[str, Any]) -> Iterator[list[str]]:
-    yield ["plan", "CHAIR_i", "cut", "recall", "POPE adversarial", "yes", "words", *GUARDS]
+    yield [
+        "plan",
+        "CHAIR_i",
+        "cut",
+        "recall",
+        "POPE adversarial",
+        "yes",
+        "words",
+        *guard_names(found["methods"][GREEDY]),
+    ]
     base = found["methods"][GREEDY]["chair"]["chair_i"]["value"]
     for spec, row in found["methods"].items():
         chair, pope = row["chair"], row["pope"]["adversarial"]

@@ -13,7 +13,7 @@ from grounddecode.engines.base import Engine, open_engine
 from grounddecode.engines.hf.watch.calibrate import calibrate_model
 from grounddecode.evaluate.run.runner import run
 
-REFUSED, COLOURS = "refused.json", "colours.json"  # beside the answers of a run
+REFUSED, ASKED = "refused.json", "asked.json"  # beside the answers of a run
 FOLDER = Path("out/lab_directions")
 PICTURES, PAIRS = 64, 60  # pictures as for the calibration beside a checkpoint
 
@@ -42,4 +42,4 @@ def ask(
     """Plans of a recipe into a run folder, and beside their answers what was refused and what the guard asks."""
     run(recipe, out, shown, model=model, methods=tuple(plans), opened=engine, **changes)
     (out / REFUSED).write_text(json.dumps(refused or {}, indent=1) + "\n", encoding="utf-8")
-    (out / COLOURS).write_text(json.dumps(lab_guard.colours(engine, plans)) + "\n", encoding="utf-8")
+    (out / ASKED).write_text(json.dumps(lab_guard.answers(engine, plans)) + "\n", encoding="utf-8")

@@ -1,12 +1,13 @@
-"""What a method may not cost: answers about colours, and captions that stay language.
+"""What a method may not cost: answers about colours, places, relations and numbers, and captions that stay language.
 
-Colour questions have nothing to do with invented objects: what a method changes there it changes at its user's cost.
+These questions have nothing to do with invented objects: what a method changes there it changes at its user's cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,38 +15,73 @@ import numpy as np
 from grounddecode.engines.base import Decoding, Engine, Request
 from grounddecode.evaluate.intervals import count, differences, divide
 from grounddecode.lab.text import questions
-from grounddecode.lab.world import COLOURS, scenes
+from grounddecode.lab.text.questions import Turn
+from grounddecode.lab.world import COLOURS, Scene, scenes
 from grounddecode.registry import GREEDY, plan
 
-PICTURES, EACH, BATCH = 100, 2, 50
+QUESTIONS, EACH, DRAWN, BATCH = 200, 2, 800, 50  # of a kind, of a picture, pictures at most, at once
+ASKED: dict[str, tuple[str, Callable[[Scene, np.random.Generator], Turn]]] = {  # what a turn of it is called, and it
+    "colour": ("attribute", lambda scene, rng: questions.attribute(scene, rng, tuple(COLOURS))),
+    "place": ("placement", questions.placement),
+    "relation": ("relation", questions.relational),
+    "number": ("number", questions.number),
+}
+Right = Mapping[str, Sequence[Sequence[int]]]  # by kind: pairs of the picture's index and whether the answer is right
 
 
-def colours(engine: Engine, specs: Iterable[str]) -> dict[str, list[bool]]:
-    """Which of the balanced colour questions each plan answers as the picture says; two a picture, in order."""
+def turns(split: str, kinds: Sequence[str]) -> list[tuple[int, str, Scene, Turn]]:
+    """Balanced questions, each with its picture's index and its kind: `EACH` of a picture, of the first that have it."""
     rng = np.random.default_rng(0)
-    drawn = [scene for scene in scenes("evaluation", PICTURES) if scene.objects]
-    asked = [(scene, questions.attribute(scene, rng, tuple(COLOURS))) for scene in drawn for _ in range(EACH)]
+    drawn = [(n, scene) for n, scene in enumerate(scenes(split, DRAWN)) if scene.objects]
+    return [asked for kind in kinds for asked in islice(_asked(drawn, kind, rng), QUESTIONS)]
+
+
+def _asked(
+    drawn: Sequence[tuple[int, Scene]], kind: str, rng: np.random.Generator
+) -> Iterator[tuple[int, str, Scene, Turn]]:
+    """A scene that cannot be asked a kind is asked another by its function, which is left out."""
+    called, ask = ASKED[kind]
+    for n, scene in drawn:
+        for _ in range(EACH):
+            turn = ask(scene, rng)
+            if turn.kind == called:
+                yield n, kind, scene, turn
+
+
+def answers(
+    engine: Engine, specs: Iterable[str], split: str = "evaluation", kinds: Sequence[str] = ("colour",)
+) -> dict[str, dict[str, list[list[int]]]]:
+    """Which questions each plan answers as the picture says: of every kind pairs (picture, right), in order."""
+    asked = turns(split, kinds)
     requests = [
-        Request(sample_id=f"colour/{n}", prompt=turn.question, images=(scene.image,))
-        for n, (scene, turn) in enumerate(asked)
+        Request(sample_id=f"{kind}/{n}", prompt=turn.question, images=(scene.image,))
+        for n, (_, kind, scene, turn) in enumerate(asked)
     ]
-    said: dict[str, list[str]] = {}
+    found: dict[str, dict[str, list[list[int]]]] = {}
     for spec in specs:
         made = plan(spec)
         decoding = Decoding(max_new_tokens=4, **made.decoding)
         parts = [requests[at : at + BATCH] for at in range(0, len(requests), BATCH)]
-        said[spec] = [answer.text for part in parts for answer in engine.generate(part, decoding, made.methods)]
-    return {
-        spec: [a.strip() == t.answer for a, (_, t) in zip(texts, asked, strict=True)] for spec, texts in said.items()
-    }
+        said = [answer.text.strip() for part in parts for answer in engine.generate(part, decoding, made.methods)]
+        right: dict[str, list[list[int]]] = {kind: [] for kind in kinds}
+        for text, (picture, kind, _, turn) in zip(said, asked, strict=True):
+            right[kind].append([picture, int(text == turn.answer)])
+        found[spec] = right
+    return found
 
 
-def colour(right: Mapping[str, Sequence[bool]], spec: str) -> dict[str, Any]:
-    """Share of right answers, and its difference from greedy with the interval over pictures."""
-    told: dict[str, Any] = {"value": round(float(np.mean(right[spec])), 4)}
+def kept(right: Mapping[str, Right], spec: str) -> dict[str, dict[str, Any]]:
+    """By kind: share of right answers, and its difference from greedy's with the interval over pictures."""
+    return {kind: _share(right, spec, kind) for kind in right[spec]}
+
+
+def _share(right: Mapping[str, Right], spec: str, kind: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"value": round(float(np.mean([hit for _, hit in right[spec][kind]])), 4)}
     if spec != GREEDY:
-        pictures = [n // EACH for n in range(len(right[spec]))]
-        sides = [count(pictures, [{"right": float(r), "n": 1.0} for r in right[name]]) for name in (spec, GREEDY)]
+        sides = [
+            count([p for p, _ in right[name][kind]], [{"right": float(hit), "n": 1.0} for _, hit in right[name][kind]])
+            for name in (spec, GREEDY)
+        ]
         point, bounds = differences(*sides, lambda sums: {"right": divide(sums["right"], sums["n"])})["right"]
         told["vs_greedy"] = [round(value, 4) for value in (point, *bounds) if value is not None]
     return told

@@ -20,7 +20,8 @@ CHAIR = {
     "repetition_rate": "repetition",
 }
 POPE = {"accuracy": "accuracy", "f1": "F1", "yes_ratio": "yes rate"}
-GUARDS = ("distinct words", "distinct pairs", "repeated 4-grams", "words changed", "colours")
+LANGUAGE = ("distinct words", "distinct pairs", "repeated 4-grams", "words changed")
+ASKED = {"colour": "colours", "place": "places", "relation": "relations", "number": "numbers"}
 SPLITS = ("random", "popular", "adversarial")
 SETTINGS = {  # what a plan's settings are; the tuned ones are known from the tuning
     "sample": "baseline",
@@ -82,7 +83,7 @@ def page(table: Mapping[str, Any]) -> str:
     for name, found in checkpoints.items():
         parts += [f"## {name}", markdown(full(found, tuned))]
         if "guard" in found["methods"][GREEDY]:
-            parts += [f"### {name}: language and colours", markdown(guards(found))]
+            parts += [f"### {name}: {_guarding(found)}", markdown(guards(found))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -168,19 +169,39 @@ def full(found: Mapping[str, Any], tuned: Mapping[str, str]) -> Iterator[list[st
 
 
 def guards(found: Mapping[str, Any]) -> Iterator[list[str]]:
-    """What a method may not cost: language and colour questions, of every plan of a checkpoint."""
-    yield ["plan", "words", *GUARDS, "captions as greedy's"]
+    """What a method may not cost: language and questions, of every plan of a checkpoint."""
+    yield ["plan", "words", *guard_names(found["methods"][GREEDY]), "captions as greedy's"]
     for spec, row in found["methods"].items():
         same = f"{row['same_as_greedy']} of {found['n']['captions']}"
         yield [f"`{spec}`", f"{row['chair']['words']['value']:.1f}", *guarded(row), same]
 
 
+def _guarding(found: Mapping[str, Any]) -> str:
+    """The title of what `guards` shows."""
+    *others, last = ["language", *_asked(found["methods"][GREEDY]).values()]
+    return f"{', '.join(others)} and {last}"
+
+
+def _asked(row: Mapping[str, Any]) -> dict[str, str]:
+    """The kinds of questions that a row's plan was asked, and what they are called."""
+    return {kind: name for kind, name in ASKED.items() if kind in row["guard"]}
+
+
+def guard_names(row: Mapping[str, Any]) -> list[str]:
+    """What the cells of `guarded` are called."""
+    return [*LANGUAGE, *_asked(row).values()]
+
+
 def guarded(row: Mapping[str, Any]) -> list[str]:
-    """The cells of `GUARDS`, in percent."""
-    guard, colour = row["guard"], row["guard"]["colour"]
+    """The cells under `guard_names`, in percent."""
+    guard = row["guard"]
     shares = (guard["distinct_1"], guard["distinct_2"], row["chair"]["repetition_rate"]["value"], guard["changed"])
-    told = f" {difference(colour, 'vs_greedy', 'colour')}" if "vs_greedy" in colour else ""
-    return [*(_shown(share, "share") for share in shares), f"{_shown(colour['value'], 'colour')}{told}"]
+    return [*(_shown(share, "share") for share in shares), *(_answered(guard[kind]) for kind in _asked(row))]
+
+
+def _answered(share: Mapping[str, Any]) -> str:
+    told = f" {difference(share, 'vs_greedy', 'share')}" if "vs_greedy" in share else ""
+    return f"{_shown(share['value'], 'share')}{told}"
 
 
 def markdown(rows: Iterator[list[str]]) -> str:

@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.studies.lab_engine import COLOURS, ask, opened
+from benchmarks.studies.lab_engine import ASKED, ask, opened
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_table import FIRST, RESULTS, compact, refusals
 from benchmarks.studies.lab_tuning import chosen, tune
@@ -41,7 +41,7 @@ def measure(name: str) -> None:
 
 def write() -> None:
     """Both files, from the checkpoints whose runs are through."""
-    runs = {name: compact(FOLDER / name) for name in CHECKPOINTS if (FOLDER / name / COLOURS).is_file()}
+    runs = {name: compact(FOLDER / name) for name in CHECKPOINTS if (FOLDER / name / ASKED).is_file()}
     if not runs:
         raise SystemExit(f"{FOLDER} holds no finished run: {MODULE} run {' '.join(CHECKPOINTS)}")
     table = {

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.studies import lab_guard
 from benchmarks.studies.lab2.tuning import RESULT as TUNING2
-from benchmarks.studies.lab_engine import COLOURS, REFUSED, opened
+from benchmarks.studies.lab_engine import ASKED, REFUSED, opened
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_tuning import RESULT as TUNING
 from benchmarks.studies.lab_tuning import chosen, shown
@@ -32,7 +32,7 @@ from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.run.recipe import read
 from grounddecode.evaluate.run.runner import run
 from grounddecode.evaluate.scoring import chair
-from grounddecode.lab import CHECKPOINTS, checkpoint, name_of
+from grounddecode.lab import CHECKPOINTS, checkpoint, drawn_split, name_of
 from grounddecode.lab.world import scenes
 from grounddecode.registry import GREEDY, plan
 
@@ -104,6 +104,9 @@ def measure(name: str, out: Path, lab: int, only: Sequence[str] = ()) -> None:
         opened=engine,
     )
     (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    if lab != 1:
+        right = lab_guard.answers(engine, plans, drawn_split(model, "evaluation"), tuple(lab_guard.ASKED))
+        (out / ASKED).write_text(json.dumps(right) + "\n", encoding="utf-8")
 
 
 def compact(folder: Path) -> dict[str, Any]:
@@ -114,7 +117,7 @@ def compact(folder: Path) -> dict[str, Any]:
     batches = timings(records)
     told = [record for record in records if record["method"] == GREEDY and record["benchmark"] == "chair"]
     texts, rows = {record["sample_id"]: record["response"] for record in told}, {}
-    right = json.loads((folder / COLOURS).read_text(encoding="utf-8")) if (folder / COLOURS).is_file() else {}
+    right = json.loads((folder / ASKED).read_text(encoding="utf-8")) if (folder / ASKED).is_file() else {}
     for spec, found in metrics["results"].items():
         captions = [record for record in records if record["method"] == spec and record["benchmark"] == "chair"]
         rows[spec] = {
@@ -130,7 +133,7 @@ def compact(folder: Path) -> dict[str, Any]:
             rows[spec]["guard"] = {
                 **{key: rounded(found["chair"][key]) for key in ("distinct_1", "distinct_2")},
                 "changed": lab_guard.changed({r["sample_id"]: r["response"] for r in captions}, texts),
-                "colour": lab_guard.colour(right, spec),
+                **lab_guard.kept(right, spec),
             }
     greedy = metrics["results"][GREEDY]
     return {
@@ -255,7 +258,7 @@ def write(folder: Path, lab: int, join: bool = False) -> None:
     if lab != 1:
         table |= {
             "title": "the second lab's models",
-            "tuned_on": "seed1",
+            "tuned_on": "seed0",
             "writer": f"python -m benchmarks.studies.lab_table write {which}".strip(),
         }
     RESULTS[lab].mkdir(exist_ok=True)
