@@ -30,7 +30,7 @@ Right = Mapping[str, Sequence[Sequence[int]]]  # by kind: pairs of the picture's
 
 
 def turns(split: str, kinds: Sequence[str]) -> list[tuple[int, str, Scene, Turn]]:
-    """Balanced questions, each with its picture's index and its kind: `EACH` of a picture, of the first that have it."""
+    """Balanced questions with their picture's index and their kind: `EACH` of a picture, of the first that have it."""
     rng = np.random.default_rng(0)
     drawn = [(n, scene) for n, scene in enumerate(scenes(split, DRAWN)) if scene.objects]
     return [asked for kind in kinds for asked in islice(_asked(drawn, kind, rng), QUESTIONS)]
