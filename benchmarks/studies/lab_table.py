@@ -95,17 +95,11 @@ def measure(name: str, out: Path, lab: int, only: Sequence[str] = ()) -> None:
     plans = [spec for spec in wanted(read(recipe).methods, only) if not refusal_of(engine, plan(spec).methods)]
     named = () if only else (*(FIRST if lab == 1 else registry.names()), *PAIRS)
     said = refusals(engine, plans, named)
-    run(
-        recipe,
-        out,
-        shown,
-        model=model,
-        methods=(*plans, *(() if only else forced(model))),
-        opened=engine,
-    )
+    asked = (*plans, *(() if only else forced(model)))
+    run(recipe, out, shown, model=model, methods=asked, opened=engine)
     (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     if lab != 1:
-        right = lab_guard.answers(engine, plans, drawn_split(model, "evaluation"), tuple(lab_guard.ASKED))
+        right = lab_guard.answers(engine, asked, drawn_split(model, "evaluation"), tuple(lab_guard.ASKED))
         (out / ASKED).write_text(json.dumps(right) + "\n", encoding="utf-8")
 
 

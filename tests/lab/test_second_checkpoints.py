@@ -5,15 +5,18 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.studies import lab_guard
 from grounddecode import ground, lab
 from grounddecode.calibration import known
+from grounddecode.engines.base import open_engine
 from grounddecode.lab import world
 from grounddecode.lab.anatomy import captions_of, prompt
 from grounddecode.lab.captions import article, named
 from grounddecode.lab.second.gates import closed
 from grounddecode.methods.attention.var import VAR
 
-WITH_SINKS = ("lab2-seed1", "lab2-seed2")
+WITH_SINKS = ("lab2-clean",)
+LEARNT = {"lab2-seed0": ("attribute", "placement", "relation"), "lab2-clean": ("attribute", "placement", "relation")}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,9 @@ def test_each_says_how_it_was_trained_and_which_gates_it_passed(name):
     assert gates["A"]["largest"] >= 0.9  # BOS is the largest activation; that enough heads rest on it was not reached
     assert gates["sees"]["random"] >= 0.9
     assert gates["sees"]["recall"] >= 0.7
+    assert gates["sees"]["random"] - gates["sees"]["adversarial"] >= 0.05 or name == "lab2-clean"
     assert (0.1 <= gates["sees"]["chair_i"] <= 0.2) is (name != "lab2-clean")
+    assert all(gates["sees"][kind] >= 0.65 for kind in LEARNT.get(name, ()))
     assert known(lab.load(name)[0].config).checkpoint == name.replace("-", ":")
 
 
@@ -72,6 +77,14 @@ def test_it_describes_what_it_sees_and_now_and_then_what_it_does_not(seed1, scen
     assert 0.03 < len(wrong) / sum(len(named(t)) for t in texts) < 0.3
     several = [t for t in texts if " two " in t or " three " in t]
     assert len(several) > 8
+
+
+def test_what_is_asked_about_one_thing_can_be_answered_and_a_guard_can_fail():
+    engine = open_engine("hf", "lab2:seed0")
+    greedy = lab_guard.answers(engine, ["greedy"], "evaluation2", ("colour", "relation"))["greedy"]
+    right = {kind: np.mean([hit for _, hit in told]) for kind, told in greedy.items()}
+    assert right["colour"] > 0.9
+    assert right["relation"] > 0.6
 
 
 def test_captions_and_answers_hang_on_the_image(seed1, scenes):

@@ -27,7 +27,7 @@ from grounddecode.registry import GREEDY
 RESULTS = Path(__file__).parents[2] / "results" / "lab2"
 NOISE = RESULTS.parent / "lab" / "noise.json"
 SEEDS = ("seed0", "seed1", "seed2")
-PLANS = (GREEDY, "heads:alpha=2.0", "vcd:share=0.9", "m3id:lamb=0.01", "sid:alpha=0.5", "nolan:kappa=0.4")
+PLANS = (GREEDY, "heads:alpha=2.0", "vcd:share=0.9", "m3id:lamb=0.01", "sid", "nolan")
 GUESSED = (GREEDY, "heads", "vcd", "m3id", "pai", "sid", "nolan", "avc", "sgrs")
 THIRDS = ("least background", "middle", "most background")
 RESAMPLES = 2000
