@@ -15,7 +15,7 @@ from grounddecode.lab import captions, world
 from grounddecode.lab.model import build_model
 from grounddecode.lab.second import documents, gates, stages
 from grounddecode.lab.second.decoder import AdamW, Decoders, Seen, Shape, losses
-from grounddecode.lab.second.run import export
+from grounddecode.lab.second.run import export, shared_threads
 from grounddecode.lab.second.talk import conversation
 from grounddecode.lab.second.words import encode, names, words
 from grounddecode.lab.text import corpus, questions
@@ -270,3 +270,17 @@ def test_names_of_models_and_their_scenes():
     assert lab.drawn_split(str(lab.checkpoint("seed1")), "evaluation") == "evaluation"
     with pytest.raises(ValueError, match="lab2-seed9"):
         lab.checkpoint("lab2-seed9")
+
+
+def test_towers_and_texts_divide_the_threads_of_a_cpu_and_later_stages_have_them_all():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        for processes, share in ((2, 2), (3, 1), (9, 1)):
+            with shared_threads(processes, torch.device("cpu")) as threads:
+                assert threads == torch.get_num_threads() == share
+            assert torch.get_num_threads() == 4
+        with shared_threads(2, torch.device("cuda")) as threads:
+            assert threads == torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--out", type=Path, default=Path("lab2-checkpoints"))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "grounddecode" / "lab2")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the default")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads, divided while towers and texts train; 0: the default"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that draw the data")
     parser.add_argument("--seconds", type=float, help="of wall clock until the last stage is over, instead of steps")
     parser.add_argument(

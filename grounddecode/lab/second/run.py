@@ -3,8 +3,9 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,8 +29,9 @@ from grounddecode.lab.training.vision import cache_features, pixels
 from grounddecode.lab.world import SPLITS, Scene, draw_with_owners
 
 
-def see(seed: int, cache: Path, recipe: Recipe, seconds: float, device_name: str) -> Path:
+def see(seed: int, cache: Path, recipe: Recipe, seconds: float, device_name: str, threads: int) -> Path:
     """Train the tower of one seed, and keep its weights and what it sees of the training and held-out scenes."""
+    torch.set_num_threads(threads)
     path = recipe.tower_file(cache, seed)
     if path.exists():
         return path
@@ -64,6 +66,18 @@ def held_out(recipe: Recipe, count: int) -> tuple[list[Scene], Tensor]:
     return [scene for scene, _ in drawn], torch.from_numpy(np.stack(objects))
 
 
+@contextmanager
+def shared_threads(processes: int, device: torch.device) -> Iterator[int]:
+    """This process's threads, on a CPU cut to its share of them: processes that each want all cores wait long."""
+    before = torch.get_num_threads()
+    share = max(1, before // processes) if device.type == "cpu" else before
+    torch.set_num_threads(share)
+    try:
+        yield share
+    finally:
+        torch.set_num_threads(before)
+
+
 class Run:
     """The stages in order; `content` is what the record of every checkpoint says.
 
@@ -89,9 +103,10 @@ class Run:
         r = self.recipe
         training = self._timed("render", lambda: corpus.load(self.cache, r.images, self.workers, r.split("train")))
         seeds = sorted({m.seed for m in self.members})
-        with ProcessPoolExecutor(len(seeds) + 1, mp_context=get_context("spawn")) as pool:
+        workers = ProcessPoolExecutor(len(seeds) + 1, mp_context=get_context("spawn"))
+        with workers as pool, shared_threads(len(seeds) + 1, self.device) as threads:
             limit = 1e9 if self.seconds is None else TOWER * self.seconds
-            towers = {s: pool.submit(see, s, self.cache, r, limit, str(self.device)) for s in seeds}
+            towers = {s: pool.submit(see, s, self.cache, r, limit, str(self.device), threads) for s in seeds}
             # Workers are forked before this process touches a GPU.
             packed = pool.submit(_rows, r, self.members, self.cache, max(1, self.workers // 2))
             documents = self._timed("documents", self._documents)
