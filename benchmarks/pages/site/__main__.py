@@ -31,6 +31,7 @@ RESULTS = {
     "One setting for all seeds": "results/lab/bar.md",
     "Methods on the second lab": "results/lab2/methods.md",
     "What we read from that": "results/lab2/README.md",
+    "The second lab's earlier models": "results/lab2/earlier/methods.md",
     "The second lab's sweep": "results/lab2/sweep.md",
     "What is by construction": "results/lab2/dials.md",
     "Speed": "results/speed.md",

@@ -116,7 +116,8 @@ def page(found: Mapping[str, Any]) -> str:
         "gain against this dial, and on the twin next to nothing is left to gain.",
         "## Background",
         f"CHAIR_i on {', '.join(map(str, counts))} evaluation scenes each, by the share of patches without an object; "
-        "plans as tuned. Annotators fill captions up to some number of mentions, so they add more to emptier scenes.",
+        "settings as tuned where the tuning chose one. Annotators fill captions up to some number of mentions, so they "
+        "add more to emptier scenes.",
         _table(_thirds(found["background"])),
         "## Noise on training pictures",
         "A dial of the **first** lab; in the second one picture in ten is noised in every run. One model of the first "
