@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.studies.lab2.looking import CHECKPOINTS, CPU, Drawn
-from benchmarks.timing.lab2_training import tell
+from benchmarks.studies.lab2.looking import CHECKPOINTS, CPU, Drawn, tell
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab import captions
 from grounddecode.lab.model import hub_key, load_checkpoint

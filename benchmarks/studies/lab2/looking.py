@@ -12,6 +12,7 @@ difference, and a head that looked at nothing else would reach `most`.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing.lab2_training import tell
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.lab.model import load_checkpoint
 from grounddecode.lab.second.gates import PROMPT
@@ -122,6 +122,14 @@ def matching(model: Any, held: Drawn) -> dict[str, Any]:
     best = [float(preference(a[:, :, HEAD:, 3:HEAD], own, all_of).max()) for a in seen.attentions]
     most = 1 / float((own.sum(1) / all_of.sum(1)).mean())
     return {"questions": len(rows), "best by layer": [round(x, 2) for x in best], "most": round(most, 1)}
+
+
+def tell(result: dict[str, Any], out: Path | None) -> None:
+    """Print a result as JSON, and write it where a file is named."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
