@@ -42,4 +42,14 @@ def ask(
     """Plans of a recipe into a run folder, and beside their answers what was refused and what the guard asks."""
     run(recipe, out, shown, model=model, methods=tuple(plans), opened=engine, **changes)
     (out / REFUSED).write_text(json.dumps(refused or {}, indent=1) + "\n", encoding="utf-8")
-    (out / ASKED).write_text(json.dumps(lab_guard.answers(engine, plans)) + "\n", encoding="utf-8")
+    guard(engine, plans, out)
+
+
+def guard(
+    engine: Engine, plans: Sequence[str], out: Path, split: str = "evaluation", kinds: Sequence[str] = ("colour",)
+) -> None:
+    """What the guard asks of plans that its file beside a run does not have yet; what it has stays."""
+    path = out / ASKED
+    right = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    right |= lab_guard.answers(engine, [spec for spec in plans if spec not in right], split, kinds)
+    path.write_text(json.dumps(right) + "\n", encoding="utf-8")

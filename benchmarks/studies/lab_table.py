@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.studies import lab_guard
 from benchmarks.studies.lab2.tuning import RESULT as TUNING2
-from benchmarks.studies.lab_engine import ASKED, REFUSED, opened
+from benchmarks.studies.lab_engine import ASKED, REFUSED, guard, opened
 from benchmarks.studies.lab_page import page
 from benchmarks.studies.lab_tuning import RESULT as TUNING
 from benchmarks.studies.lab_tuning import chosen, shown
@@ -99,8 +99,7 @@ def measure(name: str, out: Path, lab: int, only: Sequence[str] = ()) -> None:
     run(recipe, out, shown, model=model, methods=asked, opened=engine)
     (out / REFUSED).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     if lab != 1:
-        right = lab_guard.answers(engine, asked, drawn_split(model, "evaluation"), tuple(lab_guard.ASKED))
-        (out / ASKED).write_text(json.dumps(right) + "\n", encoding="utf-8")
+        guard(engine, asked, out, drawn_split(model, "evaluation"), tuple(lab_guard.ASKED))
 
 
 def compact(folder: Path) -> dict[str, Any]:

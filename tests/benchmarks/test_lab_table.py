@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from benchmarks.studies import detector, lab_bar, lab_guard, lab_page, lab_peers, lab_table, lab_tuning
+from benchmarks.studies import detector, lab_bar, lab_engine, lab_guard, lab_page, lab_peers, lab_table, lab_tuning
 from benchmarks.studies.lab2 import dials, sweep_page
 from benchmarks.studies.lab2 import tuning as lab2_tuning
 from grounddecode import registry
@@ -236,6 +236,20 @@ def test_answers_of_a_kind_are_compared_with_greedys_by_picture():
     assert told["colour"]["vs_greedy"][1] < -0.25 < told["colour"]["vs_greedy"][2]
     assert told["place"] == {"value": 0.75, "vs_greedy": [0.0, 0.0, 0.0]}
     assert lab_guard.kept(right, "greedy")["colour"] == {"value": 0.75}
+
+
+def test_a_run_that_goes_on_asks_the_guard_of_new_plans_alone_and_keeps_the_others(tmp_path, monkeypatch):
+    asked = []
+
+    def answers(engine, specs, split, kinds):
+        asked.append(list(specs))
+        return {spec: {"colour": [[0, 1]]} for spec in specs}
+
+    monkeypatch.setattr(lab_guard, "answers", answers)
+    lab_engine.guard(None, ["greedy", "avc"], tmp_path)
+    lab_engine.guard(None, ["greedy", "vcd"], tmp_path)
+    assert asked == [["greedy", "avc"], ["vcd"]]
+    assert list(json.loads((tmp_path / lab_engine.ASKED).read_text())) == ["greedy", "avc", "vcd"]
 
 
 def test_the_guard_asks_of_every_kind_what_its_picture_can_be_asked():
