@@ -1,0 +1,142 @@
+"""What the host does in a decode step on a card, timed without one: where launches cost nothing, what is left?
+
+    python -m benchmarks.timing.host --out benchmarks/results/host.json
+
+A step of one row on a fast card waits for the host: Python, torch's dispatch and launches. This times all of that but
+the launches themselves. The depth and prompt of LLaVA-1.5-7B at a tiny width, bfloat16, on one thread; kernels of our
+own and graphs do nothing but fill what they return, and plain attention of one query does the same, so that neither
+side computes what a card would. A launch of a kernel by Triton and one by torch are taken to cost the same. **The
+ratio is an estimate of a card's, not a measurement of one**, and what a method computes in operations of torch counts
+on the CPU at the CPU's price: `sgrs`, whose gradients are such operations, comes out too high.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import json
+import statistics
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu.shapes import llava
+from benchmarks.timing.launches import SHAPE
+from benchmarks.timing.speed import PLAIN, clocked_generate
+
+METHODS = ("locore", "vaf", "paint", "heads", "spin", "var", "avc", "vcd", "sgrs")
+FIRST = 8  # the steps before are those with which graphs begin
+FILLED = {"_sloped_attention": 4, "_partial_attention": 5}  # which argument of a kernel its first result is
+
+
+class Compiled:
+    """A kernel of Triton that fills its first result with zeros."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.__name__ = function.__name__
+        self._filled = FILLED.get(function.__name__)
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Compiled]:
+        return self._launch
+
+    def _launch(self, *arguments: Any) -> Compiled:
+        if self._filled is not None:
+            arguments[self._filled].zero_()
+        return self
+
+
+class Recorded:
+    """A graph that returns what it gave when it was recorded."""
+
+    def __init__(self, function: Callable[..., Tensor], inputs: Any) -> None:
+        self.inputs, self.output = tuple(inputs), function(*inputs)
+
+    def __call__(self) -> Tensor:
+        return self.output
+
+
+def _triton() -> dict[str, types.ModuleType]:
+    language = types.ModuleType("triton.language")
+    vars(language).update(tensor=object, constexpr=object)
+    triton = types.ModuleType("triton")
+    triton.__spec__ = importlib.machinery.ModuleSpec("triton", None)
+    vars(triton).update(
+        language=language,
+        jit=lambda function=None, **_: Compiled if function is None else Compiled(function),
+        next_power_of_2=lambda n: 1 << (n - 1).bit_length(),
+    )
+    return {"triton": triton, "triton.language": language}
+
+
+@contextmanager
+def as_on_a_card() -> Iterator[None]:
+    """Methods go the ways of a card, whose kernels and graphs cost nothing; plain attention of one query neither."""
+    from grounddecode.engines.hf.attention import card
+    from grounddecode.engines.hf.watch import flags
+
+    real = nn.functional.scaled_dot_product_attention
+
+    def attention(query: Tensor, *args: Any, **options: Any) -> Tensor:
+        return torch.empty_like(query).zero_() if query.shape[2] == 1 else real(query, *args, **options)
+
+    loaded = [name for name in sys.modules if name.startswith("grounddecode.engines.grouped.")]
+    for name in set(loaded) - {f"grounddecode.engines.grouped.{known}" for known in ("merge", "replay")}:
+        raise RuntimeError(f"{name} was imported before, start a process of its own")
+    with (
+        mock.patch.dict(sys.modules, _triton()),
+        mock.patch.object(nn.functional, "scaled_dot_product_attention", attention),
+        mock.patch.object(card, "on_card", lambda tensor: True),
+        mock.patch.object(flags, "on_card", lambda tensor: True),
+        mock.patch.object(card, "Replay", Recorded),
+    ):
+        yield
+
+
+def measured(specs: list[str], steps: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """One row a method: the median step beside that of the plain model, of many alternating calls."""
+    torch.manual_seed(0)
+    model, make = llava(SHAPE, "cpu", torch.bfloat16)
+    inputs = make(1)
+
+    def step(spec: str) -> float:
+        return statistics.median(clocked_generate(model, spec, inputs, FIRST + steps)[1][FIRST:])
+
+    step(PLAIN)  # transformers is imported by now, and asks in its own way for Triton
+    with as_on_a_card():
+        for spec in specs:
+            step(spec)
+            pairs = [(step(PLAIN), step(spec)) for _ in range(repeats)]
+            yield {
+                "method": spec,
+                "ratio": statistics.median(ours / plain for plain, ours in pairs),
+                "added_us": 1e6 * statistics.median(ours - plain for plain, ours in pairs),
+                "plain_us": 1e6 * statistics.median(plain for plain, _ in pairs),
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
+    parser.add_argument("--steps", type=int, default=24, help="decode steps of a call")
+    parser.add_argument("--repeats", type=int, default=10, help="pairs of calls")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for row in measured(args.methods.split(","), args.steps, args.repeats):
+        print(f"{row['method']:8} {row['ratio']:5.3f}x {row['added_us']:+8.0f} us a step", file=sys.stderr)
+        rows.append(row)
+    if args.out:
+        result = {"torch": torch.__version__, "steps": args.steps, "repeats": args.repeats, "methods": rows}
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
