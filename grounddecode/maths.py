@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -243,6 +243,21 @@ def _starts(floor: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """What the five sums start from, and zero: a number would be made a tensor in every layer."""
     with torch.inference_mode(False):  # they outlive the caller's mode
         return torch.tensor([[[_TINY, 0.0, 0.0, 0.0, -floor]]], device=device), torch.tensor(0.0, device=device)
+
+
+class FactorRule(NamedTuple):
+    """Factors on groups of keys, from the weight `m` of each group; 0 is text, 1 the image (see `Method.factor_rule`).
+
+    ranked: `a`. A head whose image weight is at least that of r heads has `e = a r`: 1 / (1 + e m_1) on text, (1 + e)
+        times that on the image.
+    least: `n`, `f`. Heads behind the n with the most image weight, by order where equal, have the factor f; none of
+        them where no head has any.
+    moved: `p`, `s`, `t`. Groups 2 and 3 are sinks in text and image. Where `i = m_1 + m_3` is at least t, and m_1 at
+        least s i: 1 - p on sinks, 1 + p (m_2 + m_3) / m_1 on the image; elsewhere 1.
+    """
+
+    name: Literal["ranked", "least", "moved"]
+    numbers: tuple[float, ...]
 
 
 def image_groups(image: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from grounddecode.reads import Needs as Needs
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from grounddecode.calibration import Calibration
+    from grounddecode.maths import FactorRule
     from grounddecode.view import Candidates, Judgement, Rows, StepView, StreamEdit, StreamInputs
 
 
@@ -69,11 +71,8 @@ class Method:
             "remember": Needs.MEMORY,
             "judge": Needs.CANDIDATES,
         }
-        found = cls.extra_needs
-        for hook, need in hooks.items():
-            if getattr(cls, hook) is not getattr(Method, hook):
-                found |= need
-        return found
+        own = (need for hook, need in hooks.items() if getattr(cls, hook) is not getattr(Method, hook))
+        return reduce(or_, own, cls.extra_needs)
 
     def active_needs(self) -> Needs:
         """What this instance needs: `needs`, less what its hyper-parameters leave switched off."""
@@ -145,14 +144,11 @@ class Method:
 
     @property
     def groups(self) -> int:
-        """How many groups of keys its whole attention edit scales, each by one factor a head; 0: it is no such edit.
-
-        2, 4 or 8. Engines may then never make the weights: partial sums over the groups are enough.
-        """
+        """How many groups of keys (2, 4, 8) its whole attention edit scales, by one factor a head each; 0: not so."""
         return 0
 
     def key_groups(self, step: StepView) -> Tensor:
-        """(R, T) uint8: the group of each key, from 0, the same in every layer.
+        """(R, T) uint8: the group of each key, from 0, the same in every layer and made of positions alone.
 
         For a method that flags tokens: of keys that are not flagged; a flagged key's is `groups // 2` more.
         """
@@ -161,9 +157,13 @@ class Method:
     def group_factors(self, masses: Tensor) -> Tensor:
         """Factors (R, heads, groups) on the weights of each group's keys: the same edit as `edit_weights`.
 
-        `masses`: (R, heads, groups) float32, the weight of each group; a row's sum to 1. Nothing else may be read.
+        `masses`: (R, heads, groups) float32, the weight of each group, 1 in all. Nothing else may be read.
         """
         raise TypeError(f"{type(self).__name__} groups no keys")
+
+    def factor_rule(self, n_heads: int) -> FactorRule | None:
+        """The rule that `group_factors` is, if it is one of those that kernels know."""
+        return None
 
     @property
     def is_sloped(self) -> bool:
@@ -173,7 +173,7 @@ class Method:
     def key_slopes(self, step: StepView) -> Tensor:
         """(R, 2, T) float32, at least 0: factors on each key's scores that are above 0, and on its others.
 
-        The same edit as `edit_scores`, in all heads, and in every layer it acts on.
+        The same edit as `edit_scores`, in all heads and in every layer it acts on; made of positions alone.
         """
         raise TypeError(f"{type(self).__name__} has no slopes")
 

@@ -70,14 +70,26 @@ def test_the_merge_of_groups_is_the_edit(method: Method, splits: int) -> None:
         assert (expected - (plain[:, :, None] @ values).squeeze(2)).abs().max() > 0.01  # it edits something
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton: make test-vllm")
-def test_the_kernel_gives_these_sums() -> None:
-    """In Triton's interpreter, which is chosen before it is imported."""
+def told(*arguments: str, **more: str) -> list[str]:
+    """What the kernels' checks say, in a process of their own: how they run is chosen before Triton is imported."""
     path = os.pathsep.join([str(ROOT / "tests" / "support" / "vllm"), str(ROOT)])  # torchvision's operators
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-m", "tests.support.triton_kernel"]
+    command = [sys.executable, "-m", "tests.support.triton_kernel", *arguments]
+    environment = os.environ | {"PYTHONPATH": path} | more
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
-    engine, cases = done.stdout.splitlines()[-2:]
+    return done.stdout.splitlines()
+
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton: make test-vllm")
+
+
+@needs_triton
+def test_the_kernels_give_these_sums() -> None:
+    engine, cases = told(TRITON_INTERPRET="1")[-2:]
     assert float(engine.removeprefix("engine: ")) <= 1e-5
-    assert cases == "18 cases"
+    assert cases == "31 cases"
+
+
+@needs_triton
+def test_the_kernels_compile_for_a_card(tmp_path: Path) -> None:
+    assert told("compile", TRITON_CACHE_DIR=str(tmp_path)) == ["7 kernels compile"]

@@ -12,11 +12,19 @@ from typing import Any
 
 import torch
 
-from grounddecode.engines.grouped import peaks, sloped
-from grounddecode.engines.grouped.kernel import partial_attention, splits_of
+from grounddecode import SPIN, VAR, HeadModulation
+from grounddecode.engines.grouped import kernel, merging, peaks, sloped
+from grounddecode.engines.grouped.kernel import PartialAttention, splits_of
 from grounddecode.engines.grouped.launch import Launcher
 from grounddecode.engines.grouped.merge import HIDDEN, merged
 from tests.engines.test_grouped import partial
+
+MERGED = (
+    HeadModulation(alpha=3.0),
+    SPIN(rho=0.6, damp=0.2),
+    VAR(sink_dims=(1,), p=0.7, rho=0.3),
+    VAR(sink_dims=(1,), p=1.0, rho=0.9),
+)
 
 
 def check(device: str, heads: int, width: int, groups: int, dtype: torch.dtype) -> None:
@@ -33,7 +41,7 @@ def check(device: str, heads: int, width: int, groups: int, dtype: torch.dtype) 
     splits = splits_of(rows, heads)
     shape = (rows, heads, splits)
     into = tuple(torch.full(size, 7.0, device=device) for size in ((*shape, groups, width), shape, (*shape, groups)))
-    partial_attention(query, key, value, labels, flags, 1 / math.sqrt(width), into)
+    PartialAttention(query, key, labels, True, 1 / math.sqrt(width), into)(query, key, value, flags)
     scores = query.float() @ key.float().repeat_interleave(heads // key_heads, dim=1).mT / math.sqrt(width)
     marked = torch.where(labels == HIDDEN, labels, labels + groups // 2 * flags.to(torch.uint8))
     values = value.float().repeat_interleave(heads // key_heads, dim=1)
@@ -56,7 +64,7 @@ def check_sloped(device: str, heads: int, width: int, keys: int, dtype: torch.dt
     room = torch.rand(rows, 2, keys + 9, generator=generator) * 1.5
     room[1, :, :7] = -1.0
     slopes = room.to(device)[..., :keys]  # a slice, as the engine has it
-    found = sloped.sloped_attention(query, key, value, slopes, 1 / math.sqrt(width))
+    found = sloped.SlopedAttention(query, key, slopes, 1 / math.sqrt(width))(query, key, value)
     repeated = [x.double().repeat_interleave(heads // key_heads, dim=1) for x in (key, value)]
     scores = (query.double() @ repeated[0].mT / math.sqrt(width)).squeeze(2)
     scores = torch.where(scores > 0, scores * slopes[:, :1], scores * slopes[:, 1:])
@@ -74,10 +82,47 @@ def check_peaks(device: str, width: int, dims: tuple[int, ...], dtype: torch.dty
     hidden[::2, 0, dims[-1]] = 9.0 * width**0.5
     hidden[5] = 0.0
     room = torch.zeros(6, 12, dtype=torch.bool, device=device)
-    peaks.flag_peaks(hidden.to(device, dtype), dims, 0.5, room, 7)
+    hidden = hidden.to(device, dtype)
+    peaks.Peaks(hidden, dims, 0.5, room)(hidden, room, 7)
     expected = torch.zeros(6, 12, dtype=torch.bool)
     expected[::2, 7] = True
     assert torch.equal(room.cpu(), expected), (device, width, dims, dtype)
+
+
+def check_merging(device: str, method: Any, heads: int, splits: int, width: int, dtype: torch.dtype) -> None:
+    """The kernel that merges, beside the method's own factors: equal heads, rows and splits that see no image."""
+    generator, rows = torch.Generator().manual_seed(heads + splits), 3
+    shape = (rows, heads, splits)
+    sums, tops, masses = (
+        torch.rand(size, generator=generator)
+        for size in ((*shape, method.groups, width), shape, (*shape, method.groups))
+    )
+    tops[0, 1], masses[0, 1], sums[0, 1] = tops[0, 0], masses[0, 0], sums[0, 0]  # two heads are as good
+    masses[1, ..., 1::2], sums[1, ..., 1::2, :] = 0.0, 0.0  # no image
+    tops[2, :, 1:], masses[2, :, 1:], sums[2, :, 1:] = -math.inf, 0.0, 0.0  # nothing to see but in the first split
+    parts = sums.to(device), tops.to(device), masses.to(device)
+    rule = method.factor_rule(heads)
+    assert rule is not None
+    wanted = merged(*parts, method.group_factors)[:, None]
+    found = merging.Merging(parts, rule, dtype)(torch.empty(0, device=device, dtype=dtype))
+    assert found.shape == (rows, 1, heads, width)
+    assert found.dtype == dtype
+    apart = float((found.float() - wanted).abs().max())
+    assert apart <= (2e-5 if dtype == torch.float32 else 2e-2), (device, method.name, heads, splits, width, apart)
+    assert merging.merging(parts, method, dtype) is not None
+
+
+def check_other_factors(device: str) -> None:
+    """A class with the rule of ours and factors of its own does not go by the rule."""
+
+    class Doubled(HeadModulation):
+        def extra(self, sensitivity: torch.Tensor) -> torch.Tensor:
+            return 2 * super().extra(sensitivity)
+
+    shape = (2, 4, 3)
+    parts = tuple(torch.rand(size, device=device) for size in ((*shape, 2, 16), shape, (*shape, 2)))
+    assert merging.merging(parts, HeadModulation(), torch.float32) is not None
+    assert merging.merging(parts, Doubled(), torch.float32) is None
 
 
 def check_all(device: str) -> int:
@@ -94,12 +139,15 @@ def check_all(device: str) -> int:
         check_sloped(device, heads, width, keys, dtype)
     for width, dims in ((64, (3,)), (48, (1, 40, 7)), (4096, (1415, 2533))):
         check_peaks(device, width, dims, torch.float32 if device == "cpu" else torch.bfloat16)
+    for method, (heads, splits, width) in itertools.product(MERGED, ((4, 1, 16), (12, 3, 24), (32, 8, 128))):
+        check_merging(device, method, heads, splits, width, torch.float32 if device == "cpu" else torch.bfloat16)
+    check_other_factors(device)
     sloped.LONG, usual = 64, sloped.LONG  # a row is read in parts
     try:
         check_sloped(device, 4, 16, 150, torch.float32)
     finally:
         sloped.LONG = usual
-    return len(cases) + len(long) + 5
+    return len(cases) + len(long) + 5 + 3 * len(MERGED) + 1
 
 
 class ByHand:
@@ -121,17 +169,23 @@ def check_engine() -> float:
     from grounddecode.registry import create
     from tests import zoo
 
-    usual, launch, apart = (card.on_card, flags.on_card, card.Replay), Launcher.__call__, 0.0
+    usual, over, apart = (card.on_card, flags.on_card, card.Replay), Launcher.over, 0.0
     launched: set[str] = set()
 
-    def counted(self: Launcher, *given: Any) -> None:
+    def counted(self: Launcher, *given: Any) -> Any:
         launched.add(self.name)
-        launch(self, *given)
+        return over(self, *given)
+
+    class Doubled(HeadModulation):  # by a graph
+        def extra(self, sensitivity: torch.Tensor) -> torch.Tensor:
+            return 2 * super().extra(sensitivity)
 
     methods = (
         create("vaf", layers=(0, 9)),
         create("paint", layers=(0, 9), summary_tokens=((1, 2),)),
         create("heads", alpha=3.0),
+        create("spin", rho=0.5),
+        Doubled(alpha=1.5),
         create("var", sink_dims=(1, 2), tau=1.0),
     )
     options = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
@@ -139,18 +193,56 @@ def check_engine() -> float:
         model, inputs = zoo.model(name), zoo.family(name).batch()
         found = []
         for here in (usual, (lambda _: True, lambda _: True, ByHand)):
-            (card.on_card, flags.on_card, card.Replay), Launcher.__call__ = here, counted
+            (card.on_card, flags.on_card, card.Replay), Launcher.over = here, counted
             try:
                 with torch.no_grad(), ground(model, [method]):
                     found.append(torch.stack(model.generate(**inputs, **options).logits))
             finally:
-                (card.on_card, flags.on_card, card.Replay), Launcher.__call__ = usual, launch
+                (card.on_card, flags.on_card, card.Replay), Launcher.over = usual, over
         apart = max(apart, float((found[0] - found[1]).abs().max()))
-    assert launched == {"_sloped_attention", "_partial_attention", "_peaks"}, launched
+    assert launched == {"_sloped_attention", "_partial_attention", "_merge", "_peaks"}, launched
     return apart
 
 
+def compile_all() -> int:
+    """How many kernels compile for an H100, which needs none: the interpreter takes what the compiler refuses."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    numbers = {"scaling": "fp32", "bound": "fp32", "first": "fp32", "second": "fp32", "third": "fp32"}
+    others = {"label": "*u8", "flag": "*i1", "flags": "*i1", "dims": "*i64", "into": "*bf16"}
+    others |= dict.fromkeys(("query", "key", "value", "hidden"), "*bf16") | dict.fromkeys(
+        ("sums", "tops", "masses", "slope"), "*fp32"
+    )
+    sizes = {"HEADS": 32, "HEAD_ROOM": 32, "REPEAT": 1, "WIDTH": 128, "ROOM": 128, "NONE": HIDDEN, "BLOCK": 64}
+    split = {"SPLITS": 4, "SPLIT_ROOM": 4, "DIMS": 2}
+    forms = [(merging, rule, groups) for rule, groups in ((0, 2), (1, 2), (2, 4))]
+    forms += [(kernel, 0, 2), (kernel, 0, 4), (sloped, 0, 2), (peaks, 0, 2)]
+    for module, rule, groups in forms:
+        given = sizes | split | {"RULE": rule, "GROUPS": groups, "FLAGGED": groups // 2 if groups == 4 else 0}
+        if module is peaks:
+            given |= {"WIDTH": 4096, "ROOM": 2, "BLOCK": 1024}
+        elif module is kernel:
+            given |= {"BLOCK": 64 // groups}
+        elif module is sloped:
+            given |= {"SPLITS": 1}
+        function = module._launches._kernel
+        types = {
+            name: "constexpr" if name.isupper() else numbers.get(name) or others.get(name) or "i32"
+            for name in function.arg_names
+        }
+        round_ = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(types) if types[name].startswith("*")}
+        constants = {name: given[name] for name in types if name.isupper()}
+        source = ASTSource(function, types, constexprs=constants, attrs=round_)
+        triton.compile(source, target=GPUTarget("cuda", 90, 32))
+    return len(forms)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["compile"]:
+        sys.stdout.write(f"{compile_all()} kernels compile\n")
+        sys.exit()
     device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     if device == "cpu":
         sys.stdout.write(f"engine: {check_engine():.1e}\n")

@@ -82,36 +82,40 @@ def _partial_attention(
     tl.store(sums + spot, total, mask=real[None, :] & (group[:, None] >= 0))
 
 
-_launch = Launcher(
+_launches = Launcher(
     triton.jit(_partial_attention, do_not_specialize=("n_keys", "n_split", "label_stride", "flag_stride"))
 )
 
 
-def partial_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    labels: Tensor,
-    flags: Tensor | None,
-    scaling: float,
-    into: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    """Fill `into`, the `sums`, `tops` and `masses` of `merge.merged`.
+class PartialAttention:
+    """Partial sums of queries like one, by the kernel.
 
     Args:
-        query: (rows, heads, 1, width), contiguous.  key, value: (rows, key heads, T, width), contiguous.
+        query: (rows, heads, 1, width), contiguous.  key: (rows, key heads, T, width), contiguous, as its value is.
         labels: (rows, T) uint8, the group of each key, `HIDDEN` for a key that may not be looked at.
-        flags: (rows, T) bool: such a key's group is that of its label and half the number of groups more.
-        scaling: of the scores.  into: what to fill, (rows, heads, splits, groups, ...); groups is 2, 4 or 8.
+        flagged: whether keys are flagged: a flagged key's group is that of its label and half the number more.
+        scaling: of the scores.  into: what to fill, the `sums`, `tops` and `masses` of `merge.merged`, (rows, heads,
+            splits, groups, ...); groups is 2, 4 or 8.
     """
-    sums, tops, masses = into
-    rows, heads, _, width = query.shape
-    n_keys, splits, groups = key.shape[2], sums.shape[2], sums.shape[3]
-    block = 64 // groups
-    share = -(-n_keys // splits)
-    flagged = 0 if flags is None else groups // 2
-    marks = labels if flags is None else flags
-    numbers = scaling, n_keys, -(-share // block) * block, labels.stride(0), marks.stride(0)
-    sizes = heads, heads // key.shape[1], splits, width, triton.next_power_of_2(width)
-    tensors = query, key, value, labels, marks, sums, tops, masses
-    _launch((rows, heads, splits), tensors, numbers, (*sizes, groups, flagged, block, HIDDEN))
+
+    __slots__ = ("_into", "_labels", "_launch", "_numbers")
+
+    def __init__(
+        self, query: Tensor, key: Tensor, labels: Tensor, flagged: bool, scaling: float, into: tuple[Tensor, ...]
+    ) -> None:
+        sums = into[0]
+        rows, heads, _, width = query.shape
+        n_keys, splits, groups = key.shape[2], sums.shape[2], sums.shape[3]
+        block = 64 // groups
+        sizes = heads, heads // key.shape[1], splits, width, triton.next_power_of_2(width)
+        constants = (*sizes, groups, groups // 2 if flagged else 0, block, HIDDEN)
+        like = query, key, key, labels, labels.bool() if flagged else labels, *into
+        self._launch = _launches.over((rows, heads, splits), constants, like)
+        share = -(-n_keys // splits)
+        self._numbers = scaling, n_keys, -(-share // block) * block, labels.stride(0)
+        self._labels, self._into = labels, into
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, flags: Tensor | None) -> None:
+        """`flags`: (rows, T) bool, the last dimension dense."""
+        marks = self._labels if flags is None else flags
+        self._launch((query, key, value, self._labels, marks, *self._into), (*self._numbers, marks.stride(0)))

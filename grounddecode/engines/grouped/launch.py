@@ -1,13 +1,12 @@
 """Launches of a Triton kernel that cost the host little: what Triton finds out about the arguments is found out once.
 
 A kernel is launched in every layer of every step, and Triton looks at all arguments each time to choose among what it
-has compiled. Here that is chosen by what can differ: grid, constants, types and whether all addresses are round.
+has compiled. Here that is chosen once for all launches that are alike, and again where an address is not round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,33 +19,44 @@ class Launcher:
     def __init__(self, kernel: Any) -> None:
         self.name: str = kernel.__name__
         self._kernel = kernel
-        self._ready: dict[Hashable, Callable[..., Any]] = {}
+        self._known: dict[Hashable, Launch] = {}
 
-    def __call__(
-        self,
-        grid: tuple[int, int, int],
-        tensors: tuple[Tensor, ...],
-        numbers: tuple[float, ...],
-        constants: tuple[int, ...],
+    def over(self, grid: tuple[int, int, int], constants: tuple[int, ...], like: tuple[Tensor, ...]) -> Launch:
+        """Launches over all of `grid`, of tensors with the types and the device of those given."""
+        known = grid, constants, like[0].device, *[tensor.dtype for tensor in like]
+        launch = self._known.get(known)
+        if launch is None:
+            launch = self._known[known] = Launch(self._kernel, grid, constants, like[0].device)
+        return launch
+
+
+class Launch:
+    """One kernel over one grid with constants; the tensors it is called with lie on one device."""
+
+    __slots__ = ("_alone", "_compiled", "_constants", "_device", "_grid", "_kernel")
+
+    def __init__(
+        self, kernel: Any, grid: tuple[int, int, int], constants: tuple[int, ...], device: torch.device
     ) -> None:
-        """Over all of `grid`; the tensors lie on one device."""
-        device = tensors[0].device
+        self._kernel, self._grid, self._constants, self._device = kernel, grid, constants, device
+        self._alone = device.type != "cuda" or torch.cuda.device_count() == 1
+        self._compiled: Callable[..., Any] | None = None  # for round addresses
+
+    def __call__(self, tensors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
+        if self._alone:
+            self._launch(tensors, numbers)
+            return
+        with torch.cuda.device(self._device):
+            self._launch(tensors, numbers)
+
+    def _launch(self, tensors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
         odd = 0
         for tensor in tensors:
             odd |= tensor.data_ptr()
-        known = grid, constants, device, odd & 15 == 0, *[tensor.dtype for tensor in tensors]
-        ready = self._ready.get(known)
-        with _on(device):
-            if ready is not None:
-                ready(*tensors, *numbers, *constants)
-                return
-            made = self._kernel[grid](*tensors, *numbers, *constants)
-            if made is not None and odd & 15 == 0:  # Triton's interpreter makes nothing; odd addresses differ in how
-                self._ready[known] = made[grid]
-
-
-def _on(device: torch.device) -> Any:
-    """The device is current inside."""
-    if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(device)
+        if odd & 15:
+            self._kernel[self._grid](*tensors, *numbers, *self._constants)
+        elif self._compiled is not None:
+            self._compiled(*tensors, *numbers, *self._constants)
+        else:
+            made = self._kernel[self._grid](*tensors, *numbers, *self._constants)
+            self._compiled = None if made is None else made[self._grid]  # Triton's interpreter makes nothing

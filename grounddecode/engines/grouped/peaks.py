@@ -43,20 +43,28 @@ def _peaks(
     tl.store(flags + row * stride + column, share >= bound)
 
 
-_launch = Launcher(triton.jit(_peaks, do_not_specialize=("column", "stride")))
+_launches = Launcher(triton.jit(_peaks, do_not_specialize=("column", "stride")))
 
 
-def flag_peaks(hidden: Tensor, dims: tuple[int, ...], bound: float, flags: Tensor, column: int) -> None:
-    """Write what is true of each row into a column of `flags`.
+class Peaks:
+    """Flags of tokens like one, by the kernel.
 
     Args:
         hidden: (rows, 1, width), contiguous.  dims: dimensions of it.  bound: of the share of the token's norm.
         flags: (rows, room) bool, the last dimension dense.
     """
-    rows, _, width = hidden.shape
-    constants = width, len(dims), triton.next_power_of_2(len(dims)), min(_BLOCK, triton.next_power_of_2(width))
-    tensors = hidden, _on(dims, hidden.device), flags
-    _launch((rows, 1, 1), tensors, (bound, column, flags.stride(0)), constants)
+
+    __slots__ = ("_bound", "_dims", "_launch")
+
+    def __init__(self, hidden: Tensor, dims: tuple[int, ...], bound: float, flags: Tensor) -> None:
+        rows, _, width = hidden.shape
+        self._dims, self._bound = _on(dims, hidden.device), bound
+        constants = width, len(dims), triton.next_power_of_2(len(dims)), min(_BLOCK, triton.next_power_of_2(width))
+        self._launch = _launches.over((rows, 1, 1), constants, (hidden, self._dims, flags))
+
+    def __call__(self, hidden: Tensor, flags: Tensor, column: int) -> None:
+        """Write what is true of each row into a column of `flags`."""
+        self._launch((hidden, self._dims, flags), (self._bound, column, flags.stride(0)))
 
 
 @cache

@@ -76,42 +76,42 @@ def _sloped_attention(
         tl.store(masses + here, mass)
 
 
-_launch = Launcher(triton.jit(_sloped_attention, do_not_specialize=("n_keys", "n_split", "row_stride", "side_stride")))
+_launches = Launcher(
+    triton.jit(_sloped_attention, do_not_specialize=("n_keys", "n_split", "row_stride", "side_stride"))
+)
 
 
-def sloped_attention(query: Tensor, key: Tensor, value: Tensor, slopes: Tensor, scaling: float) -> Tensor:
-    """Edited attention (rows, 1, heads, width) in the dtype of `query`.
+class SlopedAttention:
+    """Edited attention of queries like one, by the kernel.
 
     Args:
-        query: (rows, heads, 1, width), contiguous.  key, value: (rows, key heads, T, width), contiguous.
+        query: (rows, heads, 1, width), contiguous.  key: (rows, key heads, T, width), contiguous, as its value is.
         slopes: (rows, 2, T) float32, the last dimension dense: of scores above 0, and of others; negative: hidden.
         scaling: of the scores.
     """
-    rows, heads, _, width = query.shape
-    key_heads, n_keys = key.shape[1], key.shape[2]
-    splits = 1 if n_keys <= LONG else splits_of(rows, heads)
-    into = query.new_empty(rows, 1, heads, width)
-    if splits == 1:
-        _fill(query, key, value, slopes, (into, into, into), scaling, (heads, heads // key_heads, 1, width), n_keys)
-        return into
-    shape = (rows, heads, splits)
-    sums, tops, masses = (torch.empty(size, device=query.device) for size in ((*shape, 1, width), shape, (*shape, 1)))
-    sizes, share = (heads, heads // key_heads, splits, width), -(-n_keys // splits)
-    _fill(query, key, value, slopes, (sums, tops, masses), scaling, sizes, share)
-    return into.copy_(merged(sums, tops, masses, torch.ones_like)[:, None])
 
+    __slots__ = ("_launch", "_numbers", "_parts", "_shape", "_slopes")
 
-def _fill(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    slopes: Tensor,
-    into: tuple[Tensor, ...],
-    scaling: float,
-    sizes: tuple[int, int, int, int],
-    share: int,
-) -> None:
-    """`sizes`: query heads, how many share a key head, splits, width of a head."""
-    numbers = scaling, key.shape[2], share, slopes.stride(0), slopes.stride(1)
-    constants = *sizes, triton.next_power_of_2(sizes[3]), _BLOCK
-    _launch((query.shape[0], sizes[0], sizes[2]), (query, key, value, slopes, *into), numbers, constants)
+    def __init__(self, query: Tensor, key: Tensor, slopes: Tensor, scaling: float) -> None:
+        rows, heads, _, width = query.shape
+        key_heads, n_keys = key.shape[1], key.shape[2]
+        splits = 1 if n_keys <= LONG else splits_of(rows, heads)
+        self._shape, shape = (rows, 1, heads, width), (rows, heads, splits)
+        self._parts: tuple[Tensor, Tensor, Tensor] | None = None  # of `merge.merged`
+        if splits > 1:
+            sums, masses = (query.new_empty((*shape, *more), dtype=torch.float32) for more in ((1, width), (1,)))
+            self._parts = sums, query.new_empty(shape, dtype=torch.float32), masses
+        constants = heads, heads // key_heads, splits, width, triton.next_power_of_2(width), _BLOCK
+        self._launch = _launches.over(shape, constants, (query, key, key, slopes, *(self._parts or (query,) * 3)))
+        share = n_keys if splits == 1 else -(-n_keys // splits)
+        self._numbers = scaling, n_keys, share, slopes.stride(0), slopes.stride(1)
+        self._slopes = slopes
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(rows, 1, heads, width) in the dtype of `query`."""
+        into = query.new_empty(self._shape)
+        if self._parts is None:
+            self._launch((query, key, value, self._slopes, into, into, into), self._numbers)
+            return into
+        self._launch((query, key, value, self._slopes, *self._parts), self._numbers)
+        return into.copy_(merged(*self._parts, torch.ones_like)[:, None])

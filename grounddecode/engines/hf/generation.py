@@ -66,6 +66,7 @@ class Columns:
     slots: Tensor
     vision: VisionView | None
     ahead: dict[int, tuple[int, Tensor]] = field(default_factory=dict)  # see `gains`
+    kept: dict[Hashable, Tensor] = field(default_factory=dict)  # what methods say of every column, see `card`
     _of_image: dict[Hashable, Tensor] = field(default_factory=dict)
     _part: dict[Hashable, tuple[int, int, Tensor]] = field(default_factory=dict)  # the one that was asked for last
 

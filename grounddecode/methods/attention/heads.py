@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
-from grounddecode.maths import image_groups
+from grounddecode.maths import FactorRule, image_groups
 from grounddecode.method import Method, Needs, option
 
 if TYPE_CHECKING:
@@ -135,6 +135,9 @@ class HeadModulation(Method):
         extra = self.extra(image)
         divisor = 1.0 + extra * image
         return torch.stack([1.0 / divisor, (1.0 + extra) / divisor], dim=-1)
+
+    def factor_rule(self, n_heads: int) -> FactorRule:
+        return FactorRule("ranked", (self.alpha / n_heads,))
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         parts = step.of_image(_parts)

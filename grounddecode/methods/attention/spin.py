@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from grounddecode.maths import image_groups
+from grounddecode.maths import FactorRule, image_groups
 from grounddecode.method import Method, Needs, option
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ class SPIN(Method):
 
     def group_factors(self, masses: Tensor) -> Tensor:
         return self._gain(masses[..., 1], masses[..., 1].amax(dim=-1, keepdim=True) > 0)[..., None].expand_as(masses)
+
+    def factor_rule(self, n_heads: int) -> FactorRule:
+        return FactorRule("least", (int(self.rho * n_heads), self.damp))
 
     def head_gain(self, scores: Tensor, step: StepView, layer: int) -> Tensor:
         image = step.of_image(_alone)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
-from grounddecode.maths import NOTHING, image_groups, move_mass
+from grounddecode.maths import NOTHING, FactorRule, image_groups, move_mass
 from grounddecode.method import Method, Needs, option
 from grounddecode.view import Rows
 
@@ -150,6 +150,9 @@ class VAR(Method):
         given = 1.0 - share
         raised = 1.0 + share * (text_sinks + image_sinks) / taken.clamp(min=torch.finfo(masses.dtype).tiny)
         return torch.stack([torch.ones_like(taken), raised, given, given], dim=-1)
+
+    def factor_rule(self, n_heads: int) -> FactorRule:
+        return FactorRule("moved", (self.moved, max(self.rho, NOTHING), MASS_FLOOR))
 
     def edit_weights(self, weights: Tensor, step: StepView, layer: int) -> Tensor:
         if step.flags is None:

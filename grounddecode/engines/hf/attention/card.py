@@ -7,7 +7,7 @@ can be had: keys in a contiguous cache on CUDA, Triton at hand, no gradient, not
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
     from grounddecode.method import Method
+    from grounddecode.view import StepView
+
+Parts = tuple[Tensor, Tensor, Tensor]  # what `merged` is given
 
 
 @cache
@@ -39,7 +42,7 @@ def by_kernel(call: Call, plan: LayerPlan, step: Step) -> Way | None:
         return None
     if plan.sloped is not None:
         return Way(_Sloped(plan.sloped, call, step), call, dense=True)
-    if plan.grouped is not None and (step.generated >= PAYS_FROM or _known(plan, call) in plan.kept):
+    if plan.grouped is not None and _pays(plan.grouped, call, plan, step):
         return Way(_Grouped(plan.grouped, call, plan, step), call, dense=True)
     return None
 
@@ -55,6 +58,13 @@ def _can_go(call: Call, step: Step) -> bool:
         and not options.get(WANTS_WEIGHTS)
         and _reads_its_mask(call, step)
     )
+
+
+def _pays(method: Method, call: Call, plan: LayerPlan, step: Step) -> bool:
+    """Whether a graph is there, or none is needed, or recording one pays."""
+    if step.generated >= PAYS_FROM or _known(plan, call) in plan.kept:
+        return True
+    return method.factor_rule(call.query.shape[1]) is not None
 
 
 def on_card(tensor: Tensor) -> bool:
@@ -74,63 +84,80 @@ def _hidden(call: Call) -> Tensor | None:
     return None if call.mask is None else ~call.mask[:, 0, -1, : call.key.shape[2]]
 
 
+def _at_keys(what: Callable[[StepView], Tensor], method: Method, call: Call, step: Step) -> Tensor:
+    """(..., T): what a method says of each key of this call, worked out once for all columns there is room for."""
+    keys, device = call.key.shape[2], call.key.device
+    first = max(0, step.total - keys)
+    columns = step.sequence.columns(first + keys, device)
+    known = what.__name__, id(method)
+    if known not in columns.kept:
+        columns.kept[known] = what(step.view(0, 1, columns.positions.shape[0], device))
+    return columns.kept[known][..., first : first + keys]
+
+
 class _Sloped:
     """One launch a layer: `engines.grouped.sloped`."""
 
     def __init__(self, method: Method, call: Call, step: Step) -> None:
-        from grounddecode.engines.grouped.sloped import sloped_attention
+        from grounddecode.engines.grouped.sloped import SlopedAttention
 
-        self.attention, self.scaling, hidden = sloped_attention, call.scaling, _hidden(call)
-        slopes = method.key_slopes(step.view(0, 1, call.key.shape[2], call.key.device))
-        self.slopes = slopes if hidden is None else slopes.masked_fill(hidden[:, None], -1.0)
+        slopes, hidden = _at_keys(method.key_slopes, method, call, step), _hidden(call)
+        slopes = slopes if hidden is None else slopes.masked_fill(hidden[:, None], -1.0)
+        self._attention = SlopedAttention(call.query, call.key, slopes, call.scaling)
 
     def __call__(self, call: Call, *_: Any) -> Output:
         """Edited output (B, 1, H, D)."""
-        return self.attention(call.query, call.key, call.value, self.slopes, self.scaling), None
+        return self._attention(call.query, call.key, call.value), None
 
 
 class _Grouped:
-    """A kernel and a graph a layer, in place of twenty launches: `engines.grouped`."""
+    """Two launches a layer, in place of twenty: `engines.grouped`."""
 
     def __init__(self, method: Method, call: Call, plan: LayerPlan, step: Step) -> None:
-        from grounddecode.engines.grouped.kernel import partial_attention
+        from grounddecode.engines.grouped.kernel import PartialAttention
 
-        self.attention, self.scaling, self.graph = partial_attention, call.scaling, _graph(method, call, plan)
-        labels, hidden = method.key_groups(step.view(0, 1, call.key.shape[2], call.key.device)), _hidden(call)
-        self.labels = labels if hidden is None else labels.masked_fill(hidden, HIDDEN)
-        self.flagged = Needs.TOKEN_FLAGS in method.needs()
+        parts, self._merge = _merge(method, call, plan)
+        labels, hidden = _at_keys(method.key_groups, method, call, step), _hidden(call)
+        labels = labels if hidden is None else labels.masked_fill(hidden, HIDDEN)
+        self._flagged = Needs.TOKEN_FLAGS in method.needs()
+        self._attention = PartialAttention(call.query, call.key, labels, self._flagged, call.scaling, parts)
 
     def __call__(self, call: Call, _: Any, plan: LayerPlan, step: Step) -> Output:
         """Edited output (B, 1, H, D)."""
-        graph, flags = self.graph, _flags(step, plan, call) if self.flagged else None
-        sums, tops, masses = graph.inputs
-        self.attention(call.query, call.key, call.value, self.labels, flags, self.scaling, (sums, tops, masses))
-        # to another tensor in any case: the next layer's replay writes over this one
-        return graph().to(call.query.dtype, copy=True), None
+        flags = _flags(step, plan, call) if self._flagged else None
+        self._attention(call.query, call.key, call.value, flags)
+        return self._merge(call.query), None
 
 
 def _known(plan: LayerPlan, call: Call) -> Hashable:
     rows, heads, _, width = call.query.shape
-    return "grouped", plan.grouped, rows, heads, width, call.query.device
+    return "grouped", id(plan.grouped), rows, heads, width, call.query.dtype, call.query.device
 
 
-def _graph(method: Method, call: Call, plan: LayerPlan) -> Replay:
-    """What follows the kernel, (B, 1, H, D); one graph a shape, for all layers."""
+def _merge(method: Method, call: Call, plan: LayerPlan) -> tuple[Parts, Callable[[Tensor], Tensor]]:
+    """What the kernel fills, and what follows it, (B, 1, H, D) in the dtype of a query; one a shape, for all layers."""
     from grounddecode.engines.grouped.kernel import splits_of
+    from grounddecode.engines.grouped.merging import merging
 
     rows, heads, _, width = call.query.shape
     known = _known(plan, call)
     if known not in plan.kept:
         shape = (rows, heads, splits_of(rows, heads))
-        buffers = [
+        sums, tops, masses = (
             torch.zeros(size, device=call.query.device)
             for size in ((*shape, method.groups, width), shape, (*shape, method.groups))
-        ]
-        plan.kept[known] = Replay(
-            lambda sums, tops, masses: merged(sums, tops, masses, method.group_factors)[:, None], buffers
         )
-    graph: Replay = plan.kept[known]
-    return graph
+        parts = sums, tops, masses
+        plan.kept[known] = parts, merging(parts, method, call.query.dtype) or _replayed(parts, method)
+    made: tuple[Parts, Callable[[Tensor], Tensor]] = plan.kept[known]
+    return made
+
+
+def _replayed(parts: Parts, method: Method) -> Callable[[Tensor], Tensor]:
+    """The merge by a graph, for factors that no kernel knows."""
+    graph = Replay(lambda sums, tops, masses: merged(sums, tops, masses, method.group_factors)[:, None], parts)
+    # to another tensor in any case: the next layer's replay writes over this one
+    return lambda query: graph().to(query.dtype, copy=True)
 
 
 def _flags(step: Step, plan: LayerPlan, call: Call) -> Tensor:

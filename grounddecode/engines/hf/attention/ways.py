@@ -23,22 +23,24 @@ if TYPE_CHECKING:
 class Way:
     """`act` for all calls that are like one; `dense`: whose tensors lie in a row each, and no gradient is wanted."""
 
-    __slots__ = ("_asked", "_dense", "_device", "_keys", "_mask", "_queries", "act")
+    __slots__ = ("_asked", "_dense", "_device", "_dtype", "_keys", "_mask", "_queries", "act")
 
     def __init__(self, act: Act, like: Call, dense: bool = False) -> None:
         self.act, self._dense, self._mask = act, dense, like.mask
         self._keys, self._queries, self._device = like.key.shape, like.query.shape, like.key.device
-        self._asked = _asked(like.options)
+        self._dtype = like.query.dtype
+        self._asked = _asked(like.options.get)
 
     def fits(self, call: Call) -> bool:
         """Whether the call is like the one that it was decided with."""
-        key = call.key
+        key, query = call.key, call.query
         same = (
             call.mask is self._mask
             and key.shape == self._keys
-            and call.query.shape == self._queries
+            and query.shape == self._queries
+            and query.dtype is self._dtype
             and key.device == self._device
-            and _asked(call.options) == self._asked
+            and _asked(call.options.get) == self._asked
         )
         return same and (not self._dense or is_dense(call))
 
@@ -47,8 +49,8 @@ def is_dense(call: Call) -> bool:
     """Whether a kernel can read the tensors as they lie, and nobody takes gradients of what it gives."""
     query, key, value = call.query, call.key, call.value
     lie = query.is_contiguous() and key.is_contiguous() and value.is_contiguous() and key.shape == value.shape
-    return lie and query.dtype == key.dtype == value.dtype and not torch.is_grad_enabled()
+    return lie and query.dtype is key.dtype is value.dtype and not torch.is_grad_enabled()
 
 
-def _asked(options: dict[str, Any]) -> tuple[Any, ...]:
-    return options.get(SCALING), options.get(WINDOW), options.get(SOFT_CAP), options.get(WANTS_WEIGHTS)
+def _asked(option: Callable[[str], Any]) -> tuple[Any, ...]:
+    return option(SCALING), option(WINDOW), option(SOFT_CAP), option(WANTS_WEIGHTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -36,18 +36,18 @@ class TokenFlags(Part):
         decoder = self.binding.decoder
         for layer in decoder.layers:
             if not layer.cross and self.method.acts_on(layer.index, decoder.n_layers):
-                hook = functools.partial(self._note, layer.index, _source(layer, decoder.layers))
-                self.binding.hook(layer.block.register_forward_pre_hook, hook, with_kwargs=True)
+                note = functools.partial(self._note, layer.index, _source(layer, decoder.layers))
+                self.binding.layer(layer.block, "forward", functools.partial(_before, note))
 
-    def _note(self, layer: int, source: int, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        step = self.binding.step
-        if step is None:
+    def _note(self, layer: int, source: int, hidden: Tensor) -> None:
+        here = self.binding.here
+        step = here.step
+        if step is None or here.aside:
             return
         memory = step.sequence.memory
         if source != layer and (FLAGS, source) in memory:
             memory[FLAGS, layer] = memory[FLAGS, source]
             return
-        hidden = args[0] if args else kwargs["hidden_states"]
         if step.is_newest and self._in_place(hidden, layer, step):
             return
         flags = self._flagged(hidden, layer, step)
@@ -60,23 +60,25 @@ class TokenFlags(Part):
 
     def _in_place(self, hidden: Tensor, layer: int, step: Step) -> bool:
         """On a card, for a method that says by which peaks: one launch writes the flags behind those that are known."""
-        peaks = self._peaks(hidden.shape[-1])
-        if peaks is None or not on_card(hidden) or torch.is_grad_enabled():
+        sequence, past, key = step.sequence, step.past, (FLAGS, layer)
+        behind, known = sequence.kept.get(key), sequence.memory.get(key)
+        if behind is not None and known is not behind.shown:  # rows were reordered, and may be so at every step
             return False
-        sequence, past, known = step.sequence, step.past, step.sequence.memory.get((FLAGS, layer))
-        room, shown = sequence.kept.get((FLAGS, layer), (None, None))
-        if known is None or known.shape[1] != past or not hidden.is_contiguous() or known.device != hidden.device:
-            return False
-        if room is None or room.shape[1] == past:
-            room = nn.functional.pad(known, (0, past))
-        elif known is not shown:  # rows were reordered, and may be so at every step
-            return False
-        from grounddecode.engines.grouped.peaks import flag_peaks
-
-        flag_peaks(hidden, *peaks, room, past)
-        shown = sequence.memory[FLAGS, layer] = room[:, : past + 1]
-        sequence.kept[FLAGS, layer] = room, shown
+        if behind is None or not behind.fits(hidden, past):
+            if known is None or known.shape[1] != past:
+                return False
+            behind = sequence.kept[key] = self._room(hidden, known)
+            if behind is None:
+                return False
+        sequence.memory[key] = behind.write(hidden, past)
         return True
+
+    def _room(self, hidden: Tensor, known: Tensor) -> _Room | None:
+        """Where flags of tokens like these can be written behind the known ones; None: not so."""
+        peaks = self._peaks(hidden.shape[-1])
+        if peaks is None or not on_card(hidden) or torch.is_grad_enabled() or known.device != hidden.device:
+            return None
+        return _Room(hidden, peaks, known) if hidden.is_contiguous() else None
 
     def _peaks(self, width: int) -> tuple[tuple[int, ...], float] | None:
         if width not in self._known_peaks:
@@ -95,6 +97,44 @@ class TokenFlags(Part):
         graph = self._graphs[known]
         graph.inputs[0].copy_(hidden)
         return graph()  # `_append` makes another tensor of it
+
+
+class _Room:
+    """The flags of a layer with room for as many again; `shown`: those that are known."""
+
+    __slots__ = ("_all", "_device", "_dtype", "_peaks", "_shape", "_size", "shown")
+
+    def __init__(self, hidden: Tensor, peaks: tuple[tuple[int, ...], float], known: Tensor) -> None:
+        from grounddecode.engines.grouped.peaks import Peaks
+
+        self._size = 2 * known.shape[1]
+        self._all, self.shown = nn.functional.pad(known, (0, known.shape[1])), known
+        self._peaks = Peaks(hidden, *peaks, self._all)
+        self._shape, self._dtype, self._device = hidden.shape, hidden.dtype, hidden.device
+
+    def fits(self, hidden: Tensor, past: int) -> bool:
+        """Whether flags of these tokens, with number `past`, can be written."""
+        return (
+            past < self._size
+            and self.shown.shape[1] == past
+            and hidden.dtype is self._dtype
+            and hidden.shape == self._shape
+            and hidden.device == self._device
+            and hidden.is_contiguous()
+            and not torch.is_grad_enabled()
+        )
+
+    def write(self, hidden: Tensor, past: int) -> Tensor:
+        """The known flags and one more, (rows, past + 1)."""
+        self._peaks(hidden, self._all, past)
+        self.shown = self._all.narrow(1, 0, past + 1)
+        return self.shown
+
+
+def _before(note: Callable[[Tensor], None], under: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The layer over the forward of a decoder block."""
+    note(args[0] if args else kwargs["hidden_states"])
+    return under(*args, **kwargs)
 
 
 def _append(known: Tensor | None, new: Tensor, step: Step) -> Tensor:
