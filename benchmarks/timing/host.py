@@ -75,6 +75,10 @@ def _triton() -> dict[str, types.ModuleType]:
     return {"triton": triton, "triton.language": language}
 
 
+def _yes(_: Tensor) -> bool:
+    return True
+
+
 @contextmanager
 def as_on_a_card() -> Iterator[None]:
     """Methods go the ways of a card, whose kernels and graphs cost nothing; plain attention of one query neither."""
@@ -92,8 +96,8 @@ def as_on_a_card() -> Iterator[None]:
     with (
         mock.patch.dict(sys.modules, _triton()),
         mock.patch.object(nn.functional, "scaled_dot_product_attention", attention),
-        mock.patch.object(card, "on_card", return_value=True),
-        mock.patch.object(flags, "on_card", return_value=True),
+        mock.patch.object(card, "on_card", _yes),
+        mock.patch.object(flags, "on_card", _yes),
         mock.patch.object(card, "Replay", Recorded),
     ):
         yield

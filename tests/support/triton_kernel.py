@@ -27,7 +27,7 @@ MERGED = (
 )
 
 
-def check(device: str, heads: int, width: int, groups: int, dtype: torch.dtype) -> None:
+def check(device: str, heads: int, width: int, groups: int, dtype: torch.dtype, fresh: bool = False) -> None:
     """One shape: grouped-query heads, an odd number of keys, hidden keys in front of one row."""
     generator = torch.Generator().manual_seed(width + groups)
     rows, key_heads, keys = 2, 2, 75
@@ -41,7 +41,21 @@ def check(device: str, heads: int, width: int, groups: int, dtype: torch.dtype) 
     splits = splits_of(rows, heads)
     shape = (rows, heads, splits)
     into = tuple(torch.full(size, 7.0, device=device) for size in ((*shape, groups, width), shape, (*shape, groups)))
-    PartialAttention(query, key, labels, True, 1 / math.sqrt(width), into)(query, key, value, flags)
+    scaling = 1 / math.sqrt(width)
+    PartialAttention(query, key, labels, True, scaling, into)(query, key, value, flags)
+    if fresh:  # the flag of the newest key is found out on the way
+        token = torch.randn(rows, 1, 40, generator=generator).to(device, dtype)
+        token[0, 0, 3], flags[0, -1], flags[1, -1] = 99.0, True, False
+        PartialAttention(query, key, labels, True, scaling, into)(query, key, value, flags)
+        expected_parts, room = [part.clone() for part in into], torch.zeros(rows, keys + 5, dtype=torch.bool)
+        room = room.to(device)
+        room[:, : keys - 1], room[1, keys - 1 :] = flags[:, :-1], True
+        bound = peaks.Bound.of((3, 17), 0.5, token)
+        noting = PartialAttention(query, key, labels, True, scaling, into, (bound, token))
+        noting(query, key, value, room, token)
+        assert all(torch.equal(part, known) for part, known in zip(into, expected_parts, strict=True))
+        assert room[:, keys - 1].tolist() == [True, False]
+        assert room[:, keys:].tolist() == [[False] * 5, [True] * 5]
     scores = query.float() @ key.float().repeat_interleave(heads // key_heads, dim=1).mT / math.sqrt(width)
     marked = torch.where(labels == HIDDEN, labels, labels + groups // 2 * flags.to(torch.uint8))
     values = value.float().repeat_interleave(heads // key_heads, dim=1)
@@ -83,7 +97,7 @@ def check_peaks(device: str, width: int, dims: tuple[int, ...], dtype: torch.dty
     hidden[5] = 0.0
     room = torch.zeros(6, 12, dtype=torch.bool, device=device)
     hidden = hidden.to(device, dtype)
-    peaks.Peaks(hidden, dims, 0.5, room)(hidden, room, 7)
+    peaks.Peaks(hidden, peaks.Bound.of(dims, 0.5, hidden), room)(hidden, room, 7)
     expected = torch.zeros(6, 12, dtype=torch.bool)
     expected[::2, 7] = True
     assert torch.equal(room.cpu(), expected), (device, width, dims, dtype)
@@ -135,6 +149,7 @@ def check_all(device: str) -> int:
         long += [(8, 64, 640, torch.float16), (32, 128, 5000, torch.bfloat16)]  # the last one is read in parts
     for heads, width, groups, dtype in cases:
         check(device, heads, width, groups, dtype)
+        check(device, heads, width, groups, dtype, fresh=True)
     for heads, width, keys, dtype in [(2, 24, 75, torch.float32), *long]:
         check_sloped(device, heads, width, keys, dtype)
     for width, dims in ((64, (3,)), (48, (1, 40, 7)), (4096, (1415, 2533))):
@@ -147,7 +162,7 @@ def check_all(device: str) -> int:
         check_sloped(device, 4, 16, 150, torch.float32)
     finally:
         sloped.LONG = usual
-    return len(cases) + len(long) + 5 + 3 * len(MERGED) + 1
+    return 2 * len(cases) + len(long) + 5 + 3 * len(MERGED) + 1
 
 
 class ByHand:
@@ -216,11 +231,12 @@ def compile_all() -> int:
         ("sums", "tops", "masses", "slope"), "*fp32"
     )
     sizes = {"HEADS": 32, "HEAD_ROOM": 32, "REPEAT": 1, "WIDTH": 128, "ROOM": 128, "NONE": HIDDEN, "BLOCK": 64}
-    split = {"SPLITS": 4, "SPLIT_ROOM": 4, "DIMS": 2}
+    split = {"SPLITS": 4, "SPLIT_ROOM": 4, "DIMS": 2, "DIM_ROOM": 2, "INNER": 4096, "INNER_BLOCK": 1024}
     forms = [(merging, rule, groups) for rule, groups in ((0, 2), (1, 2), (2, 4))]
     forms += [(kernel, 0, 2), (kernel, 0, 4), (sloped, 0, 2), (peaks, 0, 2)]
     for module, rule, groups in forms:
         given = sizes | split | {"RULE": rule, "GROUPS": groups, "FLAGGED": groups // 2 if groups == 4 else 0}
+        given |= {} if groups == 4 or module is peaks else {"DIMS": 0}
         if module is peaks:
             given |= {"WIDTH": 4096, "ROOM": 2, "BLOCK": 1024}
         elif module is kernel:

@@ -5,15 +5,18 @@ Keys and values are read once, in the layout of a contiguous cache; nothing of t
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from grounddecode.engines.grouped.launch import Launcher
 from grounddecode.engines.grouped.merge import HIDDEN
+from grounddecode.engines.grouped.peaks import Bound, towers
 
 _PROGRAMS = 128  # about as many as a card has processors: fewer rows and heads share out their keys
 _MOST_SPLITS = 8
+_NO_BOUND = Bound(torch.empty(0), 0.0, (0, 0, 1, 1))
 
 
 def splits_of(rows: int, heads: int) -> int:
@@ -27,10 +30,13 @@ def _partial_attention(
     value: tl.tensor,
     label: tl.tensor,
     flag: tl.tensor,
+    hidden: tl.tensor,
+    dims: tl.tensor,
     sums: tl.tensor,
     tops: tl.tensor,
     masses: tl.tensor,
     scaling: tl.tensor,
+    bound: tl.tensor,
     n_keys: tl.tensor,
     n_split: tl.tensor,
     label_stride: tl.tensor,
@@ -44,8 +50,15 @@ def _partial_attention(
     FLAGGED: tl.constexpr,
     BLOCK: tl.constexpr,
     NONE: tl.constexpr,
+    INNER: tl.constexpr,
+    DIMS: tl.constexpr,
+    DIM_ROOM: tl.constexpr,
+    INNER_BLOCK: tl.constexpr,
 ) -> None:
-    """One program: one head of one row over its part of the keys. Flagged keys are `FLAGGED` groups further on."""
+    """One program: one head of one row over its part of the keys. Flagged keys are `FLAGGED` groups further on.
+
+    With `DIMS`, whether the newest key is flagged is found out here, by `peaks.towers`, and written down.
+    """
     row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     column, group = tl.arange(0, ROOM), tl.arange(0, GROUPS)
     real = column < WIDTH
@@ -54,6 +67,9 @@ def _partial_attention(
     top = -float("inf")
     mass = tl.zeros([GROUPS], tl.float32)
     total = tl.zeros([GROUPS, ROOM], tl.float32)
+    if DIMS:
+        newest = towers(hidden + row * INNER, dims, bound, INNER, DIMS, DIM_ROOM, INNER_BLOCK)
+        tl.store(flag + row * flag_stride + n_keys - 1, newest, mask=(head == 0) & (split == 0))
     end = tl.minimum((split + 1) * n_split, n_keys)
     for start in range(split * n_split, end, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -62,7 +78,10 @@ def _partial_attention(
         wanted = inside[:, None] & real[None, :]
         mark = tl.load(label + row * label_stride + at, mask=inside, other=NONE).to(tl.int32)
         if FLAGGED:
-            marked = tl.load(flag + row * flag_stride + at, mask=inside, other=0).to(tl.int32)
+            known = inside & (at < n_keys - 1) if DIMS else inside
+            marked = tl.load(flag + row * flag_stride + at, mask=known, other=0).to(tl.int32)
+            if DIMS:
+                marked = tl.where(at == n_keys - 1, newest.to(tl.int32), marked)
             mark = tl.where(mark < NONE, mark + FLAGGED * marked, mark)
         score = tl.sum(tl.load(key + place, mask=wanted, other=0.0).to(tl.float32) * asked[None, :], axis=1)
         score = tl.where(mark < NONE, score, -float("inf"))
@@ -96,26 +115,46 @@ class PartialAttention:
         flagged: whether keys are flagged: a flagged key's group is that of its label and half the number more.
         scaling: of the scores.  into: what to fill, the `sums`, `tops` and `masses` of `merge.merged`, (rows, heads,
             splits, groups, ...); groups is 2, 4 or 8.
+        newest: whether the newest token is flagged is to be found out by this, of tokens like that beside it.
     """
 
-    __slots__ = ("_into", "_labels", "_launch", "_numbers")
+    __slots__ = ("_dims", "_into", "_labels", "_launch", "_numbers")
 
     def __init__(
-        self, query: Tensor, key: Tensor, labels: Tensor, flagged: bool, scaling: float, into: tuple[Tensor, ...]
+        self,
+        query: Tensor,
+        key: Tensor,
+        labels: Tensor,
+        flagged: bool,
+        scaling: float,
+        into: tuple[Tensor, ...],
+        newest: tuple[Bound, Tensor] | None = None,
     ) -> None:
         sums = into[0]
         rows, heads, _, width = query.shape
         n_keys, splits, groups = key.shape[2], sums.shape[2], sums.shape[3]
         block = 64 // groups
         sizes = heads, heads // key.shape[1], splits, width, triton.next_power_of_2(width)
-        constants = (*sizes, groups, groups // 2 if flagged else 0, block, HIDDEN)
-        like = query, key, key, labels, labels.bool() if flagged else labels, *into
-        self._launch = _launches.over((rows, heads, splits), constants, like)
+        groups_of = groups, groups // 2 if flagged else 0, block, HIDDEN
+        bound, hidden = newest or (_NO_BOUND, query)
+        self._dims = labels if newest is None else bound.dims
+        marks = labels.bool() if flagged else labels
+        self._launch = _launches.over(
+            (rows, heads, splits),
+            (*sizes, *groups_of, *bound.constants),
+            (query, key, key, labels, marks, hidden, self._dims, *into),
+        )
         share = -(-n_keys // splits)
-        self._numbers = scaling, n_keys, -(-share // block) * block, labels.stride(0)
+        self._numbers = scaling, bound.least, n_keys, -(-share // block) * block, labels.stride(0)
         self._labels, self._into = labels, into
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, flags: Tensor | None) -> None:
-        """`flags`: (rows, T) bool, the last dimension dense."""
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, flags: Tensor | None = None, hidden: Tensor | None = None
+    ) -> None:
+        """`flags`: (rows, T) bool, the last dimension dense; its last column is written with `newest`.
+
+        `hidden`: (rows, 1, inner), contiguous, with `newest`.
+        """
         marks = self._labels if flags is None else flags
-        self._launch((query, key, value, self._labels, marks, *self._into), (*self._numbers, marks.stride(0)))
+        given = query, key, value, self._labels, marks, query if hidden is None else hidden, self._dims
+        self._launch((*given, *self._into), (*self._numbers, marks.stride(0)))

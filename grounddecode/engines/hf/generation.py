@@ -137,6 +137,13 @@ class Sequence:
         ends = self.columns(self.prompt_length, self.image.device).image_end
         return int(torch.where(ends >= 0, ends, self.prompt_length).min())
 
+    def flags_of(self, layer: int) -> Tensor | None:
+        """(rows, tokens) bool: the token flags of a layer, if a method asked for them."""
+        room = self.kept.get((FLAGS, layer))
+        if room is not None:
+            room.settle()
+        return self.memory.get((FLAGS, layer))
+
     def columns(self, count: int, device: torch.device) -> Columns:
         """The columns, at least `count` of them."""
         known = self._columns.get(device)

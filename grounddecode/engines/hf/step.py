@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from grounddecode.engines.hf.generation import FLAGS, Sequence
+from grounddecode.engines.hf.generation import Sequence
 from grounddecode.engines.plan import first_query
 from grounddecode.method import Method
 from grounddecode.view import Lens, Phase, StepView, VisionView
@@ -145,7 +145,7 @@ class Step:
     def layer_view(self, start: int, stop: int, keys: int, device: torch.device, layer: int) -> StepView:
         """`view` with what is special to one layer: its token flags, if a method asked for them."""
         view = self.view(start, stop, keys, device)
-        known = self.sequence.memory.get((FLAGS, layer))
+        known = self.sequence.flags_of(layer)
         if known is None:
             return view
         offset = max(0, self.total - keys)

@@ -6,6 +6,7 @@ can be had: keys in a contiguous cache on CUDA, Triton at hand, no gradient, not
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Hashable
 from functools import cache
@@ -22,6 +23,7 @@ from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS, 
 from grounddecode.method import Needs
 
 if TYPE_CHECKING:
+    from grounddecode.engines.grouped.kernel import PartialAttention
     from grounddecode.engines.hf.attention.call import Call, Output
     from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
@@ -116,17 +118,36 @@ class _Grouped:
     def __init__(self, method: Method, call: Call, plan: LayerPlan, step: Step) -> None:
         from grounddecode.engines.grouped.kernel import PartialAttention
 
-        parts, self._merge = _merge(method, call, plan)
+        self._parts, self._merge = _merge(method, call, plan)
         labels, hidden = _at_keys(method.key_groups, method, call, step), _hidden(call)
-        labels = labels if hidden is None else labels.masked_fill(hidden, HIDDEN)
+        self._labels = labels if hidden is None else labels.masked_fill(hidden, HIDDEN)
         self._flagged = Needs.TOKEN_FLAGS in method.needs()
-        self._attention = PartialAttention(call.query, call.key, labels, self._flagged, call.scaling, parts)
+        self._make = functools.partial(
+            PartialAttention, call.query, call.key, self._labels, self._flagged, call.scaling, self._parts
+        )
+        self._whole = call.key.shape[2] == step.total
+        self._attention: PartialAttention | None = None  # of keys whose flags are known
+        self._noting: PartialAttention | None = None  # of keys but the newest
 
     def __call__(self, call: Call, _: Any, plan: LayerPlan, step: Step) -> Output:
         """Edited output (B, 1, H, D)."""
-        flags = _flags(step, plan, call) if self._flagged else None
-        self._attention(call.query, call.key, call.value, flags)
+        if not (self._flagged and self._whole and self._noted(call, plan, step)):
+            if self._attention is None:
+                self._attention = self._make()
+            flags = _flags(step, plan, call) if self._flagged else None
+            self._attention(call.query, call.key, call.value, flags)
         return self._merge(call.query), None
+
+    def _noted(self, call: Call, plan: LayerPlan, step: Step) -> bool:
+        """Attention that finds out whether the newest token is flagged, where that is still to do."""
+        room = step.sequence.kept.get((FLAGS, plan.layer))
+        if room is None or room.hidden is None:
+            return False
+        if self._noting is None:
+            self._noting = self._make(newest=(room.bound, room.hidden))
+        self._noting(call.query, call.key, call.value, room.flags, room.hidden)
+        room.hidden = None
+        return True
 
 
 def _known(plan: LayerPlan, call: Call) -> Hashable:
@@ -163,7 +184,9 @@ def _replayed(parts: Parts, method: Method) -> Callable[[Tensor], Tensor]:
 def _flags(step: Step, plan: LayerPlan, call: Call) -> Tensor:
     """(B, T) bool: the layer's token flags at the keys of this call."""
     keys = call.key.shape[2]
-    known = step.sequence.memory[FLAGS, plan.layer]
+    known = step.sequence.flags_of(plan.layer)
+    if known is None:
+        raise RuntimeError(f"layer {plan.layer} has no token flags")
     if known.shape[1] == keys == step.total and known.device == call.key.device:
         return known
     known = known.to(call.key.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -36,14 +35,24 @@ class TokenFlags(Part):
         decoder = self.binding.decoder
         for layer in decoder.layers:
             if not layer.cross and self.method.acts_on(layer.index, decoder.n_layers):
-                note = functools.partial(self._note, layer.index, _source(layer, decoder.layers))
-                self.binding.layer(layer.block, "forward", functools.partial(_before, note))
+                self.binding.layer(layer.block, "forward", self._noted(layer.index, _source(layer, decoder.layers)))
 
-    def _note(self, layer: int, source: int, hidden: Tensor) -> None:
-        here = self.binding.here
-        step = here.step
-        if step is None or here.aside:
-            return
+    def _noted(self, layer: int, source: int) -> Callable[..., Any]:
+        """The layer over the forward of a decoder block."""
+        here, key = self.binding.here, (FLAGS, layer)
+
+        def forward(under: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            step = here.step
+            if step is not None and not here.aside:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                room = step.sequence.kept.get(key) if step.is_newest else None
+                if room is None or not room.take(hidden, step, key):
+                    self._note(layer, source, hidden, step)
+            return under(*args, **kwargs)
+
+        return forward
+
+    def _note(self, layer: int, source: int, hidden: Tensor, step: Step) -> None:
         memory = step.sequence.memory
         if source != layer and (FLAGS, source) in memory:
             memory[FLAGS, layer] = memory[FLAGS, source]
@@ -59,26 +68,18 @@ class TokenFlags(Part):
         memory[FLAGS, layer] = _append(memory.get((FLAGS, layer)), flags, step)
 
     def _in_place(self, hidden: Tensor, layer: int, step: Step) -> bool:
-        """On a card, for a method that says by which peaks: one launch writes the flags behind those that are known."""
-        sequence, past, key = step.sequence, step.past, (FLAGS, layer)
-        behind, known = sequence.kept.get(key), sequence.memory.get(key)
-        if behind is not None and known is not behind.shown:  # rows were reordered, and may be so at every step
+        """On a card, for a method that says by which peaks: room for flags behind those that are known."""
+        sequence, key = step.sequence, (FLAGS, layer)
+        room, known = sequence.kept.get(key), sequence.memory.get(key)
+        if known is None or known.shape[1] != step.past or known.device != hidden.device:
             return False
-        if behind is None or not behind.fits(hidden, past):
-            if known is None or known.shape[1] != past:
-                return False
-            behind = sequence.kept[key] = self._room(hidden, known)
-            if behind is None:
-                return False
-        sequence.memory[key] = behind.write(hidden, past)
-        return True
-
-    def _room(self, hidden: Tensor, known: Tensor) -> _Room | None:
-        """Where flags of tokens like these can be written behind the known ones; None: not so."""
+        if room is not None and known is not room.shown:  # rows were reordered, and may be so at every step
+            return False
         peaks = self._peaks(hidden.shape[-1])
-        if peaks is None or not on_card(hidden) or torch.is_grad_enabled() or known.device != hidden.device:
-            return None
-        return _Room(hidden, peaks, known) if hidden.is_contiguous() else None
+        if peaks is None or not on_card(hidden) or torch.is_grad_enabled() or not hidden.is_contiguous():
+            return False
+        room = sequence.kept[key] = Room(hidden, peaks, known)
+        return room.take(hidden, step, key)
 
     def _peaks(self, width: int) -> tuple[tuple[int, ...], float] | None:
         if width not in self._known_peaks:
@@ -99,42 +100,48 @@ class TokenFlags(Part):
         return graph()  # `_append` makes another tensor of it
 
 
-class _Room:
-    """The flags of a layer with room for as many again; `shown`: those that are known."""
+class Room:
+    """The flags of a layer, in `Sequence.kept`, with room for as many again.
 
-    __slots__ = ("_all", "_device", "_dtype", "_peaks", "_shape", "_size", "shown")
+    `flags` (rows, room); `shown`: those that are known, as `Sequence.memory` has them. `hidden`: the newest token, if
+    nothing has said yet whether it is flagged: `settle` does, or a kernel that reads the flags anyway.
+    """
+
+    __slots__ = ("_device", "_dtype", "_launch", "_shape", "_size", "bound", "flags", "hidden", "shown")
 
     def __init__(self, hidden: Tensor, peaks: tuple[tuple[int, ...], float], known: Tensor) -> None:
-        from grounddecode.engines.grouped.peaks import Peaks
+        from grounddecode.engines.grouped.peaks import Bound, Peaks
 
         self._size = 2 * known.shape[1]
-        self._all, self.shown = nn.functional.pad(known, (0, known.shape[1])), known
-        self._peaks = Peaks(hidden, *peaks, self._all)
+        self.flags, self.shown = nn.functional.pad(known, (0, known.shape[1])), known
+        self.bound = Bound.of(*peaks, hidden)
+        self.hidden: Tensor | None = None
+        self._launch = Peaks(hidden, self.bound, self.flags)
         self._shape, self._dtype, self._device = hidden.shape, hidden.dtype, hidden.device
 
-    def fits(self, hidden: Tensor, past: int) -> bool:
-        """Whether flags of these tokens, with number `past`, can be written."""
-        return (
-            past < self._size
-            and self.shown.shape[1] == past
+    def take(self, hidden: Tensor, step: Step, key: tuple[str, int]) -> bool:
+        """Make the newest token of a step known; False: it does not fit."""
+        memory, past, shown = step.sequence.memory, step.past, self.shown
+        fits = (
+            memory.get(key) is shown
+            and past < self._size
+            and shown.shape[1] == past
             and hidden.dtype is self._dtype
             and hidden.shape == self._shape
             and hidden.device == self._device
             and hidden.is_contiguous()
             and not torch.is_grad_enabled()
         )
+        if fits:
+            self.hidden = hidden
+            self.shown = memory[key] = self.flags.narrow(1, 0, past + 1)
+        return fits
 
-    def write(self, hidden: Tensor, past: int) -> Tensor:
-        """The known flags and one more, (rows, past + 1)."""
-        self._peaks(hidden, self._all, past)
-        self.shown = self._all.narrow(1, 0, past + 1)
-        return self.shown
-
-
-def _before(note: Callable[[Tensor], None], under: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The layer over the forward of a decoder block."""
-    note(args[0] if args else kwargs["hidden_states"])
-    return under(*args, **kwargs)
+    def settle(self) -> None:
+        """Write down whether the newest token is flagged, if that is still to do."""
+        if self.hidden is not None:
+            self._launch(self.hidden, self.flags, self.shown.shape[1] - 1)
+            self.hidden = None
 
 
 def _append(known: Tensor | None, new: Tensor, step: Step) -> Tensor:
