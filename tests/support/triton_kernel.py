@@ -243,7 +243,7 @@ def compile_all() -> int:
             given |= {"BLOCK": 64 // groups}
         elif module is sloped:
             given |= {"SPLITS": 1}
-        function = module._launches._kernel
+        function = module._launches.kernel
         types = {
             name: "constexpr" if name.isupper() else numbers.get(name) or others.get(name) or "i32"
             for name in function.arg_names

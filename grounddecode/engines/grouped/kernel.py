@@ -28,9 +28,9 @@ def _partial_attention(
     query: tl.tensor,
     key: tl.tensor,
     value: tl.tensor,
-    label: tl.tensor,
     flag: tl.tensor,
     hidden: tl.tensor,
+    label: tl.tensor,
     dims: tl.tensor,
     sums: tl.tensor,
     tops: tl.tensor,
@@ -118,7 +118,7 @@ class PartialAttention:
         newest: whether the newest token is flagged is to be found out by this, of tokens like that beside it.
     """
 
-    __slots__ = ("_dims", "_into", "_labels", "_launch", "_numbers")
+    __slots__ = ("_labels", "_launch", "_numbers")
 
     def __init__(
         self,
@@ -135,18 +135,18 @@ class PartialAttention:
         n_keys, splits, groups = key.shape[2], sums.shape[2], sums.shape[3]
         block = 64 // groups
         sizes = heads, heads // key.shape[1], splits, width, triton.next_power_of_2(width)
-        groups_of = groups, groups // 2 if flagged else 0, block, HIDDEN
+        of_groups = groups, groups // 2 if flagged else 0, block, HIDDEN
         bound, hidden = newest or (_NO_BOUND, query)
-        self._dims = labels if newest is None else bound.dims
         marks = labels.bool() if flagged else labels
         self._launch = _launches.over(
             (rows, heads, splits),
-            (*sizes, *groups_of, *bound.constants),
-            (query, key, key, labels, marks, hidden, self._dims, *into),
+            (*sizes, *of_groups, *bound.constants),
+            (query, key, key, marks, hidden),
+            (labels, labels if newest is None else bound.dims, *into),
         )
         share = -(-n_keys // splits)
         self._numbers = scaling, bound.least, n_keys, -(-share // block) * block, labels.stride(0)
-        self._labels, self._into = labels, into
+        self._labels = labels
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, flags: Tensor | None = None, hidden: Tensor | None = None
@@ -156,5 +156,5 @@ class PartialAttention:
         `hidden`: (rows, 1, inner), contiguous, with `newest`.
         """
         marks = self._labels if flags is None else flags
-        given = query, key, value, self._labels, marks, query if hidden is None else hidden, self._dims
-        self._launch((*given, *self._into), (*self._numbers, marks.stride(0)))
+        given = query, key, value, marks, query if hidden is None else hidden
+        self._launch(given, (*self._numbers, marks.stride(0)))

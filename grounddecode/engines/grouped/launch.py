@@ -7,6 +7,7 @@ has compiled. Here that is chosen once for all launches that are alike, and agai
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,45 +19,68 @@ class Launcher:
 
     def __init__(self, kernel: Any) -> None:
         self.name: str = kernel.__name__
-        self._kernel = kernel
-        self._known: dict[Hashable, Launch] = {}
+        self.kernel = kernel
+        self._known: dict[Hashable, _Form] = {}
 
-    def over(self, grid: tuple[int, int, int], constants: tuple[int, ...], like: tuple[Tensor, ...]) -> Launch:
-        """Launches over all of `grid`, of tensors with the types and the device of those given."""
-        known = grid, constants, like[0].device, *[tensor.dtype for tensor in like]
-        launch = self._known.get(known)
-        if launch is None:
-            launch = self._known[known] = Launch(self._kernel, grid, constants, like[0].device)
-        return launch
+    def over(
+        self,
+        grid: tuple[int, int, int],
+        constants: tuple[int, ...],
+        changing: tuple[Tensor, ...],
+        steady: tuple[Tensor, ...] = (),
+    ) -> Launch:
+        """Launches over all of `grid`. `changing`: like the first tensors of each; `steady`: the others of all."""
+        known = grid, constants, changing[0].device, *[tensor.dtype for tensor in (*changing, *steady)]
+        form = self._known.get(known)
+        if form is None:
+            form = self._known[known] = _Form(self.kernel, grid, constants, changing[0].device)
+        return Launch(form, steady)
 
 
-class Launch:
-    """One kernel over one grid with constants; the tensors it is called with lie on one device."""
+class _Form:
+    """What launches that are alike share; `compiled`: for round addresses, once there was one."""
 
-    __slots__ = ("_alone", "_compiled", "_constants", "_device", "_grid", "_kernel")
+    __slots__ = ("alone", "compiled", "constants", "device", "grid", "kernel")
 
     def __init__(
         self, kernel: Any, grid: tuple[int, int, int], constants: tuple[int, ...], device: torch.device
     ) -> None:
-        self._kernel, self._grid, self._constants, self._device = kernel, grid, constants, device
-        self._alone = device.type != "cuda" or torch.cuda.device_count() == 1
-        self._compiled: Callable[..., Any] | None = None  # for round addresses
+        self.kernel, self.grid, self.constants, self.device = kernel, grid, constants, device
+        self.alone = device.type != "cuda" or torch.cuda.device_count() == 1
+        self.compiled: Callable[..., Any] | None = None
 
-    def __call__(self, tensors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
-        if self._alone:
-            self._launch(tensors, numbers)
-            return
-        with torch.cuda.device(self._device):
-            self._launch(tensors, numbers)
+    def launch(self, given: tuple[Any, ...], odd: int) -> None:
+        """As Triton launches anything, where nothing is known yet, addresses are odd or there are several devices."""
+        with nullcontext() if self.alone else torch.cuda.device(self.device):
+            if self.compiled is not None and not odd & 15:
+                self.compiled(*given)
+                return
+            made = self.kernel[self.grid](*given)
+            if made is not None and not odd & 15:  # Triton's interpreter makes nothing
+                self.compiled = made[self.grid]
 
-    def _launch(self, tensors: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
-        odd = 0
-        for tensor in tensors:
+
+class Launch:
+    """One kernel over one grid with constants, of tensors on one device."""
+
+    __slots__ = ("_form", "_odd", "_steady")
+
+    def __init__(self, form: _Form, steady: tuple[Tensor, ...]) -> None:
+        self._form, self._steady, self._odd = form, steady, _joined(steady)
+
+    def __call__(self, changing: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
+        form, odd = self._form, self._odd
+        for tensor in changing:
             odd |= tensor.data_ptr()
-        if odd & 15:
-            self._kernel[self._grid](*tensors, *numbers, *self._constants)
-        elif self._compiled is not None:
-            self._compiled(*tensors, *numbers, *self._constants)
+        given = *changing, *self._steady, *numbers, *form.constants
+        if form.compiled is None or odd & 15 or not form.alone:
+            form.launch(given, odd)
         else:
-            made = self._kernel[self._grid](*tensors, *numbers, *self._constants)
-            self._compiled = None if made is None else made[self._grid]  # Triton's interpreter makes nothing
+            form.compiled(*given)
+
+
+def _joined(tensors: tuple[Tensor, ...]) -> int:
+    odd = 0
+    for tensor in tensors:
+        odd |= tensor.data_ptr()
+    return odd

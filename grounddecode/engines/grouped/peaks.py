@@ -45,8 +45,8 @@ towers = triton.jit(_towers)
 
 def _peaks(
     hidden: tl.tensor,
-    dims: tl.tensor,
     flags: tl.tensor,
+    dims: tl.tensor,
     bound: tl.tensor,
     column: tl.tensor,
     stride: tl.tensor,
@@ -90,11 +90,11 @@ class Peaks:
 
     def __init__(self, hidden: Tensor, bound: Bound, flags: Tensor) -> None:
         self._bound = bound
-        self._launch = _launches.over((len(hidden), 1, 1), bound.constants, (hidden, bound.dims, flags))
+        self._launch = _launches.over((len(hidden), 1, 1), bound.constants, (hidden, flags), (bound.dims,))
 
     def __call__(self, hidden: Tensor, flags: Tensor, column: int) -> None:
         """Write what is true of each row into a column of `flags`."""
-        self._launch((hidden, self._bound.dims, flags), (self._bound.least, column, flags.stride(0)))
+        self._launch((hidden, flags), (self._bound.least, column, flags.stride(0)))
 
 
 @cache

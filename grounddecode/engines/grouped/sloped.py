@@ -23,10 +23,10 @@ def _sloped_attention(
     query: tl.tensor,
     key: tl.tensor,
     value: tl.tensor,
-    slope: tl.tensor,
     into: tl.tensor,
     tops: tl.tensor,
     masses: tl.tensor,
+    slope: tl.tensor,
     scaling: tl.tensor,
     n_keys: tl.tensor,
     n_split: tl.tensor,
@@ -90,7 +90,7 @@ class SlopedAttention:
         scaling: of the scores.
     """
 
-    __slots__ = ("_launch", "_numbers", "_parts", "_shape", "_slopes")
+    __slots__ = ("_launch", "_numbers", "_parts", "_shape")
 
     def __init__(self, query: Tensor, key: Tensor, slopes: Tensor, scaling: float) -> None:
         rows, heads, _, width = query.shape
@@ -102,16 +102,16 @@ class SlopedAttention:
             sums, masses = (query.new_empty((*shape, *more), dtype=torch.float32) for more in ((1, width), (1,)))
             self._parts = sums, query.new_empty(shape, dtype=torch.float32), masses
         constants = heads, heads // key_heads, splits, width, triton.next_power_of_2(width), _BLOCK
-        self._launch = _launches.over(shape, constants, (query, key, key, slopes, *(self._parts or (query,) * 3)))
+        into = self._parts or (query,) * 3
+        self._launch = _launches.over(shape, constants, (query, key, key, *into), (slopes,))
         share = n_keys if splits == 1 else -(-n_keys // splits)
         self._numbers = scaling, n_keys, share, slopes.stride(0), slopes.stride(1)
-        self._slopes = slopes
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(rows, 1, heads, width) in the dtype of `query`."""
         into = query.new_empty(self._shape)
         if self._parts is None:
-            self._launch((query, key, value, self._slopes, into, into, into), self._numbers)
+            self._launch((query, key, value, into, into, into), self._numbers)
             return into
-        self._launch((query, key, value, self._slopes, *self._parts), self._numbers)
+        self._launch((query, key, value, *self._parts), self._numbers)
         return into.copy_(merged(*self._parts, torch.ones_like)[:, None])

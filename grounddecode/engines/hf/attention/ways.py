@@ -6,7 +6,7 @@ A step of one token costs what the host does in every layer, so nothing is asked
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,18 +29,19 @@ class Way:
         self.act, self._dense, self._mask = act, dense, like.mask
         self._keys, self._queries, self._device = like.key.shape, like.query.shape, like.key.device
         self._dtype = like.query.dtype
-        self._asked = _asked(like.options.get)
+        asked = like.options.get
+        self._asked = asked(SCALING), asked(WINDOW), asked(SOFT_CAP), asked(WANTS_WEIGHTS)
 
     def fits(self, call: Call) -> bool:
         """Whether the call is like the one that it was decided with."""
-        key, query = call.key, call.query
+        key, query, asked = call.key, call.query, call.options.get
         same = (
             call.mask is self._mask
             and key.shape == self._keys
             and query.shape == self._queries
             and query.dtype is self._dtype
             and key.device == self._device
-            and _asked(call.options.get) == self._asked
+            and (asked(SCALING), asked(WINDOW), asked(SOFT_CAP), asked(WANTS_WEIGHTS)) == self._asked
         )
         return same and (not self._dense or is_dense(call))
 
@@ -50,7 +51,3 @@ def is_dense(call: Call) -> bool:
     query, key, value = call.query, call.key, call.value
     lie = query.is_contiguous() and key.is_contiguous() and value.is_contiguous() and key.shape == value.shape
     return lie and query.dtype is key.dtype is value.dtype and not torch.is_grad_enabled()
-
-
-def _asked(option: Callable[[str], Any]) -> tuple[Any, ...]:
-    return option(SCALING), option(WINDOW), option(SOFT_CAP), option(WANTS_WEIGHTS)
