@@ -162,10 +162,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for row in measured(args.methods.split(","), args.steps, args.repeats):
-        print(
-            f"{row['method']:8} {row['ratio']:5.3f}x {row['added_us']:+8.0f} us {row['added_calls']:+7.0f} calls a step",
-            file=sys.stderr,
-        )
+        added = f"{row['added_us']:+8.0f} us {row['added_calls']:+7.0f} calls a step"
+        print(f"{row['method']:8} {row['ratio']:5.3f}x {added}", file=sys.stderr)
         rows.append(row)
     if args.out:
         result = {"torch": torch.__version__, "steps": args.steps, "repeats": args.repeats, "methods": rows}

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 class Capture(Protocol):
     """What stands between the model and its attention while something is recorded of it."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a block is being run once more, for the last row of a prompt."""
+        ...
+
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
 
 

@@ -161,6 +161,10 @@ class RowGradients:
         return self._record(row, plan, step), None
 
     @property
+    def repeats(self) -> bool:
+        return self._replay.active
+
+    @property
     def _alone(self) -> bool:
         """Whether this step makes no graph."""
         return self._written.on and self._written.proven

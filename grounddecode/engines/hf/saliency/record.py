@@ -152,6 +152,8 @@ def _shares(maps: Sequence[Tensor], layout: ImageLayout, prompt: int) -> tuple[t
 class _WholeMatrices(Part):
     """Computes every attention matrix of one forward pass in full, within autograd."""
 
+    repeats = False
+
     def __init__(self) -> None:
         self.weights: dict[int, Tensor] = {}
 

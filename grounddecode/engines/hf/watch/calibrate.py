@@ -177,6 +177,7 @@ class _Watch(Part):
     """Hidden states and last-row attention of every layer go to `observed`. `image`: (tokens,) bool, its tokens."""
 
     sees_plain = True
+    repeats = False
 
     def __init__(self, image: Tensor) -> None:
         self.observed = Observed(image)

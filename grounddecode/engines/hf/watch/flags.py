@@ -43,7 +43,7 @@ class TokenFlags(Part):
 
         def forward(under: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             step = here.step
-            if step is not None and not here.aside:
+            if step is not None and not here.aside and (step.capture is None or not step.capture.repeats):
                 hidden = args[0] if args else kwargs["hidden_states"]
                 room = step.sequence.kept.get(key) if step.is_newest else None
                 if room is None or not room.take(hidden, step, key):
