@@ -79,6 +79,7 @@ def _triton() -> dict[str, types.ModuleType]:
 def as_on_a_card() -> Iterator[None]:
     """Methods go the ways of a card, whose kernels and graphs cost nothing; plain attention of one query neither."""
     from grounddecode.engines.hf.attention import card
+    from grounddecode.engines.hf.saliency import graphed
     from grounddecode.engines.hf.watch import flags
 
     real = nn.functional.scaled_dot_product_attention
@@ -95,6 +96,9 @@ def as_on_a_card() -> Iterator[None]:
         mock.patch.object(card, "on_card", lambda tensor: True),
         mock.patch.object(flags, "on_card", lambda tensor: True),
         mock.patch.object(card, "Replay", Recorded),
+        mock.patch.object(graphed, "can_record", lambda tensor: True),
+        mock.patch.object(graphed, "Replay", Recorded),
+        mock.patch.object(graphed, "TRIALS", 1),  # a second replay gives what the first gave
     ):
         yield
 

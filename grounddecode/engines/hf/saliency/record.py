@@ -58,7 +58,7 @@ class _Recorder(Part):
         self._gradients.act()
 
     def finish(self, sequences: Mapping[Any, Sequences]) -> None:
-        self._gradients.release()
+        self._gradients.finish()
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         if transformers_names.given_cache(kwargs) is None:
