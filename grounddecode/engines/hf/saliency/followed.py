@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from grounddecode.engines.hf.transformers_names import KEEPING, cache_layers
+from grounddecode.engines.hf.transformers_names import FIXED_LAYER, USUAL_LAYER, cache_layers
 
 _Left = tuple[Callable[[], Tensor | None], int, Callable[[], Tensor | None], int]
 
@@ -49,7 +49,7 @@ class Followed:
     def _keeping(self, layer: int) -> Any:
         """A layer of a kind that keeps tokens as they were given."""
         held = self._layers[layer] if layer < len(self._layers) else None
-        return held if type(held).__name__ in KEEPING and "update" not in vars(held) else None
+        return held if type(held).__name__ in (USUAL_LAYER, FIXED_LAYER) and "update" not in vars(held) else None
 
     def keep(self, layers: Iterable[int]) -> bool:
         """Whether these layers hold the newest tokens as they were given."""

@@ -114,7 +114,7 @@ class RowGradients:
         self._graph, step.capture = _Graph(prompt=step.length > 1), self
         try:
             cache = transformers_names.given_cache(kwargs)
-            self._written.begin(step, cache)
+            self._written.begin(step, cache, self._unembedding.module.weight)
             with torch.no_grad(), self._detached_cache(cache):
                 self._recording = True
                 self._replay.begin(step)

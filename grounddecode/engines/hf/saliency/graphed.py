@@ -45,9 +45,11 @@ class Graphed:
         self._trials = TRIALS
         self._filled: Step | None = None  # the step that the stage holds
 
-    def begin(self, step: Step, cache: Any, weight: Tensor) -> bool:
-        """Whether this step goes so. `weight`: one of the blocks'."""
-        if self.refused or not step.is_newest or step.generated < PAYS_FROM or not can_record(weight):
+    def begin(self, step: Step, cache: Any, weights: Sequence[Tensor]) -> bool:
+        """Whether this step goes so. `weights`: one of the blocks', and the unembedding's."""
+        if self.refused or not step.is_newest or step.generated < PAYS_FROM:
+            return False
+        if not all(can_record(weight) for weight in weights):
             return False
         self._step = step
         self.followed.begin(cache)

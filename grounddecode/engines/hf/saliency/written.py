@@ -55,7 +55,6 @@ class WrittenOut:
 
     def act(self) -> None:
         """Hooks for one run, if the blocks have the form now."""
-        self.finish()  # what a graph holds are the weights of one run
         self._parts = None if self._refuted else form.parts_of(self._blocks, self._norm)
         if self._parts is None or self._norm is None:
             return
@@ -70,11 +69,11 @@ class WrittenOut:
         if run is not None and not run.by_hand and not self._ungraphed:  # whose forwards no other work comes between
             self._graph = Graphed(range(self._lowest, self._lowest + len(self._parts)))
 
-    def begin(self, step: Step, cache: Any) -> None:
+    def begin(self, step: Step, cache: Any, unembedding: Tensor) -> None:
         self.clear()
         self.on = step.length == 1 and self._parts is not None and not self._refuted
         if self.on and self.proven and self._graph is not None and self._parts is not None:
-            self.graphed = self._graph.begin(step, cache, self._parts[0].down.weight)
+            self.graphed = self._graph.begin(step, cache, (self._parts[0].down.weight, unembedding))
         self._step = step
 
     def clear(self) -> None:
@@ -82,7 +81,7 @@ class WrittenOut:
         self._kept.clear()
 
     def finish(self) -> None:
-        """Let go of what one run is kept for."""
+        """Let go of a run's graph: the next one's weights may be others, and it holds memory."""
         self._graph = None
 
     # -- the way up ------------------------------------------------------------------------------------------------
