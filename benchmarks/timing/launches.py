@@ -6,7 +6,7 @@ A step of one row on a fast card waits for the host, so what a method costs ther
 counted anywhere: LLaVA-1.5-7B's depth and prompt with a tiny width, bfloat16, on the CPU. Views and bare allocations
 start nothing and do not count. What only a card takes is not in the figures: there `paint`, `pai` and `vaf` go by one
 kernel a layer, `heads`, `spin` and `var` by a kernel and a graph, and the flags of `var` by another kernel
-(`grounddecode.engines.grouped`).
+(`grounddecode.engines.grouped`); the gradients of `sgrs` are one graph (`grounddecode.engines.hf.saliency.graphed`).
 """
 
 from __future__ import annotations

@@ -157,18 +157,18 @@ class Stage:
 
     def _found(self) -> Tensor:
         totals, gates, factors, queries, newest_keys, newest_values, angles, logits, tokens = self._buffers
-        made, rows = self._made, self._rows
+        made = self._made
         for known, newest in ((self._keys, newest_keys), (self._values, newest_values)):
             known.index_copy_(3, self._own, newest.to(known.dtype))
         keys, values = self._keys.flatten(1, 2), self._values.flatten(1, 2)
         asked = (queries.to(keys.dtype) * made.scaling).view(*keys.shape[:2], -1, self._size)
         weights = self._weights(asked @ keys.mT)
-        turn, own = Turn.of(made.rotation(angles[0], angles[1], rows), made.scaling), self._own.expand(rows)[:, None]
+        turn = Turn.of(made.rotation(angles[0], angles[1], self._rows), made.scaling)
         totals, gates, factors = totals[:, :, 0], gates[:, :, 0], factors[:, :, 0]
         passed = [
             Passed(
                 block.layer, block.products, block.norms, (totals[2 * at], totals[2 * at + 1]), gates[at], factors[at],
-                keys[at], values[at], asked[at], weights[at], own, turn,
+                keys[at], values[at], asked[at], weights[at], self._own, turn,
             )
             for at, block in enumerate(made.blocks)
         ]  # fmt: skip

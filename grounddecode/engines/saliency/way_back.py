@@ -67,7 +67,7 @@ class Passed:
     values: Tensor  # (R * Hkv, T, D)
     asked: Tensor  # (R * Hkv, H / Hkv, D), scaled queries
     weights: Tensor  # (R * Hkv, H / Hkv, T), edited by nothing but gains on keys
-    own: int | Tensor  # the column of the rows' own keys, or (R, 1) of each
+    own: int | Tensor  # the column of the rows' own keys, or (1,) that column, or (R, 1) of each
     turn: Turn
 
 
@@ -214,5 +214,7 @@ def _column(x: Tensor, own: int | Tensor) -> Tensor:
     """(R * Hkv, ...): of (R * Hkv, ..., T) what is at the rows' own keys."""
     if isinstance(own, int):
         return x[..., own]
+    if own.dim() == 1:
+        return x.index_select(-1, own)[..., 0]
     at = own.repeat_interleave(len(x) // len(own), dim=0).view(-1, *(1,) * (x.dim() - 1))
     return x.gather(-1, at.expand(*x.shape[:-1], 1))[..., 0]

@@ -19,9 +19,12 @@ from grounddecode.engines.grouped.replay import PAYS_FROM
 from grounddecode.engines.hf.saliency import form, graphed
 from grounddecode.engines.saliency.stage import Stage
 from grounddecode.method import Method
+from grounddecode.saliency import record_saliency
 from tests import zoo
+from tests.engines.hf.test_saliency import dense_rows
 from tests.engines.hf.test_written import judged
 from tests.engines.test_stage import Recording
+from tests.oracle.locore import LocoREEdit
 
 STEPS = 14
 REPLAYS = STEPS - PAYS_FROM  # the first of them with what it was recorded with
@@ -138,6 +141,17 @@ def test_a_graph_that_is_full_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) 
     assert seen.recorded == 4
     assert seen.fills == [True, False, False] * 3 + [True]
     check_same(found, by_autograd(model))
+
+
+def test_records_are_those_of_whole_sequences() -> None:
+    """Of one token a step, beside autograd over all that was read."""
+    model, inputs, count = zoo.model("llava"), zoo.family("llava").batch(), PAYS_FROM + 4
+    with as_on_a_card() as seen:
+        record = record_saliency(model, inputs, LocoRE(beta=1.0), layers=(1, 2), max_new_tokens=count, do_sample=False)
+    assert seen.fills == [True, False, False, False]
+    expected = dense_rows("llava", record.tokens, [LocoREEdit(1.0)], (1, 2))
+    for ours, theirs in zip(record.maps, expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 def test_each_call_has_its_own() -> None:

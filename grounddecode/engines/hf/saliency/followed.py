@@ -19,7 +19,8 @@ class Followed:
     What is cut, reordered, filled anew or put elsewhere is another tensor, or one of another version.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lowest: int) -> None:
+        self._lowest = lowest  # layers below are not followed
         self._layers: list[Any] = []
         self._left: dict[int, _Left] = {}
         self._only_added: dict[int, bool] = {}  # in the step that runs, of layers that keep tokens as they were given
@@ -35,6 +36,8 @@ class Followed:
         self, original: Callable[..., Any], key: Tensor, value: Tensor, layer: int, *args: Any, **options: Any
     ) -> Any:
         """In place of a cache's `update`, whose `original` is called for the newest token of each row."""
+        if layer < self._lowest:
+            return original(key, value, layer, *args, **options)
         held, left = self._keeping(layer), self._left.pop(layer, None)
         same = held is not None and left is not None and _is_left(left, held)
         given = original(key, value, layer, *args, **options)

@@ -151,7 +151,7 @@ class RowGradients:
 
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output:
         """The attention of one layer: the usual one below the targets and for prompts, else recorded for one row."""
-        if not self._recording or plan.layer < self.lowest:
+        if self.leaves(call, plan, step):
             return usual()
         if self._replay.active:
             row = self._replay.row(call, plan.layer, step)
@@ -159,16 +159,26 @@ class RowGradients:
             self._replay.note(call, plan.layer, step)
             return usual()
         else:
-            if self._alone and plan.layer in self.targets and self._graph is not None:
-                self._graph.places.note(call, plan.layer, step)
-            if self._written.graphed:
-                self._written.note(call, plan)
-                return usual()
             output = self._written.attend(call, plan, step) if self._written.on else None
             if output is not None and self._alone:
+                self._place(call, plan, step)
                 return output, None
             row = self._newest(call, plan.layer, step)
         return self._record(row, plan, step), None
+
+    def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
+        """Whether a layer's attention is the usual one: below the targets, and where one graph makes the way back."""
+        if not self._recording or plan.layer < self.lowest:
+            return True
+        if not self._written.graphed:
+            return False
+        self._written.note(call, plan)
+        self._place(call, plan, step)
+        return True
+
+    def _place(self, call: Call, plan: LayerPlan, step: Step) -> None:
+        if plan.layer in self.targets and self._graph is not None:
+            self._graph.places.note(call, plan.layer, step)
 
     @property
     def _alone(self) -> bool:

@@ -39,7 +39,7 @@ class Graphed:
 
     def __init__(self, layers: range) -> None:
         self._layers, self.refused = layers, False
-        self.followed = Followed()
+        self.followed = Followed(layers.start)
         self._stage: Stage | None = None
         self._replay: Replay | None = None
         self._trials = TRIALS

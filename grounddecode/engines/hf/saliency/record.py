@@ -164,6 +164,9 @@ class _WholeMatrices(Part):
         self.weights[plan.layer] = weights
         return weighted_values(weights, call).to(call.query.dtype), None
 
+    def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
+        return False
+
 
 def full_map(
     model: PreTrainedModel,
