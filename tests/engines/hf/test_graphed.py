@@ -6,7 +6,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grounddecode import SGRS, HeadModulation, LocoRE, ground
+from grounddecode import SGRS, HeadModulation, LocoRE, Trace, ground
 from grounddecode.engines.grouped.replay import PAYS_FROM
 from grounddecode.engines.hf.saliency import form, graphed
 from grounddecode.engines.saliency.stage import Stage
@@ -181,6 +181,25 @@ def test_its_memory_ends_with_the_call() -> None:
         model.generate(**zoo.family("llava").batch(), max_new_tokens=STEPS, do_sample=False)
         gc.collect()
         assert [stage() for stage in stages] == [None]
+
+
+def test_a_trace_sees_the_same() -> None:
+    """Also where it looks at the attention of every layer."""
+    model, inputs, traces = zoo.model("llava"), zoo.family("llava").batch(), []
+    for context in (as_on_a_card(), nullcontext()):
+        trace = Trace(want={"image_mass", "candidates"})
+        with context, ground(model, METHOD, trace=trace):
+            model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+        traces.append(trace.events)
+    assert len(traces[0]) == len(traces[1])
+    for mine, theirs in zip(*traces, strict=True):
+        assert (mine.step, mine.method, mine.what, mine.layer) == (
+            theirs.step,
+            theirs.method,
+            theirs.what,
+            theirs.layer,
+        )
+        torch.testing.assert_close(mine.value, theirs.value, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def test_forwards_by_hand_have_none() -> None:
