@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.gpu import correctness
 from grounddecode import SGRS, HeadModulation, LocoRE, Trace, ground
 from grounddecode.engines.grouped.replay import PAYS_FROM
 from grounddecode.engines.hf.saliency import form, graphed
@@ -106,6 +107,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a static cache": {"cache_implementation": "static"},
     "samples of each row": {"num_return_sequences": 2, "do_sample": True},
     "gains on keys": {"methods": [LocoRE(beta=3.0), METHOD]},
+    "gains on keys of a static cache": {"methods": [LocoRE(beta=3.0), METHOD], "cache_implementation": "static"},
     "gains on keys of one row": {"methods": [LocoRE(beta=3.0), METHOD], "rows": ONE},
     "the lowest layer": {"methods": SGRS(layers=(0,), alpha=0.9)},
     "the highest layer": {"methods": SGRS(layers=(3,), alpha=0.9)},
@@ -331,3 +333,11 @@ def test_without_a_card_there_is_none() -> None:
         patch.setattr(graphed, "Replay", by_hand(seen, lambda found, _: found))
         run(zoo.model("llava"))
     assert seen.recorded == 0
+
+
+def test_what_asks_a_card_tells_whether_a_graph_was_taken() -> None:
+    with as_on_a_card():
+        assert [line["passed"] for line in correctness.graphs("cpu")] == [True, True]
+    with as_on_a_card(lambda found, replay: found + 1):
+        assert [line["passed"] for line in correctness.graphs("cpu")] == [False, False]
+    assert [line["trials"] for line in correctness.graphs("cpu")] == [0, 0]
