@@ -108,6 +108,7 @@ class Graphed:
 
     def _refuse(self, why: str, sums: list[Tensor]) -> list[Tensor]:
         self.refused, self._stage, self._replay = True, None, None
+        self.followed = Followed(self._layers.start)  # the old one holds what the cache held
         log.warning("the way back of gradients goes on without a CUDA graph, which takes longer: %s", why)
         return sums
 
