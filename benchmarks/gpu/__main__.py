@@ -75,6 +75,7 @@ def _correctness(args: Any, device: str, until: float) -> Iterable[dict]:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if device == "cuda":
         yield _kernel(device)
+        yield from correctness.graphs(device)
     yield from correctness.check(device, families, precisions, attentions, args.cases, until)
     flash = importlib.util.find_spec("flash_attn") is not None
     if device == "cuda" and flash:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from grounddecode import ground
+from grounddecode import SGRS, ground
+from grounddecode.engines.hf.saliency.graphed import Graphed
 from tests import zoo
 from tests.oracle.cases import EVERY_CASE, Case
 
@@ -90,6 +93,31 @@ def check(
                     if time.monotonic() > until:
                         yield line | {"skipped": "the time was up"}
                         return
+
+
+def graphs(device: str) -> Iterator[dict]:
+    """Whether gradients go by a graph there: one that is refused changes nothing but the time.
+
+    `largest`: how far its first replays are, as a share, from the same without a graph.
+    """
+    tried, method = Graphed._tried, SGRS(layers=(1, 2), alpha=0.9)
+    for name, precision in itertools.product(FAMILIES[:1], ("float32", "bfloat16")):
+        dtype = getattr(torch, precision)
+        model, inputs = zoo.fresh(name).to(device, dtype), on(device, dtype, zoo.family(name).batch())
+        trials: list[tuple[float, bool]] = []
+
+        def seen(self: Graphed, found: Sequence[Tensor], expected: list[Tensor]) -> list[Tensor]:
+            pairs = zip(found, expected, strict=True)
+            apart = max(float((mine - theirs).norm() / theirs.norm()) for mine, theirs in pairs)
+            given = tried(self, found, expected)
+            trials.append((apart, not self.refused))  # noqa: B023
+            return given
+
+        with mock.patch.object(Graphed, "_tried", seen), ground(model, method):
+            model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+        line = {"case": "sgrs by a graph", "family": name, "precision": precision, "trials": len(trials)}
+        largest = max((apart for apart, _ in trials), default=math.nan)
+        yield line | {"largest": largest, "passed": [taken for _, taken in trials] == [True, True]}
 
 
 def _runs(case: Case, family: str, wanted: Sequence[str] | None) -> bool:

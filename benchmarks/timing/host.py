@@ -6,8 +6,9 @@ A step of one row on a fast card waits for the host: Python, torch's dispatch an
 the launches themselves. The depth and prompt of LLaVA-1.5-7B at a tiny width, bfloat16, on one thread; kernels of our
 own and graphs do nothing but fill what they return, and plain attention of one query does the same, so that neither
 side computes what a card would. A launch of a kernel by Triton and one by torch are taken to cost the same. **The
-ratio is an estimate of a card's, not a measurement of one**, and what a method computes in operations of torch counts
-on the CPU at the CPU's price: `sgrs`, whose gradients are such operations, comes out too high.
+ratio is an estimate of a card's, not a measurement of one**: what a method computes in operations of torch counts on
+the CPU at the CPU's price, and what a graph holds at none, also where the card is then what a step waits for, as for
+the gradients of `sgrs`: they follow the last layer and read the weights of all layers above the targets once more.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def _triton() -> dict[str, types.ModuleType]:
     return {"triton": triton, "triton.language": language}
 
 
-def _yes(_: Tensor) -> bool:
+def _there(tensor: Tensor) -> bool:
+    """In place of the question whether it lies on a card."""
     return True
 
 
@@ -84,6 +86,7 @@ def _yes(_: Tensor) -> bool:
 def as_on_a_card() -> Iterator[None]:
     """Methods go the ways of a card, whose kernels and graphs cost nothing; plain attention of one query neither."""
     from grounddecode.engines.hf.attention import card
+    from grounddecode.engines.hf.saliency import graphed
     from grounddecode.engines.hf.watch import flags
 
     real = nn.functional.scaled_dot_product_attention
@@ -96,9 +99,12 @@ def as_on_a_card() -> Iterator[None]:
     with (
         mock.patch.dict(sys.modules, _triton()),
         mock.patch.object(nn.functional, "scaled_dot_product_attention", attention),
-        mock.patch.object(card, "on_card", _yes),
-        mock.patch.object(flags, "on_card", _yes),
+        mock.patch.object(card, "on_card", _there),
+        mock.patch.object(flags, "on_card", _there),
         mock.patch.object(card, "Replay", Recorded),
+        mock.patch.object(graphed, "can_record", _there),
+        mock.patch.object(graphed, "Replay", Recorded),
+        mock.patch.object(graphed, "TRIALS", 1),  # a second replay gives what the first gave
     ):
         from grounddecode.engines.grouped import merging
 

@@ -5,8 +5,8 @@
 A step of one row on a fast card waits for the host, so what a method costs there is the operations it adds. They can be
 counted anywhere: LLaVA-1.5-7B's depth and prompt with a tiny width, bfloat16, on the CPU. Views and bare allocations
 start nothing and do not count. What only a card takes is not in the figures: there `paint`, `pai` and `vaf` go by one
-kernel a layer, `heads`, `spin` and `var` by two (`grounddecode.engines.grouped`). What the host does besides is in
-`benchmarks.timing.host`.
+kernel a layer, `heads`, `spin` and `var` by two (`grounddecode.engines.grouped`); the gradients of `sgrs` are one graph
+(`grounddecode.engines.hf.saliency.graphed`). What the host does besides is in `benchmarks.timing.host`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Count(TorchDispatchMode):
 
 def starts_work(func: Any) -> bool:
     """False for views, bare allocations and questions about types."""
+    if func._schema.name.startswith("aten::_foreach_"):  # those in place return nothing
+        return True
     if not any("Tensor" in str(given.type) for given in func._schema.returns):
         return False
     looks = [given.alias_info for given in func._schema.returns]

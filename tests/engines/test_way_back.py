@@ -110,7 +110,7 @@ def test_one_column_of_all_rows_may_be_a_number() -> None:
     torch.manual_seed(0)
     blocks = [Block(4, 2) for _ in LAYERS]
     ways = []
-    for own in (OWN[0], torch.full((ROWS, 1), OWN[0])):
+    for own in (OWN[0], torch.full((ROWS, 1), OWN[0]), torch.tensor([OWN[0]])):
         x, passed = torch.ones(ROWS, WIDTH), []
         for layer, block in zip(LAYERS, blocks, strict=True):
             x, _, kept = run(block, layer, x, own, False)
@@ -118,4 +118,5 @@ def test_one_column_of_all_rows_may_be_a_number() -> None:
         ways.append(
             torch.stack(down(Way(passed, Norm(torch.ones(WIDTH), 1e-5), x), torch.ones(ROWS, COUNT, WIDTH), LAYERS))
         )
-    assert torch.equal(*ways)
+    assert torch.equal(ways[0], ways[1])
+    assert torch.equal(ways[0], ways[2])

@@ -13,6 +13,11 @@ PAYS_FROM = 4  # tokens of an answer: to record a graph takes as long as some st
 new_stream: Callable[[], Any] = torch.cuda.Stream  # torch does not type it
 
 
+def can_record(tensor: Tensor) -> bool:
+    """Whether a graph can hold what is done where it lies, and nobody records one now."""
+    return tensor.is_cuda and not torch.cuda.is_current_stream_capturing()
+
+
 class Replay:
     """`function` of tensors that stay where they are: fill `inputs`, call it, read the tensor it returns.
 

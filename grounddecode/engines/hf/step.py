@@ -31,6 +31,10 @@ class Capture(Protocol):
 
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
 
+    def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
+        """Whether the attention of this call is the usual one, without more."""
+        ...
+
 
 class Keys(Protocol):
     """What hides image keys from a second stream in some layers."""

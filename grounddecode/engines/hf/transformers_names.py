@@ -73,7 +73,7 @@ IMAGE_FEATURES = "get_image_features"
 # Set on every layer by `gradient_checkpointing_enable`: the layer is computed a second time in the backward pass.
 CHECKPOINTING = "gradient_checkpointing"
 CACHE_ROWS = "max_batch_size"  # that a static cache layer was made with
-USUAL_LAYER = "DynamicLayer"  # of a cache, keeps every token: others have a window, fixed room, or other states
+USUAL_LAYER, FIXED_LAYER = "DynamicLayer", "StaticLayer"  # of a cache, keep every token; others: a window, other states
 # What layers of a cache have that do not just grow: room for tokens, keys and values in fewer bits.
 NOT_GROWING = ("max_cache_len", "nbits", "_quantized_keys")
 TOKENS_SEEN = "cumulative_length"  # by a cache layer that keeps only the newest ones

@@ -4,7 +4,8 @@ A block is `y = x + attention(norm(x))`, then `y + down(silu(gate(n)) * up(n))` 
 root mean square, queries and keys are turned by a rotary embedding, heads may share keys. Earlier keys and values are
 constants. The same as autograd gives, in a third of the operations: small models and fast cards wait for little else.
 What does not depend on gradients is made for all blocks at once, all gradients of a row share one way, and nothing of
-it needs a graph. Neither engine is known here.
+it needs a graph. Neither engine is known here. Nothing is read from the device nor copied to it, so that a CUDA graph
+can hold all of it (`stage`).
 
 Shapes: R rows, each with K gradients; H heads of D numbers, Hkv of them with keys and values of their own, T of each.
 Gradients and what is made of them have the dtype of the keys (the wide one: float32 in the engines), products with the
@@ -66,7 +67,7 @@ class Passed:
     values: Tensor  # (R * Hkv, T, D)
     asked: Tensor  # (R * Hkv, H / Hkv, D), scaled queries
     weights: Tensor  # (R * Hkv, H / Hkv, T), edited by nothing but gains on keys
-    own: int | Tensor  # the column of the rows' own keys, or (R, 1) of each
+    own: int | Tensor  # the column of the rows' own keys, or (1,) that column, or (R, 1) of each
     turn: Turn
 
 
@@ -143,7 +144,10 @@ def _norms_back(passed: Sequence[Passed], way: Way) -> list[_NormBack]:
     weights = torch.stack([norm.weight for norm in norms]).to(wide)[:, None]
     square = totals.square().mean(dim=-1, keepdim=True)
     epsilons = [norm.epsilon for norm in norms]
-    square = square + (epsilons[0] if len(set(epsilons)) == 1 else square.new_tensor(epsilons).view(-1, 1, 1))
+    if len(set(epsilons)) > 1:  # made on the device: a graph that is recorded can copy nothing from the host
+        square = square + torch.cat([square.new_full((1, 1, 1), epsilon) for epsilon in epsilons])
+    else:
+        square = square + epsilons[0]
     scale = torch.rsqrt(square)
     gain = weights * scale
     away = totals * (scale.square() / totals.shape[-1])
@@ -210,5 +214,7 @@ def _column(x: Tensor, own: int | Tensor) -> Tensor:
     """(R * Hkv, ...): of (R * Hkv, ..., T) what is at the rows' own keys."""
     if isinstance(own, int):
         return x[..., own]
+    if own.dim() == 1:
+        return x.index_select(-1, own)[..., 0]
     at = own.repeat_interleave(len(x) // len(own), dim=0).view(-1, *(1,) * (x.dim() - 1))
     return x.gather(-1, at.expand(*x.shape[:-1], 1))[..., 0]

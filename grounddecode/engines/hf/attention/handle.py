@@ -26,7 +26,8 @@ def handler(plan: LayerPlan, here: Any, refuse_paged: Callable[[], Any]) -> Hand
         if call.options.get(PAGED) is not None:
             refuse_paged()
         step.seen.add(layer)
-        if step.capture is None and step.keys is None and step.newest_only is None and not step.wanted:
+        left = step.capture is None or step.capture.leaves(call, plan, step)
+        if left and step.keys is None and step.newest_only is None and not step.wanted:
             way: Way | None = step.ways.get(edits)
             if way is not None and way.fits(call):
                 return way.act(call, base, plan, step)

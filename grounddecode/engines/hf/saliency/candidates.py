@@ -46,7 +46,7 @@ class Rejection(Part):
             self._gradients.act()
 
     def finish(self, sequences: Mapping[Any, Sequence]) -> None:
-        self._gradients.release()
+        self._gradients.finish()
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         name = self.method.name

@@ -60,6 +60,10 @@ def norm_of(module: nn.Module) -> Norm:
     return Norm(weight.detach(), float(getattr(module, _EPSILON)))
 
 
+def norms_of(parts: Parts) -> tuple[Norm, Norm]:
+    return norm_of(parts.norms[0]), norm_of(parts.norms[1])
+
+
 def _has_form(block: nn.Module) -> bool:
     found = dict(block.named_children())
     if set(found) != set(_BLOCK) or block.training:

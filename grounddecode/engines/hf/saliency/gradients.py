@@ -100,6 +100,11 @@ class RowGradients:
         self._replay.clear()
         self._written.clear()
 
+    def finish(self) -> None:
+        """Let go of all that is kept for one run."""
+        self.release()
+        self._written.finish()
+
     # -- forward ---------------------------------------------------------------------------------------------------
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         """`forward(kwargs)`, after which `saliency` may be asked."""
@@ -108,10 +113,11 @@ class RowGradients:
         self.release()
         self._graph, step.capture = _Graph(prompt=step.length > 1), self
         try:
-            with torch.no_grad(), self._detached_cache(transformers_names.given_cache(kwargs)):
+            cache = transformers_names.given_cache(kwargs)
+            self._written.begin(step, cache, self._unembedding.module.weight)
+            with torch.no_grad(), self._detached_cache(cache):
                 self._recording = True
                 self._replay.begin(step)
-                self._written.begin(step)
                 output = forward(kwargs)
         finally:
             self._recording, step.capture = False, None
@@ -130,13 +136,14 @@ class RowGradients:
     def _detached_cache(self, cache: Any) -> Iterator[None]:
         """Keep a new token's keys and values with their graph, and give the cache copies without."""
         original = cache.update
+        followed = self._written.followed
 
         def update(key: Tensor, value: Tensor, layer: int, *args: Any, **kwargs: Any) -> Any:
             if key.shape[2] == 1:  # those of a prompt would be a second cache, and its last row is run anew
                 self._fresh[layer] = (key, value)
             return original(key.detach(), value.detach(), layer, *args, **kwargs)
 
-        cache.update = update
+        cache.update = update if followed is None else functools.partial(followed.update, original)
         try:
             yield
         finally:
@@ -144,7 +151,7 @@ class RowGradients:
 
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output:
         """The attention of one layer: the usual one below the targets and for prompts, else recorded for one row."""
-        if not self._recording or plan.layer < self.lowest:
+        if self.leaves(call, plan, step):
             return usual()
         if self._replay.active:
             row = self._replay.row(call, plan.layer, step)
@@ -154,11 +161,24 @@ class RowGradients:
         else:
             output = self._written.attend(call, plan, step) if self._written.on else None
             if output is not None and self._alone:
-                if plan.layer in self.targets and self._graph is not None:
-                    self._graph.places.note(call, plan.layer, step)
+                self._place(call, plan, step)
                 return output, None
             row = self._newest(call, plan.layer, step)
         return self._record(row, plan, step), None
+
+    def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
+        """Whether a layer's attention is the usual one: below the targets, and where one graph makes the way back."""
+        if not self._recording or plan.layer < self.lowest:
+            return True
+        if not self._written.graphed:
+            return False
+        self._written.note(call, plan)
+        self._place(call, plan, step)
+        return True
+
+    def _place(self, call: Call, plan: LayerPlan, step: Step) -> None:
+        if plan.layer in self.targets and self._graph is not None:
+            self._graph.places.note(call, plan.layer, step)
 
     @property
     def repeats(self) -> bool:
@@ -215,10 +235,11 @@ class RowGradients:
         if graph is None or graph.hidden is None:
             raise RuntimeError(f"{self.name}: no step was recorded")
         hidden = graph.hidden
-        start = self._unembedding.gradients(hidden.detach()[:, 0], self.logits, tokens)
+        gradients = functools.partial(self._unembedding.gradients, hidden.detach()[:, 0])
         if self._alone:
-            sums = self._written.rows(start)
+            sums = self._written.sums(self.logits, tokens, gradients)
         else:
+            start = gradients(self.logits, tokens)
             sums = self._by_graph(graph, hidden, start)
             self._written.prove(start, sums)
         return graph.places.means(self.targets, sums, total, tokens.device)

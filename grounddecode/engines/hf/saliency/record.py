@@ -58,7 +58,7 @@ class _Recorder(Part):
         self._gradients.act()
 
     def finish(self, sequences: Mapping[Any, Sequences]) -> None:
-        self._gradients.release()
+        self._gradients.finish()
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         if transformers_names.given_cache(kwargs) is None:
@@ -165,6 +165,9 @@ class _WholeMatrices(Part):
         weights = weights_of(call, plan, step, 0, step.length).nan_to_num()  # a padding row sees nothing
         self.weights[plan.layer] = weights
         return weighted_values(weights, call).to(call.query.dtype), None
+
+    def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
+        return False
 
 
 def full_map(

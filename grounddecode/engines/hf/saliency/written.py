@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.attention.attend import weighted_values, weights_of
 from grounddecode.engines.hf.saliency import form
+from grounddecode.engines.hf.saliency.followed import Followed
+from grounddecode.engines.hf.saliency.graphed import Graphed
 from grounddecode.engines.hf.saliency.last_row import KeptCall, own_column
+from grounddecode.engines.saliency.stage import Block, Blocks
 from grounddecode.engines.saliency.way_back import Passed, Turn, Way, down
 
 if TYPE_CHECKING:
@@ -32,12 +35,16 @@ class WrittenOut:
     """Keeps of a decode step what `way_back.down` needs, where the upper layers have the form for it.
 
     The first decode step goes both ways. Only where that says the same as autograd is it `proven`, and later steps make
-    no graph; else it is never `on` again.
+    no graph of autograd; else it is never `on` again. On a card a graph of another kind makes one launch of it, see
+    `graphed.Graphed`.
     """
 
     def __init__(self) -> None:
         self.on = self.proven = False
+        self.graphed = False  # this step's attention is the usual one, and its way back is one graph
         self._refuted = False
+        self._graph: Graphed | None = None  # of the run
+        self._ungraphed = False  # a graph was refused
         self._parts: list[form.Parts] | None = None
         self._kept: defaultdict[int, dict[str, Any]] = defaultdict(dict)  # by block; of the norm behind the last
 
@@ -58,28 +65,38 @@ class WrittenOut:
             hook(parts.inner[0].register_forward_hook, functools.partial(self._behind, "gate", at))
             hook(parts.inner[1].register_forward_hook, functools.partial(self._behind, "factor", at))
         hook(self._norm.register_forward_pre_hook, functools.partial(self._before, "total", len(self._parts)))
+        run = self._binding.run
+        if run is not None and not run.by_hand and not self._ungraphed:  # whose forwards no other work comes between
+            self._graph = Graphed(range(self._lowest, self._lowest + len(self._parts)))
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: Step, cache: Any, unembedding: Tensor) -> None:
         self.clear()
         self.on = step.length == 1 and self._parts is not None and not self._refuted
+        if self.on and self.proven and self._graph is not None and self._parts is not None:
+            self.graphed = self._graph.begin(step, cache, (self._parts[0].down.weight, unembedding))
+        self._step = step
 
     def clear(self) -> None:
-        self.on = False
+        self.on = self.graphed = False
         self._kept.clear()
+
+    def finish(self) -> None:
+        """Let go of a run's graph: the next one's weights may be others, and it holds memory."""
+        self._graph = None
 
     # -- the way up ------------------------------------------------------------------------------------------------
     def _at_block(self, at: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.on:
-            given = args[0] if args else kwargs[form.INPUT]
-            self._kept[at] |= {"total": given[:, -1].detach(), "angles": kwargs.get(form.ROTATION)}
+            kept = self._kept[at]
+            kept["total"], kept["angles"] = args[0] if args else kwargs[form.INPUT], kwargs.get(form.ROTATION)
 
     def _before(self, what: str, at: int, _: nn.Module, args: tuple[Any, ...]) -> None:
         if self.on:
-            self._kept[at][what] = args[0][:, -1].detach()
+            self._kept[at][what] = args[0]
 
     def _behind(self, what: str, at: int, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self.on:
-            self._kept[at][what] = output[:, -1].detach()
+            self._kept[at][what] = output
 
     def attend(self, call: Call, plan: LayerPlan, step: Step) -> Tensor:
         """The attention of an upper layer (B, 1, H, Dv), without a graph."""
@@ -92,18 +109,51 @@ class WrittenOut:
             self._refute()
         return output
 
-    # -- the way back ----------------------------------------------------------------------------------------------
+    @property
+    def followed(self) -> Followed | None:
+        """What stands between the model and its cache in a step whose way back is one graph."""
+        return self._graph.followed if self._graph is not None and self.graphed else None
+
+    def note(self, call: Call, plan: LayerPlan) -> None:
+        """The call of an upper layer whose attention is the usual one."""
+        kept = self._kept[plan.layer - self._lowest]
+        kept["call"], kept["plan"] = call, plan
+
+    # -- the way back ------------------------------------------------------------------------------------------------
+    def sums(self, logits: Tensor, tokens: Tensor, start: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        """`rows`, of what `start` makes of logits (B, vocabulary) and tokens (B, K)."""
+
+        def usual() -> list[Tensor]:
+            return self.rows(start(logits, tokens))
+
+        if self._graph is None or not self.graphed:
+            return usual()
+        found = self._graph.sums(self._kept, logits, tokens, functools.partial(self._made, start), usual)
+        self._ungraphed = self._graph.refused
+        return found
+
+    def _made(self, start: Callable[[Tensor, Tensor], Tensor]) -> Blocks:
+        parts, norm = self._known()
+        blocks = [Block(self._lowest + at, one.products, form.norms_of(one)) for at, one in enumerate(parts)]
+        scaling = self._kept[0]["call"].scaling
+        return Blocks(blocks, form.norm_of(norm), self._targets, scaling, _rotation, start)
+
+    def _known(self) -> tuple[list[form.Parts], nn.Module]:
+        if self._parts is None or self._norm is None:
+            raise RuntimeError("these layers are of another form")
+        return self._parts, self._norm
+
     def rows(self, start: Tensor) -> list[Tensor]:
         """(B, K, T) of each target layer: |A * dA| summed over heads; start (B, K, width)."""
-        parts, norm = self._parts, self._norm
-        if parts is None or norm is None:
-            raise RuntimeError("these layers are of another form")
+        parts, norm = self._known()
         turns: dict[tuple[int, float], Turn] = {}
         passed = [self._passed(at, one, turns) for at, one in enumerate(parts)]
-        return down(Way(passed, form.norm_of(norm), self._kept[len(parts)]["total"]), start, self._targets)
+        return down(Way(passed, form.norm_of(norm), _newest(self._kept[len(parts)]["total"])), start, self._targets)
 
     def _passed(self, at: int, parts: form.Parts, turns: dict[tuple[int, float], Turn]) -> Passed:
         kept = self._kept[at]
+        if "weights" not in kept:  # a step that was to have a graph
+            self.attend(kept["call"], kept["plan"], self._step)
         call, (cosines, sines) = kept["call"], kept["angles"]
         known = (id(cosines), call.scaling)
         if known not in turns:
@@ -111,10 +161,10 @@ class WrittenOut:
         return Passed(
             layer=self._lowest + at,
             products=parts.products,
-            norms=(form.norm_of(parts.norms[0]), form.norm_of(parts.norms[1])),
-            totals=(kept["total"], kept["middle"]),
-            gate=kept["gate"],
-            factor=kept["factor"],
+            norms=form.norms_of(parts),
+            totals=(_newest(kept["total"]), _newest(kept["middle"])),
+            gate=_newest(kept["gate"]),
+            factor=_newest(kept["factor"]),
             keys=call.wide_keys,
             values=call.wide_values,
             asked=call.asked,
@@ -144,6 +194,11 @@ class WrittenOut:
             angles is not None and angles[0].dim() == 3 and angles[0].shape[1:] == (1, call.query.shape[-1])
             for call, angles in calls
         )
+
+
+def _newest(tensor: Tensor) -> Tensor:
+    """(B, ...) of (B, tokens, ...), without a graph."""
+    return tensor[:, -1].detach()
 
 
 def _is_softmax(call: Call, plan: LayerPlan) -> bool:

@@ -200,6 +200,9 @@ class _Watch(Part):
         observed.rows[plan.layer] = weights.mean(dim=0)
         return usual()
 
+    def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
+        return False
+
     def _keep(self, layer: int, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self.observed.hidden[layer] = (args[0] if args else kwargs["hidden_states"])[0].float().cpu()
 
