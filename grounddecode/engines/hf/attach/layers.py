@@ -79,8 +79,11 @@ def busy(module: nn.Module) -> Iterator[None]:
 def _standing(original: Callable[..., Any], layers: list[Layer]) -> Callable[..., Any]:
     @functools.wraps(original)
     def method(*args: Any, **kwargs: Any) -> Any:
+        standing = tuple(layers)
+        if len(standing) == 1:
+            return standing[0](original, *args, **kwargs)
         call = original
-        for layer in tuple(layers):
+        for layer in standing:
             call = functools.partial(layer, call)
         return call(*args, **kwargs)
 

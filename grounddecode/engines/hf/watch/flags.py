@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.grouped.replay import PAYS_FROM, Replay
+from grounddecode.engines.hf.attach.layers import layered
 from grounddecode.engines.hf.attention.card import on_card
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.generation import FLAGS
@@ -35,19 +36,22 @@ class TokenFlags(Part):
         decoder = self.binding.decoder
         for layer in decoder.layers:
             if not layer.cross and self.method.acts_on(layer.index, decoder.n_layers):
-                self.binding.layer(layer.block, "forward", self._noted(layer.index, _source(layer, decoder.layers)))
+                over = self._over(layer.index, _source(layer, decoder.layers))
+                self.binding.while_running(layered(layer.block, "forward", over))  # it asks itself what runs
 
-    def _noted(self, layer: int, source: int) -> Callable[..., Any]:
+    def _over(self, layer: int, source: int) -> Callable[..., Any]:
         """The layer over the forward of a decoder block."""
         here, key = self.binding.here, (FLAGS, layer)
 
         def forward(under: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             step = here.step
-            if step is not None and not here.aside and (step.capture is None or not step.capture.repeats):
-                hidden = args[0] if args else kwargs["hidden_states"]
-                room = step.sequence.kept.get(key) if step.is_newest else None
-                if room is None or not room.take(hidden, step, key):
-                    self._note(layer, source, hidden, step)
+            if step is None or here.aside:
+                return under(*args, **kwargs)
+            hidden = args[0] if args else kwargs["hidden_states"]
+            room = step.sequence.kept.get(key) if step.is_newest else None
+            known = room is not None and room.take(hidden, step, key)
+            if not known and (step.capture is None or not step.capture.repeats):
+                self._note(layer, source, hidden, step)
             return under(*args, **kwargs)
 
         return forward
@@ -107,12 +111,13 @@ class Room:
     nothing has said yet whether it is flagged: `settle` does, or a kernel that reads the flags anyway.
     """
 
-    __slots__ = ("_device", "_dtype", "_launch", "_shape", "_size", "bound", "flags", "hidden", "shown")
+    __slots__ = ("_count", "_device", "_dtype", "_launch", "_shape", "_size", "bound", "flags", "hidden", "shown")
 
     def __init__(self, hidden: Tensor, peaks: tuple[tuple[int, ...], float], known: Tensor) -> None:
         from grounddecode.engines.grouped.peaks import Bound, Peaks
 
-        self._size = 2 * known.shape[1]
+        self._count = known.shape[1]
+        self._size = 2 * self._count
         self.flags, self.shown = nn.functional.pad(known, (0, known.shape[1])), known
         self.bound = Bound.of(*peaks, hidden)
         self.hidden: Tensor | None = None
@@ -124,8 +129,7 @@ class Room:
         memory, past, shown = step.sequence.memory, step.past, self.shown
         fits = (
             memory.get(key) is shown
-            and past < self._size
-            and shown.shape[1] == past
+            and past == self._count < self._size
             and hidden.dtype is self._dtype
             and hidden.shape == self._shape
             and hidden.device == self._device
@@ -133,14 +137,14 @@ class Room:
             and not torch.is_grad_enabled()
         )
         if fits:
-            self.hidden = hidden
+            self.hidden, self._count = hidden, past + 1
             self.shown = memory[key] = self.flags.narrow(1, 0, past + 1)
         return fits
 
     def settle(self) -> None:
         """Write down whether the newest token is flagged, if that is still to do."""
         if self.hidden is not None:
-            self._launch(self.hidden, self.flags, self.shown.shape[1] - 1)
+            self._launch(self.hidden, self.flags, self._count - 1)
             self.hidden = None
 
 
