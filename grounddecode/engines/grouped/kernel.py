@@ -25,36 +25,14 @@ def splits_of(rows: int, heads: int) -> int:
 
 
 def _partial_attention(
-    query: tl.tensor,
-    key: tl.tensor,
-    value: tl.tensor,
-    flag: tl.tensor,
-    hidden: tl.tensor,
-    label: tl.tensor,
-    dims: tl.tensor,
-    sums: tl.tensor,
-    tops: tl.tensor,
-    masses: tl.tensor,
-    scaling: tl.tensor,
-    bound: tl.tensor,
-    n_keys: tl.tensor,
-    n_split: tl.tensor,
-    label_stride: tl.tensor,
-    flag_stride: tl.tensor,
-    HEADS: tl.constexpr,
-    REPEAT: tl.constexpr,
-    SPLITS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    ROOM: tl.constexpr,
-    GROUPS: tl.constexpr,
-    FLAGGED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    NONE: tl.constexpr,
-    INNER: tl.constexpr,
-    DIMS: tl.constexpr,
-    DIM_ROOM: tl.constexpr,
-    INNER_BLOCK: tl.constexpr,
-) -> None:
+    query: tl.tensor, key: tl.tensor, value: tl.tensor, flag: tl.tensor, hidden: tl.tensor, label: tl.tensor,
+    dims: tl.tensor, sums: tl.tensor, tops: tl.tensor, masses: tl.tensor,
+    scaling: tl.tensor, bound: tl.tensor, n_keys: tl.tensor, n_split: tl.tensor,
+    label_stride: tl.tensor, flag_stride: tl.tensor,
+    HEADS: tl.constexpr, REPEAT: tl.constexpr, SPLITS: tl.constexpr, WIDTH: tl.constexpr, ROOM: tl.constexpr,
+    GROUPS: tl.constexpr, FLAGGED: tl.constexpr, BLOCK: tl.constexpr, NONE: tl.constexpr,
+    INNER: tl.constexpr, DIMS: tl.constexpr, DIM_ROOM: tl.constexpr, INNER_BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """One program: one head of one row over its part of the keys. Flagged keys are `FLAGGED` groups further on.
 
     With `DIMS`, whether the newest key is flagged is found out here, by `peaks.towers`, and written down.

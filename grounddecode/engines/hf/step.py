@@ -21,19 +21,21 @@ if TYPE_CHECKING:
     from grounddecode.engines.plan import LayerPlan
 
 
-class Capture(Protocol):
+class Capture:
     """What stands between the model and its attention while something is recorded of it."""
 
     @property
     def repeats(self) -> bool:
         """Whether a block is being run once more, for the last row of a prompt."""
-        ...
-
-    def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output: ...
+        return False
 
     def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
         """Whether the attention of this call is the usual one, without more."""
-        ...
+        return False
+
+    def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output:
+        """The attention of one layer."""
+        raise NotImplementedError
 
 
 class Keys(Protocol):

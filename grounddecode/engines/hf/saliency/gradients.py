@@ -20,11 +20,11 @@ from grounddecode.engines.hf.saliency.places import Places
 from grounddecode.engines.hf.saliency.replay import PromptReplay
 from grounddecode.engines.hf.saliency.unembedding import Unembedding
 from grounddecode.engines.hf.saliency.written import WrittenOut
+from grounddecode.engines.hf.step import Capture, Step
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.part import Forward
-    from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
 
 
@@ -44,7 +44,7 @@ class _Graph:
     logits: Tensor | None = None  # (B, vocabulary)
 
 
-class RowGradients:
+class RowGradients(Capture):
     """Runs a forward pass so that its last row can be differentiated, from the lowest target layer up.
 
     A decode step is recorded as it runs: below the lowest target nothing changes, above it attention is computed for

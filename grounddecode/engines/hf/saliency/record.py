@@ -16,6 +16,7 @@ from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.saliency.gradients import RowGradients
 from grounddecode.engines.hf.saliency.told import options_of
 from grounddecode.engines.hf.session import Session
+from grounddecode.engines.hf.step import Capture, Step
 from grounddecode.images.layout import ImageLayout
 from grounddecode.maths import unit_rows
 from grounddecode.method import Method, Needs
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.generation import Sequence as Sequences
     from grounddecode.engines.hf.part import Forward
-    from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
     from grounddecode.trace import Trace
 
@@ -149,10 +149,8 @@ def _shares(maps: Sequence[Tensor], layout: ImageLayout, prompt: int) -> tuple[t
     return names, torch.stack(shares, dim=1)
 
 
-class _WholeMatrices(Part):
+class _WholeMatrices(Part, Capture):
     """Computes every attention matrix of one forward pass in full, within autograd."""
-
-    repeats = False
 
     def __init__(self) -> None:
         self.weights: dict[int, Tensor] = {}
@@ -165,9 +163,6 @@ class _WholeMatrices(Part):
         weights = weights_of(call, plan, step, 0, step.length).nan_to_num()  # a padding row sees nothing
         self.weights[plan.layer] = weights
         return weighted_values(weights, call).to(call.query.dtype), None
-
-    def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
-        return False
 
 
 def full_map(

@@ -18,6 +18,7 @@ from grounddecode.engines.hf.attention.attend import row_scores
 from grounddecode.engines.hf.decoder import Decoder, find_decoder
 from grounddecode.engines.hf.part import Part
 from grounddecode.engines.hf.session import Session
+from grounddecode.engines.hf.step import Capture, Step
 from grounddecode.engines.hf.watch.directions import CaptionPair, caption_pairs, directions
 from grounddecode.engines.hf.watch.material import PUBLISHED_DEPTH, pictures, ranges
 from grounddecode.engines.images import MAX_PIXELS
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from grounddecode.engines.hf.attention.call import Call, Output
     from grounddecode.engines.hf.part import Forward
-    from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
 
 QUESTIONS = ("Describe this image in detail.", "What is in the picture? Answer briefly, please.")
@@ -173,11 +173,10 @@ def _observe(model: Any, decoder: Decoder, inputs: dict[str, Tensor]) -> Observe
     return watch.observed
 
 
-class _Watch(Part):
+class _Watch(Part, Capture):
     """Hidden states and last-row attention of every layer go to `observed`. `image`: (tokens,) bool, its tokens."""
 
     sees_plain = True
-    repeats = False
 
     def __init__(self, image: Tensor) -> None:
         self.observed = Observed(image)
@@ -199,9 +198,6 @@ class _Watch(Part):
         observed.masses[plan.layer] = (weights * image).sum(dim=-1)
         observed.rows[plan.layer] = weights.mean(dim=0)
         return usual()
-
-    def leaves(self, call: Call, plan: LayerPlan, step: Step) -> bool:
-        return False
 
     def _keep(self, layer: int, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self.observed.hidden[layer] = (args[0] if args else kwargs["hidden_states"])[0].float().cpu()
