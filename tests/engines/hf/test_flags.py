@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from grounddecode import ground
+from grounddecode.engines.hf.attention import card
 from grounddecode.engines.hf.decoder import AttentionLayer
 from grounddecode.engines.hf.generation import FLAGS
 from grounddecode.engines.hf.watch.flags import _source
@@ -142,3 +143,20 @@ def test_layers_that_share_keys_share_flags() -> None:
 def test_only_one_method_may_flag_tokens() -> None:
     with pytest.raises(ValueError, match="both flag tokens, use one of them"):
         ground(zoo.model("llava"), [method(), VAR(sink_dims=(1,))])
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "noted"),
+    [("cpu", torch.float32, True), ("meta", torch.float32, False), ("cpu", torch.float16, False)],
+)
+def test_a_kernel_notes_flags_of_the_tokens_it_was_made_for_alone(device: str, dtype: torch.dtype, noted: bool) -> None:
+    """A block may be given what lies on the device before, and other numbers than the first one."""
+    grouped, calls = object.__new__(card._Grouped), []
+    grouped._noting, grouped._dtype = (lambda *given: calls.append(given)), torch.float32
+    room = SimpleNamespace(hidden=torch.zeros(1, 1, 4, dtype=dtype), flags=torch.zeros(1, 8, device=device), bound=None)
+    step = SimpleNamespace(sequence=SimpleNamespace(kept={(FLAGS, 3): room}))
+    call = SimpleNamespace(query=None, key=torch.zeros(1), value=None)
+    assert grouped._noted(call, SimpleNamespace(layer=3), step) is noted
+    assert len(calls) == noted
+    assert (room.hidden is None) is noted
+    assert not grouped._noted(call, SimpleNamespace(layer=4), step)

@@ -127,7 +127,8 @@ class _Grouped:
         )
         self._whole = call.key.shape[2] == step.total
         self._attention: PartialAttention | None = None  # of keys whose flags are known
-        self._noting: PartialAttention | None = None  # of keys but the newest
+        self._noting: PartialAttention | None = None  # of keys but the newest, whose tokens have this dtype
+        self._dtype: torch.dtype | None = None
 
     def __call__(self, call: Call, _: Any, plan: LayerPlan, step: Step) -> Output:
         """Edited output (B, 1, H, D)."""
@@ -141,11 +142,14 @@ class _Grouped:
     def _noted(self, call: Call, plan: LayerPlan, step: Step) -> bool:
         """Attention that finds out whether the newest token is flagged, where that is still to do."""
         room = step.sequence.kept.get((FLAGS, plan.layer))
-        if room is None or room.hidden is None:
-            return False
+        if room is None or room.hidden is None or room.flags.device != call.key.device:
+            return False  # a block may be given what lies on the device before
+        hidden = room.hidden
         if self._noting is None:
-            self._noting = self._make(newest=(room.bound, room.hidden))
-        self._noting(call.query, call.key, call.value, room.flags, room.hidden)
+            self._noting, self._dtype = self._make(newest=(room.bound, hidden)), hidden.dtype
+        if hidden.dtype is not self._dtype:
+            return False
+        self._noting(call.query, call.key, call.value, room.flags, hidden)
         room.hidden = None
         return True
 
