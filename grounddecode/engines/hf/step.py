@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.plan import LayerPlan
 
 
-class Capture:
+class Capture(ABC):
     """What stands between the model and its attention while something is recorded of it."""
 
     @property
@@ -33,9 +34,9 @@ class Capture:
         """Whether the attention of this call is the usual one, without more."""
         return False
 
+    @abstractmethod
     def attend(self, call: Call, usual: Callable[[], Output], plan: LayerPlan, step: Step) -> Output:
         """The attention of one layer."""
-        raise NotImplementedError
 
 
 class Keys(Protocol):
