@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grounddecode.evaluate.folder.lines import Question, question
 from grounddecode.evaluate.sample import LAB, open_picture
 from grounddecode.evaluate.scoring.chair import PATTERN
 from grounddecode.report.marks import Mark, mark
@@ -57,38 +58,38 @@ class Case:
     said: tuple[Said, ...]
 
 
-def captions(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def captions(records: Sequence[Mapping[str, Any]]) -> dict[Question, list[Mapping[str, Any]]]:
     """The caption records of each picture that did not fail, both in the order of the run."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    found: dict[Question, list[Mapping[str, Any]]] = {}
     for record in records:
         if record["benchmark"] == "chair" and record.get("status", "ok") == "ok":
-            found.setdefault(str(record["image_id"]), []).append(record)
+            found.setdefault(question(record), []).append(record)
     return found
 
 
 def only(
-    captions: Mapping[str, Sequence[Mapping[str, Any]]], methods: Sequence[str]
-) -> dict[str, list[Mapping[str, Any]]]:
+    captions: Mapping[Question, Sequence[Mapping[str, Any]]], methods: Sequence[str]
+) -> dict[Question, list[Mapping[str, Any]]]:
     """The captions of these methods."""
     return {image: [one for one in found if one["method"] in methods] for image, found in captions.items()}
 
 
-def choose(images: Sequence[str], count: int) -> list[str]:
+def choose(images: Sequence[Question], count: int) -> list[Question]:
     """`count` of the images, evenly spread over the run: nobody picked them."""
     if count >= len(images):
         return list(images)
     return [images[(2 * at + 1) * len(images) // (2 * count)] for at in range(count)]
 
 
-def differing(captions: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
+def differing(captions: Mapping[Question, Sequence[Mapping[str, Any]]]) -> dict[Question, int]:
     """The images that not all methods describe word for word alike, with how many captions they have between them."""
     said = {image: len({record["response"] for record in records}) for image, records in captions.items()}
     return {image: count for image, count in said.items() if count > 1}
 
 
-def choose_differing(images: Mapping[str, int], count: int) -> list[str]:
+def choose_differing(images: Mapping[Question, int], count: int) -> list[Question]:
     """`count` of the images of `differing`, those with the most captions first; evenly spread among their like."""
-    chosen: list[str] = []
+    chosen: list[Question] = []
     ranked = sorted(images, key=lambda image: -images[image])  # stable: in the order of the run
     for _, alike in groupby(ranked, key=lambda image: images[image]):
         chosen += choose(list(alike), count - len(chosen))

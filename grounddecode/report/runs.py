@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grounddecode.evaluate.folder.places import picture_file
+from grounddecode.evaluate.benchmarks.rules import Scoring
+from grounddecode.evaluate.folder.places import data_folder, picture_file
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.results.compare import label_of, names_of
+from grounddecode.evaluate.results.held import held, rules_of
 
 if TYPE_CHECKING:
     from grounddecode.evaluate.folder.run_file import RunFile
@@ -21,6 +23,7 @@ class Runs:
     """Some run folders: `about` is what the run files say, `records` of all, `plans` the methods by their names here.
 
     `models`: the model of each name.  `options`: how engine hf had it opened, where answers depend on it.
+    `scoring`: the rules of the first run, by which all are shown.
     """
 
     folders: tuple[Path, ...]
@@ -30,6 +33,7 @@ class Runs:
     models: Mapping[str, str]
     data: Path | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    scoring: Scoring = field(default_factory=Scoring)
 
     def find(self, image: str) -> Path | None:
         """The file of a stored picture; None where it is not there any more."""
@@ -58,16 +62,20 @@ def read_runs(folders: Sequence[Path], data: Path | None = None) -> Runs:
         if found is None:
             raise ValueError(f"{str(folder)!r} is no run folder, make one with `grounddecode bench --out {folder}`")
     known = [found for found in about if found is not None]
-    held = [_held(one.records(), found.get("refused", {})) for one, found in zip(stored, known, strict=True)]
-    times = Counter(method for one in held for method in dict.fromkeys(record["method"] for record in one))
+    scoring = rules_of(folders[0], known[0], data)
+    answers = [
+        held(one.records(), found, scoring.chair_flavour, data_folder(one.path, found, data))
+        for one, found in zip(stored, known, strict=True)
+    ]
+    times = Counter(method for one in answers for method in dict.fromkeys(record["method"] for record in one))
     records, plans, models, options = [], {}, {}, {}
-    for name, found, one in zip(names_of(folders), known, held, strict=True):
+    for name, found, one in zip(names_of(folders), known, answers, strict=True):
         for record in one:
             label = label_of(record["method"], name, times[record["method"]])
             records.append({**record, "method": label, "plan": record["method"]})
             plans[label], models[label] = record["method"], str(found["settings"]["model"])
             options[label] = _options(found)
-    return Runs(tuple(folders), tuple(known), tuple(records), plans, models, data, options)
+    return Runs(tuple(folders), tuple(known), tuple(records), plans, models, data, options, scoring)
 
 
 def _options(about: RunFile) -> dict[str, Any]:
@@ -75,8 +83,3 @@ def _options(about: RunFile) -> dict[str, Any]:
     settings = about["settings"]
     given = settings["engine_options"] if settings["engine"] == "hf" else {}
     return {name: given[name] for name in ("dtype", "attn_implementation", "max_pixels") if name in given}
-
-
-def _held(records: Sequence[Mapping[str, Any]], ended: Mapping[str, str]) -> list[Mapping[str, Any]]:
-    """The records of methods that the model has not refused."""
-    return [record for record in records if record["method"] not in ended]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounddecode.evaluate.benchmarks.table import measure_of, title_of
+from grounddecode.evaluate.folder.lines import Question, question
 from grounddecode.evaluate.sample import LAB
 from grounddecode.report.cases import choose, look, whole
 from grounddecode.report.embed import data_uri, json_block
@@ -26,17 +27,17 @@ WRONG = "wrong"
 Sample = dict[str, Any]
 
 
-def listed(runs: Runs, scoring: Scoring, most: int = MOST) -> tuple[list[Sample], int]:
+def listed(runs: Runs, most: int = MOST) -> tuple[list[Sample], int]:
     """At most so many samples, and how many there are: those on which methods err differently first, in their order.
 
     Each has its answers by method, with the objects that it invents, or "wrong" for a wrong answer to a question;
     `errors` is None where neither is known.
     """
-    found: dict[str, Sample] = {}
+    found: dict[Question, Sample] = {}
     for part in dict.fromkeys((record["benchmark"], record["split"]) for record in runs.records):
         records = [r for r in runs.records if (r["benchmark"], r["split"]) == part and r.get("status", "ok") == "ok"]
-        for record, answer in zip(records, _answers(part, records, scoring), strict=True):
-            sample = found.setdefault(record["sample_id"], _sample(part, record))
+        for record, answer in zip(records, _answers(part, records, runs.scoring), strict=True):
+            sample = found.setdefault(question(record), _sample(part, record))
             sample["answers"][record["method"]] = answer
     picked = set(choose([name for name, sample in found.items() if _differs(sample)], most))
     if len(picked) < most:
@@ -75,13 +76,13 @@ def _differs(sample: Sample) -> bool:
     return len({tuple(answer["errors"] or ()) for answer in sample["answers"].values()}) > 1
 
 
-def browser(runs: Runs, scoring: Scoring, out: Path, most: int = MOST, pictures: int = PICTURES) -> str:
+def browser(runs: Runs, out: Path, most: int = MOST, pictures: int = PICTURES) -> str:
     """The list as a section of a page, its data with it.
 
     Args:
         out: folder of the page; explain pages that lie there in `explain/` are linked.
     """
-    samples, total = listed(runs, scoring, most)
+    samples, total = listed(runs, most)
     if not samples:
         return ""
     images, shown = _pictures(runs, samples, pictures)

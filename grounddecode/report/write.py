@@ -7,9 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grounddecode.evaluate.benchmarks.rules import scoring_of
 from grounddecode.evaluate.folder.store import RunFolder
-from grounddecode.evaluate.results.compare import compare
+from grounddecode.evaluate.results.compare import compare, unfinished
 from grounddecode.evaluate.whole_files import write_whole
 from grounddecode.registry import GREEDY
 from grounddecode.report import cases, html
@@ -19,6 +18,7 @@ from grounddecode.report.runs import read_runs
 from grounddecode.report.samples import MOST, PICTURES, browser
 
 if TYPE_CHECKING:
+    from grounddecode.evaluate.folder.lines import Question
     from grounddecode.evaluate.folder.run_file import RunFile
     from grounddecode.evaluate.results.tables import Table
     from grounddecode.report.runs import Runs
@@ -54,7 +54,6 @@ def write(
     galleries = _galleries(runs, images)
     model = ", ".join(dict.fromkeys(runs.models.values())) or str(runs.about[0]["settings"]["model"])
     methods = ", ".join(runs.plans) or ", ".join(runs.about[0]["methods"])
-    scoring = scoring_of(runs.about[0])
     text = html.page(
         f"What the model {model} says, method by method",
         f"The same pictures and questions, answered with {methods}. What the methods change, and what that is worth."
@@ -62,7 +61,7 @@ def write(
         _tables(runs),
         galleries,
         _facts(runs),
-        browser(runs, scoring, out, samples, pictures),
+        browser(runs, out, samples, pictures),
     )
     out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"
@@ -80,7 +79,7 @@ def _tables(runs: Runs) -> list[Table]:
     """CHAIR first; none where nothing has been answered yet."""
     if not any(record["status"] == "ok" for record in runs.records):
         return []
-    return sorted(compare(runs.folders).tables, key=lambda table: table.benchmark != "chair")
+    return sorted(compare(runs.folders, data=runs.data).tables, key=lambda table: table.benchmark != "chair")
 
 
 def _facts(runs: Runs) -> list[Facts]:
@@ -99,22 +98,20 @@ def _state(run: Path, about: RunFile) -> str:
     records = RunFolder(run).records()
     ended = about.get("refused", {})
     held = [record for record in records if record["method"] not in ended]
-    failed, wanted = sum(record["status"] != "ok" for record in held), about["n_samples"] * len(about["methods"])
-    wanted -= about["n_samples"] * len(ended)
-    told = f" {failed} samples failed." if failed else ""
-    return told if len(held) >= wanted else f"{told} The run is not finished: {len(held)} of {wanted} answers are in."
+    failed = sum(record["status"] != "ok" for record in held)
+    told = (f"{failed} samples failed." if failed else "", unfinished(about, len(held)))
+    return "".join(f" {one}" for one in told if one)
 
 
 def _galleries(runs: Runs, images: int) -> list[html.Gallery]:
-    flavour = scoring_of(runs.about[0]).chair_flavour
     found = cases.captions(runs.records)
     differing = cases.differing(cases.only(found, _methods(runs)))
     picked = cases.choose_differing(differing, images // 2)
     rest = [image for image in found if image not in picked]
     spread = cases.choose(rest, images - len(picked))
 
-    def show(chosen: Sequence[str]) -> list[cases.Case]:
-        return [cases.case(found[image], flavour, runs.find) for image in chosen]
+    def show(chosen: Sequence[Question]) -> list[cases.Case]:
+        return [cases.case(found[image], runs.scoring.chair_flavour, runs.find) for image in chosen]
 
     return [
         html.Gallery(

@@ -140,7 +140,7 @@ def test_captions_leave_out_failures_and_questions() -> None:
         record(6, "greedy", "Yes.", benchmark="pope"),
         record(4, "avc", "b"),
     ]
-    assert captions(records) == {"5": [records[0]], "4": [records[3]]}
+    assert list(captions(records).values()) == [[records[0]], [records[3]]]
 
 
 def test_a_case_of_the_lab_is_drawn_with_its_boxes() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.run.runner import Recipe, bench
 from grounddecode.report.runs import Runs, read_runs
 from grounddecode.report.samples import browser as section
@@ -49,21 +48,21 @@ def question(answer: str, label: str) -> dict[str, Any]:
 
 
 def test_errors_are_what_the_scorers_count() -> None:
-    samples, total = listed(runs_of(6), Scoring())
+    samples, total = listed(runs_of(6))
     assert total == 6
     assert samples[0]["answers"]["avc"]["errors"] == ["elephant"]
     assert samples[1]["answers"]["greedy"]["errors"] == ["cup"]
     assert samples[2]["answers"]["greedy"]["errors"] == samples[2]["answers"]["avc"]["errors"] == ["chair"]
     for label, wrong in (("yes", []), ("no", ["wrong"])):
-        (sample,), _ = listed(Runs((), (), (question("Yes.", label),), {}, {}), Scoring())
+        (sample,), _ = listed(Runs((), (), (question("Yes.", label),), {}, {}))
         assert sample["answers"]["greedy"]["errors"] == wrong
 
 
 def test_of_too_many_those_that_differ_stay() -> None:
-    samples, total = listed(runs_of(30), Scoring(), most=10)
+    samples, total = listed(runs_of(30), most=10)
     assert (len(samples), total) == (10, 30)
     assert all(int(sample["id"].split("/")[1]) % 3 != 2 for sample in samples)
-    samples, _ = listed(runs_of(30), Scoring(), most=25)
+    samples, _ = listed(runs_of(30), most=25)
     assert len(samples) == 25
 
 
@@ -75,7 +74,7 @@ def data_of(text: str) -> dict[str, Any]:
 def test_each_answer_has_the_command_that_explains_it(tmp_path: Path) -> None:
     (tmp_path / "explain").mkdir()
     (tmp_path / "explain" / "chair-0-avc.html").write_text("x")
-    sample = data_of(section(runs_of(1, lab=True), Scoring(), tmp_path))["samples"][0]
+    sample = data_of(section(runs_of(1, lab=True), tmp_path))["samples"][0]
     assert sample["explain"]["avc"] == {
         "command": "grounddecode explain --model 'my model' --image lab:0 --prompt Describe. --method avc:alpha=2 "
         "--max-new-tokens 8 --out explain/chair-0-avc.html",
@@ -89,11 +88,11 @@ def test_the_command_runs_as_it_is_written(tmp_path: Path) -> None:
 
     records = tuple(dict(record, prompt="Is it's dog?") for record in runs_of(1, lab=True).records)
     made = Runs((), (), records, {"greedy": "greedy", "avc": "avc"}, {"greedy": "lab", "avc": "lab"})
-    sample = data_of(section(made, Scoring(), tmp_path))["samples"][0]
+    sample = data_of(section(made, tmp_path))["samples"][0]
     words = shlex.split(sample["explain"]["avc"]["command"])
     words[-1] = str(tmp_path / words[-1])
     assert main(words[1:]) == 0
-    assert data_of(section(made, Scoring(), tmp_path))["samples"][0]["explain"]["avc"]["page"]
+    assert data_of(section(made, tmp_path))["samples"][0]["explain"]["avc"]["page"]
 
 
 def test_the_command_opens_the_model_as_the_run_did(tmp_path: Path) -> None:
@@ -103,24 +102,24 @@ def test_the_command_opens_the_model_as_the_run_did(tmp_path: Path) -> None:
     about["settings"]["engine"] = "hf"
     about["settings"]["engine_options"] = {"dtype": "bfloat16", "trust_remote_code": True}
     (tmp_path / "run" / "run.json").write_text(json.dumps(about))
-    sample = data_of(section(read_runs([tmp_path / "run"]), Scoring(), tmp_path))["samples"][0]
+    sample = data_of(section(read_runs([tmp_path / "run"]), tmp_path))["samples"][0]
     words = shlex.split(sample["explain"]["greedy"]["command"])
     assert words[words.index("--engine-option") + 1] == "dtype=bfloat16"
     assert not any("trust" in word for word in words)
 
 
 def test_200_samples_with_their_pictures_are_small(tmp_path: Path) -> None:
-    text = section(runs_of(200, lab=True), Scoring(), tmp_path)
+    text = section(runs_of(200, lab=True), tmp_path)
     assert len(data_of(text)["pictures"]) == 200
     assert len(text) < 25_000_000
-    assert len(data_of(section(runs_of(200, lab=True), Scoring(), tmp_path, pictures=3))["pictures"]) == 3
+    assert len(data_of(section(runs_of(200, lab=True), tmp_path, pictures=3))["pictures"]) == 3
 
 
 def test_what_was_said_cannot_end_the_data(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     records = tuple(dict(record, response=evil, prompt=evil, image=evil) for record in runs_of(1).records)
     made = Runs((), (), records, {"greedy": "greedy", "avc": "avc"}, {"greedy": evil, "avc": evil})
-    text = section(made, Scoring(), tmp_path)
+    text = section(made, tmp_path)
     assert text.count("<script") == 1
     assert data_of(text)["samples"][0]["answers"]["avc"]["text"] == evil
 
@@ -149,7 +148,7 @@ def window() -> Iterator[Browser]:
 def shown(window: Browser, runs: Runs, tmp_path: Path) -> Browser:
     from grounddecode.report import html
 
-    text = html.page("T", "L", [], [], [], section(runs, Scoring(), tmp_path))
+    text = html.page("T", "L", [], [], [], section(runs, tmp_path))
     (tmp_path / "index.html").write_text(text, encoding="utf-8")
     window.look(1400, 1000)
     window.open(f"file://{tmp_path}/index.html")

@@ -53,12 +53,11 @@ def report(
 
 def _explain(folders: Sequence[Path], out: Path, data: Path | None, most: int, count: int) -> None:
     """Write the pages of so many samples, those on which methods err differently first; what is there stays."""
-    from grounddecode.evaluate.benchmarks.rules import scoring_of
     from grounddecode.report.runs import read_runs
     from grounddecode.report.samples import explaining, listed, telling
 
     runs = read_runs(folders, data)
-    samples = telling(listed(runs, scoring_of(runs.about[0]), most)[0])[:count]
+    samples = telling(listed(runs, most)[0])[:count]
     wanted = [explaining(sample, method, runs) for sample in samples for method in sample["answers"]]
     wanted = [one for one in wanted if not (out / one.page).is_file()]
     with Meter.shown("explain") as meter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from grounddecode.evaluate.intervals import MOST_RESAMPLES
@@ -32,10 +32,18 @@ class Scoring:
 
 
 def scoring_of(run: Mapping[str, Any]) -> Scoring:
-    """The rules that a run was scored by last; for one that was stopped before, those of the data it holds."""
-    held = {"chair_flavour": run.get("chair_flavour", chair.PATTERN), "data": run.get("data", LAB_DATA)}
-    known = {field.name for field in fields(Scoring)}
-    return Scoring(**{**held, **{key: value for key, value in run.get("scoring", {}).items() if key in known}})
+    """The rules that a run was scored by last; for one that was stopped before, those of the data it holds.
+
+    `data` is where the data were given: see `grounddecode.evaluate.results.held.rules_of` for where they are.
+    """
+    held = {"chair_flavour": run.get("chair_flavour", chair.PATTERN), **run.get("scoring", {})}
+    known = {field.name for field in fields(Scoring)} & held.keys()
+    return Scoring(**{name: held[name] for name in known} | {"data": run.get("data", LAB_DATA)})
+
+
+def stored_rules(scoring: Scoring) -> dict[str, Any]:
+    """The rules as a run folder keeps them: where the data are is another matter, which changes."""
+    return {name: value for name, value in asdict(scoring).items() if name != "data"}
 
 
 def ground_truth_of(flavour: str) -> str:

@@ -15,6 +15,7 @@ from grounddecode.evaluate.folder.schema import Misfit
 
 #: A line of `samples.jsonl`, as `grounddecode.evaluate.folder.run_file` declares it.
 Record = dict[str, Any]
+Question = tuple[str, ...]
 #: What must be the same in the lines that different methods have of one sample.
 _SHARED = ("image_id", "prompt", "label", "truth", "hallu", "type")
 _CURE = "restore the file or delete the line"
@@ -84,6 +85,14 @@ def checked(
             raise ValueError(f"{path}, line {number}, is no record of a run ({error}): {_CURE}") from None
         latest[line["method"], line["sample_id"]] = line
     return list(latest.values())
+
+
+def question(record: Mapping[str, Any]) -> Question:
+    """What was asked about which picture, how long the answer might be, and what it is held against.
+
+    Answers are compared where this is the same: runs of other data have other samples under the same ids.
+    """
+    return tuple(str(record.get(name)) for name in ("sample_id", "max_new_tokens", *_SHARED))
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:

@@ -9,10 +9,13 @@ from grounddecode.evaluate.folder.run_file import RunFile
 from grounddecode.evaluate.sample import LAB_DATA
 
 
-def data_folder(run_folder: Path | str, run: RunFile) -> Path | None:
-    """The folder of a run's data: where it is seen from the run folder, else where it was given; None for the lab."""
-    if run["data"] == LAB_DATA:
-        return None
+def data_folder(run_folder: Path | str, run: RunFile, moved: Path | None = None) -> Path | None:
+    """The folder of a run's data: where it is seen from the run folder, else where it was given; None for the lab.
+
+    `moved`: where somebody says that it is.
+    """
+    if run["data"] == LAB_DATA or moved is not None:
+        return None if run["data"] == LAB_DATA else moved
     given = Path(run["data"])
     place = next((place for place in _places(Path(run_folder), run) if place.is_dir()), given)
     return given if given.is_dir() and place.samefile(given) else place

@@ -60,7 +60,6 @@ class ScoringFile(TypedDict):
     chair_flavour: NotRequired[str]
     amber_similarity: NotRequired[str]
     resamples: NotRequired[int]
-    data: NotRequired[str]
     drop_unfinished: NotRequired[bool]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grounddecode.evaluate import ids
-from grounddecode.evaluate.benchmarks.base import Column, Measure, Record
-from grounddecode.evaluate.benchmarks.rules import Scoring, scoring_of
+from grounddecode.evaluate.benchmarks.base import Column, Measure
+from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.benchmarks.table import measure_of, title_of
-from grounddecode.evaluate.folder.store import RunFolder
+from grounddecode.evaluate.folder.places import data_folder
+from grounddecode.evaluate.folder.run_file import RunFile
+from grounddecode.evaluate.folder.store import Record, RunFolder
+from grounddecode.evaluate.results.held import held, rules_of
 from grounddecode.evaluate.results.results import (
     BASELINES,
     SAMPLED,
@@ -24,6 +27,8 @@ from grounddecode.evaluate.results.results import (
     measured,
 )
 from grounddecode.evaluate.results.tables import Cell, Comparison, Row, Table, small_print
+from grounddecode.evaluate.run.recipe import made_by
+from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.registry import GREEDY
 
 __all__ = ["Comparison", "compare", "tables_of"]
@@ -48,14 +53,27 @@ class _Shown:
     blocks: Mapping[Part, Block]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A run folder that is compared with others."""
+
+    folder: Path
+    name: str
+    about: RunFile
+    records: list[Record]
+
+
 def tables_of(metrics: Mapping[str, Any]) -> Comparison:
     """Tables of one run, drawn from its metrics as `bench`, `merge` and `rescore` give them: nothing is scored."""
     run, results = metrics["run"], metrics["results"]
     shown = [_Shown(name, name, by_part(results[name])) for name in run["methods"] if name in results]
-    return _drawn(shown, _ended([run]))
+    state = unfinished(run, run["n_answers"] + run["n_failed"])
+    return _drawn(shown, _ended([run]), [state] if state else [])
 
 
-def compare(runs: Sequence[Path | str], benchmarks: Sequence[str] | None = None) -> Comparison:
+def compare(
+    runs: Sequence[Path | str], benchmarks: Sequence[str] | None = None, data: Path | None = None
+) -> Comparison:
     """Tables of what runs hold: one for each benchmark and split, one row for each method and control.
 
     Everything is scored anew from the stored answers, by the rules of the first run. A method is compared with greedy
@@ -66,29 +84,23 @@ def compare(runs: Sequence[Path | str], benchmarks: Sequence[str] | None = None)
     Args:
         runs: run folders.
         benchmarks: these only; None: all that the runs hold.
+        data: where the data are now; None: where they were. Few rules read them again.
 
     Raises:
-        ValueError: no run folder, or none of the benchmarks in it.
+        ValueError: no run folder, none of the benchmarks in it, or data that are needed and not there.
     """
     if not runs:
         raise ValueError("there is nothing to compare: give at least one run folder")
     stored = [RunFolder(run).stored_run() for run in runs]
-    scoring = scoring_of(stored[0])
-    entries = _entries(runs, stored, scoring)
-    wanted = [_only(entry, benchmarks) for entry in entries]
-    if not any(entry.parts for entry in wanted):
-        known = ", ".join(dict.fromkeys(part[0] for entry in entries for part in entry.parts)) or "no answers"
-        raise ValueError(f"the runs hold {known}, not {', '.join(benchmarks or ['any'])}: choose from those")
-    blocks = measured(wanted, scoring)
-    return _drawn([_Shown(one.label, one.method, blocks[one.label]) for one in wanted], _ended(stored))
-
-
-def _only(entry: Entry, benchmarks: Sequence[str] | None) -> Entry:
-    """The entry with the parts of some benchmarks alone."""
-    return replace(
-        entry,
-        parts={part: found for part, found in entry.parts.items() if benchmarks is None or part[0] in benchmarks},
-    )
+    opened = [
+        _Run(Path(folder), name, about, RunFolder(folder).records())
+        for folder, name, about in zip(runs, names_of(runs), stored, strict=True)
+    ]
+    scoring = rules_of(runs[0], stored[0], data)
+    entries = _entries(opened, scoring, benchmarks, data)
+    blocks = measured(entries, scoring)
+    shown = [_Shown(one.label, one.method, blocks[one.label]) for one in entries]
+    return _drawn(shown, _ended(stored), _states(opened))
 
 
 def _ended(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -96,27 +108,52 @@ def _ended(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [Row(name, {}, sign=f"refused: {why}") for run in runs for name, why in run.get("refused", {}).items()]
 
 
-def _drawn(shown: Sequence[_Shown], ended: Sequence[Row]) -> Comparison:
+def _states(runs: Sequence[_Run]) -> list[str]:
+    """What a reader of runs must know that are not finished."""
+    ended = [one.about.get("refused", {}) for one in runs]
+    counts = [sum(r["method"] not in out for r in one.records) for one, out in zip(runs, ended, strict=True)]
+    told = [(one.name, unfinished(one.about, count)) for one, count in zip(runs, counts, strict=True)]
+    return [f"{name}: {state}" if len(runs) > 1 else state for name, state in told if state]
+
+
+def unfinished(run: Mapping[str, Any], answers: int) -> str:
+    """That a run is not finished, with so many answers of methods that were not refused; else nothing."""
+    wanted = run["n_samples"] * (len(run["methods"]) - len(run.get("refused", {})))
+    return "" if answers >= wanted else f"The run is not finished: {answers} of {wanted} answers are in."
+
+
+def _drawn(shown: Sequence[_Shown], ended: Sequence[Row], states: Sequence[str]) -> Comparison:
     parts = dict.fromkeys(part for one in shown for part in one.blocks)
-    return Comparison([_table(part, [one for one in shown if part in one.blocks], ended) for part in parts])
+    return Comparison([_table(part, [one for one in shown if part in one.blocks], ended, states) for part in parts])
 
 
-def _entries(runs: Sequence[Path | str], stored: Sequence[Mapping[str, Any]], scoring: Scoring) -> list[Entry]:
-    found = [
-        (at, method, parts)
-        for at, (folder, run) in enumerate(zip(runs, stored, strict=True))
-        for method, parts in _in_order(group(as_scored(RunFolder(folder).records(), scoring)), run).items()
-    ]
-    names, called = [method for _, method, _ in found], names_of(runs)
+def _entries(
+    runs: Sequence[_Run], scoring: Scoring, benchmarks: Sequence[str] | None, moved: Path | None
+) -> list[Entry]:
+    """The methods of all runs with their answers to some benchmarks."""
+    known = dict.fromkeys(record["benchmark"] for run in runs for record in run.records)
+    chosen = [name for name in known if benchmarks is None or name in benchmarks]
+    if not known:
+        refused = [f"{name} was refused: {why}" for run in runs for name, why in run.about.get("refused", {}).items()]
+        raise ValueError("; ".join(["the runs hold no answers, so there is nothing to compare", *refused]))
+    if not chosen:
+        raise ValueError(f"the runs hold {', '.join(known)}, not {', '.join(benchmarks or ())}: choose from those")
+    found = []
+    for at, run in enumerate(runs):
+        root = data_folder(run.folder, run.about, moved)
+        wanted = held((r for r in run.records if r["benchmark"] in chosen), run.about, scoring.chair_flavour, root)
+        found += [(at, method, parts, root) for method, parts in group(as_scored(wanted, scoring)).items()]
+    names = [method for _, method, *_ in found]
     return [
         Entry(
-            label_of(method, called[at], names.count(method)),
+            label_of(method, runs[at].name, names.count(method)),
             method,
             parts,
             at,
-            str(stored[at]["settings"]["model"]),
+            made_by(runs[at].about),
+            LAB_DATA if root is None else str(root),
         )
-        for at, method, parts in found
+        for at, method, parts, root in found
     ]
 
 
@@ -133,25 +170,37 @@ def label_of(method: str, run: str, times: int) -> str:
     return method if times == 1 else f"{method} ({run})"
 
 
-def _in_order(
-    grouped: Mapping[str, dict[Part, list[Record]]], run: Mapping[str, Any]
-) -> dict[str, dict[Part, list[Record]]]:
-    """Methods and parts as the run was asked for them, not as they were answered."""
-    order = {part: at for at, part in enumerate(run["parts"])}
-    return {
-        method: dict(sorted(grouped[method].items(), key=lambda item: order["-".join(filter(None, item[0]))]))
-        for method in run["methods"]
-        if method in grouped and method not in run.get("refused", {})
-    }
-
-
-def _table(part: Part, shown: Sequence[_Shown], ended: Sequence[Row]) -> Table:
+def _table(part: Part, shown: Sequence[_Shown], ended: Sequence[Row], states: Sequence[str]) -> Table:
     measure, title = measure_of(*part), title_of(*part)
     blocks = [one.blocks[part] for one in shown]
     rows = [row for one in shown for row in _rows(one, measure, one.blocks[part])]
     lacking = [name for name in BASELINES if all(one.method != name for one in shown)]
     notes = _notes(title, lacking, min(filter(None, (found.get("n_pictures", 0) for found in blocks)), default=0))
+    notes = (*states, *(f"{title}: {told}." for told in _lesser(shown, part)), *notes)
     return Table(*part, _caption(title, blocks), (*measure.columns, *COST), [*rows, *ended], notes)
+
+
+def _lesser(shown: Sequence[_Shown], part: Part) -> Iterator[str]:
+    """Which rows rest on fewer samples than others, or are not compared with a greedy that is there."""
+    blocks = {one.label: one.blocks[part] for one in shown}
+    most = max(found["n"] + found["n_failed"] for found in blocks.values())
+    for label, found in blocks.items():
+        if found["n"] < most:
+            failed = f", {found['n_failed']} failed" if found["n_failed"] else ""
+            yield f"{label} rests on {found['n']} of {most} samples{failed}"
+    greedy = any(one.method == GREEDY for one in shown)
+    versus = BASELINES[GREEDY]
+    for one in shown:
+        found = blocks[one.label]
+        if one.method == GREEDY or not greedy or not found["n"]:
+            continue
+        if versus not in found:
+            yield (
+                f"{one.label} is not compared with greedy, which is of another model, engine or options here, or was "
+                "asked other questions (picture, prompt, longest answer, what is true)"
+            )
+        elif (both := found.get(f"n_{versus}", found["n"])) < found["n"]:
+            yield f"{one.label} is compared with greedy on the {both} samples that both answered"
 
 
 def _rows(shown: _Shown, measure: Measure, numbers: Block) -> Iterator[Row]:

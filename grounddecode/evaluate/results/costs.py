@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grounddecode.evaluate.benchmarks.base import Record
+from grounddecode.evaluate.folder.lines import question
 from grounddecode.evaluate.intervals import RESAMPLES, Counts, Floats, Interval, count, divide, number, quotients
 
 
@@ -36,11 +37,11 @@ def cost(records: Iterable[Record], greedy: Iterable[Record], resamples: int = R
 
 
 def _speed_ratio(own: Sequence[Record], base: Sequence[Record], resamples: int) -> tuple[float | None, Interval]:
-    shared = {r["sample_id"] for r in own} & {r["sample_id"] for r in base}
-    shared = shared - {r["sample_id"] for r in (*own, *base) if r.get("warming_up")} or shared
+    shared = {question(r) for r in own} & {question(r) for r in base}
+    shared = shared - {question(r) for r in (*own, *base) if r.get("warming_up")} or shared
     if not shared:
         return None, [None, None]
-    ours, theirs = (_paid([r for r in found if r["sample_id"] in shared]) for found in (own, base))
+    ours, theirs = (_paid([r for r in found if question(r) in shared]) for found in (own, base))
     value, interval = quotients(ours, theirs, _speed, resamples)["speed"]
     return number(value) or None, interval
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grounddecode.evaluate.benchmarks.base import Measure, Record, Row
 from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.benchmarks.table import BENCHMARKS, measure_of, part_of
+from grounddecode.evaluate.folder.lines import Question, question
 from grounddecode.evaluate.intervals import (
     FEW,
     LEAST,
@@ -22,7 +23,7 @@ from grounddecode.evaluate.intervals import (
 from grounddecode.evaluate.language.unfinished import drop_unfinished
 from grounddecode.evaluate.results.controls import length_matched
 from grounddecode.evaluate.results.costs import answered, cost
-from grounddecode.evaluate.sample import Sample
+from grounddecode.evaluate.sample import LAB_DATA, Sample
 from grounddecode.registry import GREEDY
 
 SAMPLED = "sample+cut"
@@ -46,10 +47,10 @@ class Scored:
         """Sums by picture."""
         return count([record["image_id"] for record in self.records], self.rows)
 
-    def only(self, sample_ids: Sequence[str]) -> Scored:
-        """These samples, in this order; the numbers are left out."""
-        place = {record["sample_id"]: at for at, record in enumerate(self.records)}
-        at = [place[sample_id] for sample_id in sample_ids]
+    def only(self, asked: Sequence[Question]) -> Scored:
+        """The answers to these, in this order; the numbers are left out."""
+        place = {question(record): at for at, record in enumerate(self.records)}
+        at = [place[one] for one in asked]
         return Scored([self.records[i] for i in at], [self.rows[i] for i in at], {})
 
 
@@ -61,7 +62,8 @@ class Entry:
     method: str
     parts: Mapping[Part, list[Record]]
     run: int = 0
-    model: str = ""
+    source: str = ""  #: what answered: that of two entries differs where their answers cannot be compared
+    data: str = LAB_DATA  #: where the data of its run are
 
 
 def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, Any]]:
@@ -69,7 +71,8 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
 
     The numbers are those of `measured`; `cost` is that of all answers, and under `parts` that of each part.
     """
-    entries = [Entry(method, method, parts) for method, parts in group(as_scored(records, scoring)).items()]
+    grouped = group(as_scored(records, scoring))
+    entries = [Entry(method, method, parts, data=scoring.data) for method, parts in grouped.items()]
     greedy = next((entry for entry in entries if entry.method == GREEDY), None)
     blocks = measured(entries, scoring)
     shown: dict[str, dict[str, Any]] = {}
@@ -83,19 +86,21 @@ def results(records: Iterable[Record], scoring: Scoring) -> dict[str, dict[str, 
 def measured(entries: Sequence[Entry], scoring: Scoring) -> dict[str, dict[Part, dict[str, Any]]]:
     """The numbers of every entry and part, by label.
 
-    A method is compared with greedy of its own run, else with greedy of the first run of the same model. Beside the
-    scorer's numbers stand `n_failed` (samples without an answer: no number counts them), `ci` (95 % intervals),
-    `vs_greedy` and `vs_sample_cut` (differences on the samples that both answered, with interval and verdict, where
-    those methods are there), and for captions `control` (the greedy captions cut to as many words in all as the
+    A method is compared with greedy of its own run, else with greedy of the first run of the same model, engine and
+    options that was asked some of its questions. Beside the scorer's numbers stand `n_failed` (samples without an
+    answer: no number counts them), `ci` (95 % intervals), `vs_greedy` and `vs_sample_cut` (differences on the samples
+    that both answered, see `folder.lines.question`, with interval and verdict, where those methods are there;
+    `n_vs_greedy`: on how many), and for captions `control` (the greedy captions cut to as many words in all as the
     method's), `vs_control` (the method's differences from it) and `control_vs_greedy` (its from greedy). Intervals are
     None where pictures cannot give one, and `warnings` say so where there are few. `cost` is that of the part.
     """
+    rules = {entry.data: replace(scoring, data=entry.data) for entry in entries}
     scored = {
-        entry.label: {part: score(measure_of(*part), found, scoring) for part, found in entry.parts.items()}
+        entry.label: {part: score(measure_of(*part), found, rules[entry.data]) for part, found in entry.parts.items()}
         for entry in entries
     }
     return {
-        entry.label: {part: _measured(entry, part, entries, scored, scoring) for part in entry.parts}
+        entry.label: {part: _measured(entry, part, entries, scored, rules[entry.data]) for part in entry.parts}
         for entry in entries
     }
 
@@ -117,7 +122,9 @@ def _measured(
 
 def _base(name: str, entry: Entry, entries: Sequence[Entry], part: Part) -> Entry | None:
     """The entry that `entry` is compared with under a baseline's name."""
-    same = [one for one in entries if one.method == name and one.model == entry.model and part in one.parts]
+    named = [one for one in entries if one.method == name and one.source == entry.source and part in one.parts]
+    asked = set(map(question, entry.parts[part]))
+    same = [one for one in named if one.run == entry.run or not asked.isdisjoint(map(question, one.parts[part]))]
     return min(same, key=lambda one: (one.run != entry.run, one.run), default=None)
 
 
@@ -193,8 +200,8 @@ def control(measure: Measure, ours: Scored, greedy: Scored, scoring: Scoring) ->
 
 def paired(ours: Scored, theirs: Scored) -> tuple[Scored, Scored]:
     """Both, less the samples that only one side answered, in one order."""
-    known = {record["sample_id"] for record in theirs.records}
-    shared = [record["sample_id"] for record in ours.records if record["sample_id"] in known]
+    known = set(map(question, theirs.records))
+    shared = [asked for asked in map(question, ours.records) if asked in known]
     return ours.only(shared), theirs.only(shared)
 
 
@@ -229,6 +236,7 @@ def block(measure: Measure, ours: Scored, others: Mapping[str, Scored], scoring:
         differing = compared(measure, ours, theirs, scoring.resamples)
         if differing:
             numbers[BASELINES[name]] = differing
+            numbers[f"n_{BASELINES[name]}"] = len(paired(ours, theirs)[0].records)
     if measure.captions and BASELINES[GREEDY] in numbers:
         matched = control(measure, ours, others[GREEDY], scoring)
         numbers["control"] = matched.numbers

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.rules import scoring_of
+from grounddecode.evaluate.benchmarks.rules import Scoring, stored_rules
 from grounddecode.evaluate.folder.places import data_folder
-from grounddecode.evaluate.folder.run_file import RunFile
+from grounddecode.evaluate.folder.run_file import RunFile, checked
 from grounddecode.evaluate.folder.store import RunFolder
+from grounddecode.evaluate.results.held import rules_of
 from grounddecode.evaluate.run.batches import parse_shard
 from grounddecode.evaluate.run.recipe import digest, engine_facts, lasting, refuse_others
-from grounddecode.evaluate.run.rescore import finish
+from grounddecode.evaluate.run.rescore import metrics_of
 
 # What shards of one run need not share.
 _OWN = ("shard", "questions")
@@ -40,12 +41,17 @@ def merge(runs: Sequence[Path | str], out: Path | str) -> dict[str, Any]:
         _refuse_unfinished(folder, run)
         refuse_others(str(folder.path), _common(run), _common(stored[0]))
     order = _order([str(folder.path) for folder in folders], stored)
+    root, scoring = data_folder(runs[0], stored[0]), rules_of(runs[0], stored[0])
     with RunFolder(out) as merged:
         if merged.run() is not None or merged.records():
             raise ValueError(f"{str(out)!r} holds a run already: give another --out")
-        merged.write_run(_merged([stored[at] for at in order], data_folder(runs[0], stored[0]), Path(out)))
-        merged.append([record for at in order for record in folders[at].records()])
-        return finish(merged, scoring_of(stored[0]), {})
+        run = _merged([stored[at] for at in order], scoring, root, Path(out))
+        records = [record for at in order for record in folders[at].records()]
+        metrics = metrics_of(run, records, scoring, root)  # first: what cannot be scored leaves no folder half made
+        merged.write_run(run)
+        merged.append(records)
+        merged.write_metrics(metrics)
+        return metrics
 
 
 def _refuse_unfinished(folder: RunFolder, run: RunFile) -> None:
@@ -87,12 +93,13 @@ def _order(paths: Sequence[str], stored: Sequence[RunFile]) -> list[int]:
     return [places[index] for index in range(1, count + 1)]
 
 
-def _merged(stored: Sequence[RunFile], data: Path | None, out: Path) -> dict[str, Any]:
+def _merged(stored: Sequence[RunFile], scoring: Scoring, data: Path | None, out: Path) -> RunFile:
     first = stored[0]
     questions = [run["settings"]["questions"] for run in stored]
     settings: dict[str, Any] = {**first["settings"], "shard": None, "questions": questions}
-    return {
+    made: dict[str, Any] = {
         **{key: value for key, value in first.items() if key != "stages"},
+        "scoring": stored_rules(scoring),
         "hash": digest(settings),
         "settings": settings,
         "parts": list(dict.fromkeys(part for run in stored for part in run["parts"])),
@@ -100,3 +107,4 @@ def _merged(stored: Sequence[RunFile], data: Path | None, out: Path) -> dict[str
         "sessions": [session for run in stored for session in run["sessions"]],
         **({} if data is None else {"data_beside": os.path.relpath(data, out)}),
     }
+    return checked(made)

@@ -210,6 +210,14 @@ def engine_facts(description: Mapping[str, Any]) -> dict[str, Any]:
     return {key: description[key] for key in ENGINE_FACTS if key in description}
 
 
+def made_by(run: Mapping[str, Any]) -> str:
+    """What gave the answers of a run, as text: runs in which it differs are not compared."""
+    settings = run["settings"]
+    told = {"model": settings["model"], "weights": settings["weights"], "engine": settings["engine"]}
+    options = {"options": lasting(settings["engine_options"])}
+    return json.dumps(told | options | engine_facts(run["engine"]), sort_keys=True, default=str)
+
+
 def plain(value: Any) -> Any:
     """As JSON gives it back; what JSON does not know, as its `to_dict` or its text."""
     return json.loads(json.dumps(value, default=lambda other: getattr(other, "to_dict", other.__str__)()))

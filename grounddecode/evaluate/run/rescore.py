@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grounddecode.evaluate.benchmarks.base import EVALUATION, Wanted
-from grounddecode.evaluate.benchmarks.rules import Scoring, ground_truth_of, scoring_of
-from grounddecode.evaluate.benchmarks.table import load
+from grounddecode.evaluate.benchmarks.rules import Scoring, stored_rules
 from grounddecode.evaluate.folder.places import data_folder
 from grounddecode.evaluate.folder.run_file import RunFile
 from grounddecode.evaluate.folder.store import Record, RunFolder
+from grounddecode.evaluate.results.held import held, rules_of
 from grounddecode.evaluate.results.results import results
 
 
@@ -42,52 +41,25 @@ def rescore(
         "resamples": resamples,
         "drop_unfinished": drop_unfinished,
     }
-    scoring = replace(scoring_of(stored), **{key: value for key, value in given.items() if value is not None})
-    root = data_folder(run, stored)
-    scoring = scoring if root is None else replace(scoring, data=str(root))
+    scoring = replace(rules_of(run, stored), **{key: value for key, value in given.items() if value is not None})
     with RunFolder(run) as folder:
-        return finish(folder, scoring, truths(stored, scoring.chair_flavour, root))
+        return finish(folder, scoring, data_folder(run, stored))
 
 
-def truths(run: RunFile, flavour: str, root: Path | None) -> dict[str, Any]:
-    """The objects of each caption's picture, where the flavour has another ground truth than the stored one."""
-    from grounddecode.lab import drawn_split
-
-    settings = run["settings"]
-    if ground_truth_of(flavour) == ground_truth_of(run["chair_flavour"]) or "chair" not in settings["benchmarks"]:
-        return {}
-    split = settings.get("split", EVALUATION)
-    split = split if root is not None else drawn_split(settings["model"], split)
-    wanted = Wanted(root=root, limit=settings["limit"], flavour=flavour, split=split, ids=settings.get("ids"))
-    return {sample.sample_id: sample.facts["truth"] for sample in load(["chair"], wanted)}
-
-
-def finish(folder: RunFolder, scoring: Scoring, truths: Mapping[str, Any]) -> dict[str, Any]:
-    """Score what the folder holds, in the order of the run's methods and samples; rows that have ended are left out.
-
-    Args:
-        truths: by sample, instead of those stored with the answers.
-    """
-    run: dict[str, Any] = {**folder.stored_run(), "scoring": asdict(scoring)}
-    methods, parts = ({name: at for at, name in enumerate(run[key])} for key in ("methods", "parts"))
-    ended = run.get("refused", {})
-    held = [record for record in folder.records() if record["method"] not in ended]
-    held.sort(key=lambda r: (methods[r["method"]], _rank(r["sample_id"], parts)))
-    failed = sum(record["status"] != "ok" for record in held)
-    metrics = {
-        "results": results((r | _truth(r, truths) for r in held), scoring),
-        "run": {**run, "n_answers": len(held) - failed, "n_failed": failed},
-    }
+def finish(folder: RunFolder, scoring: Scoring, root: Path | None) -> dict[str, Any]:
+    """Score what the folder holds, and write down the metrics and by which rules; `root`: of the run's data."""
+    metrics = metrics_of(folder.stored_run(), folder.records(), scoring, root)
+    run = {key: value for key, value in metrics["run"].items() if key not in ("n_answers", "n_failed")}
     folder.write_run(run)  # only now: rules by which the answers cannot be scored are not remembered
     folder.write_metrics(metrics)
     return metrics
 
 
-def _truth(record: Record, truths: Mapping[str, Any]) -> Record:
-    return {"truth": truths[record["sample_id"]]} if record["sample_id"] in truths else {}
-
-
-def _rank(sample_id: str, parts: Mapping[str, int]) -> tuple[int, int, str]:
-    """Order of sample ids: parts as in the run, then `pope-random/9` before `pope-random/10`."""
-    part, _, rest = sample_id.rpartition("/")
-    return parts[part], int(rest) if rest.isdecimal() and len(rest) < 20 else 0, rest
+def metrics_of(run: RunFile, records: Iterable[Record], scoring: Scoring, root: Path | None) -> dict[str, Any]:
+    """What metrics.json holds, in the order of the run's methods and samples; rows that have ended are left out."""
+    answers = held(records, run, scoring.chair_flavour, root)
+    failed = sum(record["status"] != "ok" for record in answers)
+    return {
+        "results": results(answers, scoring),
+        "run": {**run, "scoring": stored_rules(scoring), "n_answers": len(answers) - failed, "n_failed": failed},
+    }

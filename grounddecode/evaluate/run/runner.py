@@ -20,7 +20,7 @@ from grounddecode.evaluate.run.keeping import Keeping, Progress
 from grounddecode.evaluate.run.merge import merge
 from grounddecode.evaluate.run.provenance import provenance
 from grounddecode.evaluate.run.recipe import Recipe, digest, engine_facts, read, refuse_others
-from grounddecode.evaluate.run.rescore import finish, rescore, truths
+from grounddecode.evaluate.run.rescore import finish, rescore
 from grounddecode.evaluate.run.task import Task, task_of
 from grounddecode.evaluate.sample import LAB_DATA
 from grounddecode.registry import nearest
@@ -81,7 +81,7 @@ def bench(
             keeping = _keeping(task, folder, known, progress)
             with alone(recipe, opened) if cluster is None else crew(recipe, cluster, _images(task)) as engines:
                 stored = _generate(task, stored, keeping, engines)
-        return finish(folder, scoring, truths(stored, scoring.chair_flavour, recipe.root))
+        return finish(folder, scoring, recipe.root)
 
 
 def run(

@@ -25,7 +25,7 @@ def test_a_run_that_was_stopped_is_read_by_the_words_of_its_data() -> None:
         chair_flavour="fixed", data="somewhere"
     )
     last = {"pope_rule": "vcd", "chair_flavour": "pattern", "data": "there"}
-    assert scoring_of({"scoring": last, "data": "here", "chair_flavour": "fixed"}) == Scoring("vcd", data="there")
+    assert scoring_of({"scoring": last, "data": "here", "chair_flavour": "fixed"}) == Scoring("vcd", data="here")
 
 
 def test_saying_less_is_no_gain(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.language import tagger
 from grounddecode.evaluate.results.compare import compare
 from grounddecode.evaluate.results.costs import cost
+from grounddecode.evaluate.results.held import held
 from grounddecode.evaluate.results.results import few, results
 from grounddecode.evaluate.run.recipe import Recipe
-from grounddecode.evaluate.run.rescore import truths
 from grounddecode.evaluate.run.runner import bench, rescore
 from grounddecode.method import Method
 from tests.evaluate.fake import FakeEngine, run
@@ -89,8 +89,10 @@ def test_rules_that_fail_are_not_remembered(data: Path, tmp_path: Path) -> None:
 def test_a_flavour_reads_the_scenes_that_the_second_lab_was_shown(tmp_path: Path) -> None:
     bench(Recipe(model="lab2", benchmarks=("chair",), limit=3, resamples=10), tmp_path, opened=FakeEngine())
     folder = RunFolder(tmp_path)
-    found = truths(folder.stored_run(), "fixed", None)
-    assert all(record["sample_id"] in found for record in folder.records())
+    records = folder.records()
+    without = [{**record, "truth": []} for record in records]
+    assert all(record["truth"] for record in held(without, folder.stored_run(), "fixed", None))
+    assert held(records, folder.stored_run(), "pattern", None) == records
 
 
 # -- too few pictures --------------------------------------------------------------------------------------------------
