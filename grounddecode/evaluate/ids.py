@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}(?:\.0*)?")
-#: COCO's own file names, whose number is the id; with or without the folder and the ending.
-_COCO_NAME = re.compile(r"(?:.*[/\\])?(?:COCO_[a-z]+[0-9]{4}_)?([0-9]{12})(?:\.(?:jpg|jpeg|png))?", re.IGNORECASE)
+#: COCO's own file names and the lab's, whose number is the id; with or without the folder and the ending.
+_COCO_NAME = re.compile(r"(?:.*[/\\])?(?:COCO_[a-z]+[0-9]{4}_|LAB_)?([0-9]{12})(?:\.(?:jpg|jpeg|png))?", re.IGNORECASE)
 
 
 def normal(found: Any) -> int | str:

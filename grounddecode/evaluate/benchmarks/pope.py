@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,7 @@ def asked(
             name,
             benchmark,
             split,
-            _image_id(question["image"]),
+            ids.normal(question["image"]),
             str(folder / question["image"]),
             question["text"],
             sources.ANSWER_TOKENS,
@@ -139,12 +138,6 @@ def _built(root: Path, strategy: str) -> list[dict[str, Any]]:
     for annotation in instances["annotations"]:
         objects[files[annotation["image_id"]]][names[annotation["category_id"]]] = None
     return build({image: list(found) for image, found in objects.items()}, strategy, QUESTION_SEED)
-
-
-def _image_id(file_name: str) -> int | str:
-    """The number at the end of a COCO file name, so that CHAIR and POPE share their clusters."""
-    found = re.search(r"(\d+)\.\w+$", file_name)
-    return int(found[1]) if found else file_name
 
 
 POPE = Benchmark(

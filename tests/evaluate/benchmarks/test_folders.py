@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from grounddecode.evaluate.benchmarks.base import Wanted
+from grounddecode.evaluate.benchmarks.pope import asked
 from grounddecode.evaluate.benchmarks.table import load, names
 from grounddecode.evaluate.sample import fingerprint, open_picture
 from grounddecode.lab import dataset
@@ -114,6 +115,26 @@ def test_captions_add_what_the_annotations_lack(tmp_path: Path) -> None:
     assert sample.facts["truth"] == ["dog", "cat", "chair", "umbrella"]
 
 
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        # COCO's own names, in both forms: as CHAIR numbers them, so that both are clustered alike
+        (["COCO_val2014_000000000042.jpg", "000000000042.jpg", "COCO_val2014_000000000007.jpg"], [42, 42, 7]),
+        # Open Images' and Visual Genome's: what looks like a number at their end is none
+        (["0003d84e0165d63a5.jpg", "1113d84e0165d63b5.jpg", "n161313.jpg"], None),
+        (["161313.jpg", "n161313.jpg", "a/161313.jpg"], None),
+    ],
+)
+def test_pictures_are_told_apart_by_their_whole_names(
+    files: list[str], wanted: list[int] | None, tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    questions = [{"question_id": 1, "image": name, "text": "Is there a dog?", "label": "yes"} for name in files]
+    assert [sample.image_id for sample in asked("r-bench", "", questions, tmp_path, "")] == (wanted or files)
+
+
 def test_released_question_files_are_taken_as_they_are(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data")
     (root / "pope").mkdir()
@@ -126,7 +147,6 @@ def test_released_question_files_are_taken_as_they_are(tmp_path: Path) -> None:
     samples = load(["pope"], Wanted(root=root))
     assert [sample.sample_id for sample in samples[:3]] == ["pope-random/1", "pope-random/2", "pope-popular/1"]
     assert samples[0].prompt == "Is there a dog in the imange?"
-    assert samples[0].image_id == 1  # as CHAIR numbers it, so that both are clustered alike
     assert samples[0].facts == {"label": "yes", "questions": "coco_pope_random.json"}
     assert samples[0].max_new_tokens == 16
 
