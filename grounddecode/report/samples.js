@@ -76,9 +76,12 @@
       return box;
     }
     box.append(marked(answer));
-    const count = answer.errors === null ? "" : sample.truth === null ? (answer.errors.length ? "✗ wrong" : "✓ right")
-      : answer.errors.length ? `✗ not in the picture: ${answer.errors.join(", ")}` : "✓ nothing invented";
-    if (count) box.append(make("p", count, answer.errors.length ? "bad" : "good"));
+    if (answer.errors === null) box.append(make("p", "counts neither as right nor as wrong", "soft"));
+    else {
+      const count = sample.truth === null ? (answer.errors.length ? "✗ wrong" : "✓ right")
+        : answer.errors.length ? `✗ not in the picture: ${answer.errors.join(", ")}` : "✓ nothing invented";
+      box.append(make("p", count, answer.errors.length ? "bad" : "good"));
+    }
     box.append(explained(sample, method));
     return box;
   };

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grounddecode.evaluate.benchmarks.base import errors
 from grounddecode.evaluate.benchmarks.table import measure_of, title_of
 from grounddecode.evaluate.folder.lines import Question, question
 from grounddecode.evaluate.sample import LAB
@@ -23,15 +24,13 @@ if TYPE_CHECKING:
 
 MOST, PICTURES = 2000, 200  # samples that a page lists, and pictures that it carries
 SIDE = 260  # pixels of the longer side of a picture
-WRONG = "wrong"
 Sample = dict[str, Any]
 
 
 def listed(runs: Runs, most: int = MOST) -> tuple[list[Sample], int]:
     """At most so many samples, and how many there are: those on which methods err differently first, in their order.
 
-    Each has its answers by method, with the objects that it invents, or "wrong" for a wrong answer to a question;
-    `errors` is None where neither is known.
+    Each has its answers by method, with what the measure finds wrong in it, see `errors`.
     """
     found: dict[Question, Sample] = {}
     for part in dict.fromkeys((record["benchmark"], record["split"]) for record in runs.records):
@@ -60,20 +59,21 @@ def _sample(part: tuple[str, str], record: Mapping[str, Any]) -> Sample:
 
 
 def _answers(part: tuple[str, str], records: Sequence[Mapping[str, Any]], scoring: Scoring) -> Iterator[dict[str, Any]]:
-    measure = measure_of(*part)
-    rows = measure.score(records, scoring)[1] if records and not measure.captions else [{}] * len(records)
-    for record, row in zip(records, rows, strict=True):
-        text, marks, errors = whole(record["response"]), [], None
-        if "truth" in record and measure.captions:
-            marks = mark(text, record["truth"], scoring.chair_flavour)
-            errors = sorted({one.object for one in marks if not one.real})
-        elif {"tp", "tn"} <= row.keys():
-            errors = [] if row["tp"] + row["tn"] else [WRONG]
-        yield {"text": text, "marks": [[one.start, one.stop, one.real] for one in marks], "errors": errors}
+    """The answer of each record; a method's are judged together and apart from others', as in its numbers."""
+    measure, by_method = measure_of(*part), dict[str, list[Mapping[str, Any]]]()
+    for record in records:
+        by_method.setdefault(record["method"], []).append(record)
+    found = {method: iter(errors(measure, answers, scoring)) for method, answers in by_method.items()}
+    for record in records:
+        text = whole(record["response"])
+        marks = mark(text, record["truth"], scoring.chair_flavour) if record["benchmark"] == "chair" else []
+        signs = [[one.start, one.stop, one.real] for one in marks]
+        yield {"text": text, "marks": signs, "errors": next(found[record["method"]])}
 
 
 def _differs(sample: Sample) -> bool:
-    return len({tuple(answer["errors"] or ()) for answer in sample["answers"].values()}) > 1
+    known = (answer["errors"] for answer in sample["answers"].values())
+    return len({frozenset(one) for one in known if one is not None}) > 1
 
 
 def browser(runs: Runs, out: Path, most: int = MOST, pictures: int = PICTURES) -> str:

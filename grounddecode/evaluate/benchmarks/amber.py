@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from grounddecode.evaluate import ids, json_lines
 from grounddecode.evaluate.benchmarks import sources
-from grounddecode.evaluate.benchmarks.base import (
-    QUESTION_SEED,
-    Benchmark,
-    Column,
-    Record,
-    Row,
-    Wanted,
-)
+from grounddecode.evaluate.benchmarks.base import QUESTION_SEED, Benchmark, Column, Record, Row, Wanted
 from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.data.items import Item
 from grounddecode.evaluate.intervals import Floats, divide, harmonic
@@ -128,6 +121,11 @@ class Generative:
             "cog": 100 * divide(sums["thought"], sums["expected"]),
             "words": divide(sums["words"], sums["n"]),
         }
+
+    def invented(self, records: Sequence[Record], scoring: Scoring) -> list[list[str]]:
+        data, same = _words(scoring.data), similarity(scoring.amber_similarity)
+        reader = NounReader(data.words)
+        return [[*dict.fromkeys(amber.judged(reader.nouns(r["response"]), r, data, same)[0])] for r in records]
 
 
 class Discriminative:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
 
 from grounddecode.evaluate.benchmarks.rules import Scoring
 from grounddecode.evaluate.data.items import Item
@@ -16,6 +18,8 @@ from grounddecode.evaluate.sample import Sample
 QUESTION_SEED = 0
 EVALUATION = "evaluation"
 PERCENT = 100.0
+#: What is wrong in an answer to a question, where it is.
+WRONG = "wrong"
 Record = Mapping[str, Any]
 Row = dict[str, float]
 
@@ -81,8 +85,31 @@ class Measure(Protocol):
         ...
 
     def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
-        """Sums of the rows to ratios, under the names of the scorer's numbers."""
+        """Sums of the rows to ratios, under the names of the scorer's numbers; of questions `accuracy` among them."""
         ...
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """What a measure of descriptions has besides: the names of what it counts."""
+
+    def invented(self, records: Sequence[Record], scoring: Scoring) -> list[list[str]]:
+        """The objects that each description invents, as the scorer counts them; each once, in order of the text."""
+        ...
+
+
+def errors(measure: Measure, records: Sequence[Record], scoring: Scoring) -> list[list[str] | None]:
+    """What is wrong in each answer of one method, by the measure: objects that it invents, `WRONG`, or nothing.
+
+    None where it counts neither as right nor as wrong, as what a benchmark leaves out, or where nobody can know.
+    """
+    if isinstance(measure, Describes):
+        return [*measure.invented(records, scoring)]
+    if not records or "accuracy" not in measure.directions:
+        return [None] * len(records)
+    rows = measure.score(records, scoring)[1]
+    alone = measure.ratios({name: np.array([float(row[name]) for row in rows]) for name in rows[0]})["accuracy"]
+    return [None if np.isnan(one) else [] if one else [WRONG] for one in alone]
 
 
 def no_total(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

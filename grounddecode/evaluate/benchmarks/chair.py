@@ -61,9 +61,7 @@ class Chair:
     facts = _Facts
 
     def score(self, records: Sequence[Record], scoring: Scoring) -> tuple[dict[str, Any], list[Row]]:
-        captions = [{"image_id": record["image_id"], "caption": record["response"]} for record in records]
-        truth = {record["image_id"]: record["truth"] for record in records}
-        result = chair.score(captions, truth, scoring.chair_flavour)
+        result = _scored(records, scoring)
         rows = [self._row(found, record) for found, record in zip(result.captions, records, strict=True)]
         words = sum(row["words"] for row in rows)
         if scoring.drop_unfinished:
@@ -85,6 +83,10 @@ class Chair:
             "repetition_rate": divide(sums["repeated_grams"], sums["grams"]),
         }
 
+    def invented(self, records: Sequence[Record], scoring: Scoring) -> list[list[str]]:
+        found = _scored(records, scoring).captions
+        return [list(dict.fromkeys(name for _, name in caption["hallucinated"])) for caption in found]
+
     @staticmethod
     def _row(found: Mapping[str, Any], record: Record) -> Row:
         return {
@@ -99,6 +101,12 @@ class Chair:
             "repeated_grams": found["n_repeated_four_grams"],
             "words": len(str(record["response"]).split()),
         }
+
+
+def _scored(records: Sequence[Record], scoring: Scoring) -> chair.ChairResult:
+    captions = [{"image_id": record["image_id"], "caption": record["response"]} for record in records]
+    truth = {record["image_id"]: record["truth"] for record in records}
+    return chair.score(captions, truth, scoring.chair_flavour)
 
 
 def samples(wanted: Wanted) -> Iterator[Sample]:

@@ -12,7 +12,7 @@ from grounddecode.evaluate.scoring.amber_answers import PARSING_RULE, parse_answ
 from grounddecode.evaluate.scoring.amber_files import AmberData, counters, load
 from grounddecode.evaluate.scoring.amber_nouns import NounReader
 
-__all__ = ["ANSWERS", "TASKS", "AmberData", "counters", "judge", "load", "score"]
+__all__ = ["ANSWERS", "TASKS", "AmberData", "counters", "judge", "judged", "load", "score"]
 
 TASKS = ("a", "g", "d", "de", "da", "dr")
 ANSWERS = ("raw", "parsed")
@@ -186,10 +186,18 @@ def _default(counter: str) -> float:
 
 def judge(nouns: Sequence[str], truth: Mapping[str, Any], data: AmberData, same: Similarity) -> tuple[int, int, int]:
     """How many nouns are invented, how many true objects are named, how many expected inventions are named."""
+    invented, named, thought = judged(nouns, truth, data, same)
+    return len(invented), len(named), len(thought)
+
+
+def judged(
+    nouns: Sequence[str], truth: Mapping[str, Any], data: AmberData, same: Similarity
+) -> tuple[list[str], set[int], set[int]]:
+    """The nouns that are invented, and the places of the true objects and of the expected inventions that are named."""
     safe, hallu = _candidates(truth["truth"], data), _candidates(truth["hallu"], data)
     named: set[int] = set()
     thought: set[int] = set()
-    invented = 0
+    invented: list[str] = []
     for noun in nouns:
         if noun in data.safe_words:
             continue
@@ -199,10 +207,10 @@ def judge(nouns: Sequence[str], truth: Mapping[str, Any], data: AmberData, same:
         thought.update(target for target in (hallu.get(noun), same.first(noun, hallu)) if target is not None)
         close = same.first(noun, safe)
         if close is None:
-            invented += 1
+            invented.append(noun)
         else:
             named.add(close)
-    return invented, len(named), len(thought)
+    return invented, named, thought
 
 
 def _candidates(objects: Sequence[str], data: AmberData) -> dict[str, int]:
