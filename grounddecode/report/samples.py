@@ -45,14 +45,15 @@ def listed(runs: Runs, most: int = MOST) -> tuple[list[Sample], int]:
 
 
 def _sample(part: tuple[str, str], record: Mapping[str, Any]) -> Sample:
-    truth = [whole(str(one)) for one in record.get("truth", ())] if "truth" in record else None
+    truth = record.get("truth")  # a list of objects, or the right answer to a question
+    objects = [whole(str(one)) for one in dict.fromkeys(truth)] if isinstance(truth, list) else None
     return {
         "id": record["sample_id"],
         "part": title_of(*part),
         "image": str(record["image"]),
         "prompt": whole(record["prompt"]),
-        "truth": truth,
-        "label": record.get("label"),
+        "truth": objects,
+        "label": record.get("label", truth if objects is None else None),
         "length": record.get("max_new_tokens", 64),
         "answers": {},
     }

@@ -59,6 +59,7 @@ def test_ambers_descriptions_invent_what_amber_counts(tmp_path: Path) -> None:
     assert sample["answers"]["avc"]["errors"] == ["dog", "puppy", "bird"]
     # CHAIR's words are not AMBER's: nothing is underlined by them.
     assert [answer["marks"] for answer in sample["answers"].values()] == [[], []]
+    assert sample["truth"] == ["sky", "man", "ship", "lake"]
 
 
 def test_samples_on_which_only_chairs_words_differ_are_not_picked_first(tmp_path: Path) -> None:
@@ -83,6 +84,7 @@ def test_answers_to_questions_are_right_or_wrong(part: str, said: str, facts: di
     other = "Yes." if said.startswith("No") else "No."
     (sample,) = samples_of([record(part, said, **facts), record(part, other, "avc", **facts)])
     assert [answer["errors"] for answer in sample["answers"].values()] == [[one] if one else [] for one in wrong]
+    assert (sample["truth"], sample["label"]) == (None, facts.get("label", facts.get("truth")))
 
 
 def test_what_a_benchmark_leaves_out_is_neither_right_nor_wrong() -> None:
