@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from grounddecode.report.embed import data_uri, document, json_block
 from grounddecode.report.explain.account import KINDS, Account, Marked, Seen, Told
 from grounddecode.report.explain.payload import payload
-from grounddecode.report.explain.summary import many, said_layers, sentences
+from grounddecode.report.explain.summary import asks, many, said_layers, sentences
 from grounddecode.report.overlay import PALETTE, place_tags
 
 if TYPE_CHECKING:
@@ -193,12 +193,14 @@ def _spoken(seen: Seen) -> str:
 
 def _counts(account: Account, told: Told) -> str:
     objects = [seen for n, seen in enumerate(told.words) if seen.risk.object and seen.lead == n]
+    if not objects and asks(account.prompt):
+        return f"{many(len(told.words), 'word')}."
     if account.objects is None:
         return f"{many(len(told.words), 'word')}; they name {many(len(objects), 'object')}."
     invented = sum(seen.real is False for seen in objects)
     named = {seen.risk.object for seen in objects}
     missed = [name for name in account.objects if name not in named]
-    tail = f" Not named: {', '.join(missed)}." if missed else ""
+    tail = f" Not named: {', '.join(missed)}." if missed and not asks(account.prompt) else ""
     return f"It names {many(len(objects), 'object')}, {invented} of them not in the picture.{tail}"
 
 
@@ -208,11 +210,12 @@ def _threshold(account: Account) -> str:
         if account.calibrated
         else "It starts where a tenth of the words are marked; nothing was measured for this model."
     )
+    ticked = " checked" if any(seen.risk.object for told in account.told for seen in told.words) else ""
     return (
         '<div class="threshold"><label for="threshold">Mark words that rest less than '
         '<output id="limit"></output> on the picture</label>'
         f'<input type="range" id="threshold" min="0" max="1" step="0.01" value="{account.threshold:.2f}">'
-        '<label class="only"><input type="checkbox" id="only" checked> words for objects only</label>'
+        f'<label class="only"><input type="checkbox" id="only"{ticked}> words for objects only</label>'
         f'<p class="soft"><span id="marked"></span> {why}</p></div>'
     )
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from grounddecode.evaluate.scoring.amber_answers import parse_answer
 from grounddecode.report.explain.account import Account, Candidate, Choice, Seen, Told
 
 NAMED = 4  # objects that a sentence names
+#: A question that wants yes or no says so, or it begins with its verb, at the start of the prompt or of a sentence.
+_YES_OR_NO = re.compile(
+    r"\byes or no\b|(?:^|[.,:!?\n])\s*"
+    r"(?:am|is|are|was|were|do|does|did|has|have|had|can|could|will|would|should)\b[^.!\n]*\?",
+    re.IGNORECASE,
+)
 
 
 def sentences(account: Account) -> list[str]:
@@ -17,7 +25,13 @@ def sentences(account: Account) -> list[str]:
         return [*_invented(first), *_weakest(first)]
     if first.text == last.text:
         return [f"{last.name} changes no word of the answer."]
-    return [*_objects(first, last), *_parting(last)]
+    changes = [*_decided(account), *_objects(first, last)]
+    return [*(changes or [_reworded(last)]), *_parting(last)]
+
+
+def asks(prompt: str) -> bool:
+    """Whether a prompt asks a question. A description is none, however politely somebody asks for it."""
+    return "?" in prompt and "describe" not in prompt.lower()
 
 
 def many(count: int, thing: str) -> str:
@@ -54,6 +68,15 @@ def _weakest(told: Told) -> Iterator[str]:
         yield f"Of its objects “{name}” rests least on the picture, {100 * leads[name].grounding:.0f} %."
 
 
+def _decided(account: Account) -> Iterator[str]:
+    """What becomes of Yes or No, where that is asked and both answers say one."""
+    before, after = (parse_answer(told.text) for told in (account.told[0], account.told[-1]))
+    if not (asks(account.prompt) and _YES_OR_NO.search(account.prompt) and {before, after} <= {"Yes", "No"}):
+        return
+    turn = f"changes from {before} to {after}" if before != after else f"is {after} still, in other words"
+    yield f"With {account.told[-1].name} the answer {turn}."
+
+
 def _objects(plain: Told, other: Told) -> Iterator[str]:
     before, after = _leads(plain), _leads(other)
     gone = [_placed(name, seen) for name, seen in before.items() if name not in after]
@@ -62,8 +85,10 @@ def _objects(plain: Told, other: Told) -> Iterator[str]:
         yield f"With {other.name} the answer no longer names {_listed(gone)}."
     if new:
         yield f"With {other.name} the answer also names {_listed(new)}."
-    if not gone and not new:
-        yield f"With {other.name} the answer names the same objects in other words."
+
+
+def _reworded(other: Told) -> str:
+    return f"With {other.name} the answer {'names the same objects in other words' if _leads(other) else 'is another'}."
 
 
 def _placed(name: str, seen: Seen) -> str:

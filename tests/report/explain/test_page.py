@@ -76,6 +76,16 @@ def test_words_stand_in_the_text_with_what_they_rest_on() -> None:
     assert "It names 1 object, 1 of them not in the picture. Not named: dog." in page(account())
 
 
+def test_under_an_answer_to_a_question_stands_nothing_of_what_it_does_not_name() -> None:
+    yes, cup = told("plain model", ["Yes"], [0.1]), told("avc", ["A", "cup"], [0.1, 0.2])
+    text = page(account(prompt="Is there a cup in the image?", told=(yes, cup)))
+    assert '<p class="soft counts">1 word.</p>' in text
+    assert '<p class="soft counts">It names 1 object, 1 of them not in the picture.</p>' in text
+    assert 'id="only" checked' in text
+    assert 'id="only" checked' not in page(account(told=(yes,)))  # where no object is named, words are marked
+    assert "Not named: dog." in page(account(prompt="Can you describe it?", told=(yes, cup)))
+
+
 def test_a_small_chance_is_not_a_token_that_was_cut_off() -> None:
     """Nothing of the plain model's is cut off: an exact zero says so, and no other number becomes one."""
     choice = Choice(("plain model",), (Candidate("is", (3.21e-9,), True), Candidate("cut", (0.0,), False)))

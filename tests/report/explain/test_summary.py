@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from grounddecode.report.explain.account import Account, Candidate, Choice
 from grounddecode.report.explain.summary import sentences
 from tests.report.explain.accounts import account, told
@@ -51,3 +53,37 @@ def test_one_answer_and_two_equal_ones() -> None:
     same = replace(plain, name="avc", differs=None)
     assert sentences(account(told=(plain, same))) == ["avc changes no word of the answer."]
     assert sentences(account(told=(told("plain model", ["A"], [0.5]),))) == []
+
+
+def told_of(prompt: str, before: str, after: str) -> list[str]:
+    pairs = zip(("plain model", "avc"), (before.split(), after.split()), strict=True)
+    answers = tuple(told(name, words, [0.5] * len(words)) for name, words in pairs)
+    return [one for one in sentences(account(prompt=prompt, told=answers)) if "part" not in one and "ends" not in one]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Is there a cup in the image?",
+        "USER: <image>\nIs there a cup in the image? ASSISTANT:",
+        "In this picture, does the man hold it?",
+        "Can you see a cup in this image? Please answer only with yes or no.",
+        "The image shows a python code. Is the output of the code 'Hello'? Please answer yes or no.",
+    ],
+)
+def test_of_a_yes_or_no_it_is_said_which(prompt: str) -> None:
+    assert told_of(prompt, "No", "Yes") == ["With avc the answer changes from No to Yes."]
+    assert told_of(prompt, "Yes", "There is none, no") == ["With avc the answer changes from Yes to No."]
+    assert told_of(prompt, "No", "No it is not") == ["With avc the answer is No still, in other words."]
+
+
+def test_objects_in_an_answer_to_a_question_are_named_besides() -> None:
+    assert told_of("Is there a cup?", "No", "Yes a cup")[0] == "With avc the answer changes from No to Yes."
+    assert told_of("Is there a cup?", "No", "Yes a cup")[1].startswith("With avc the answer also names cup (not in the")
+
+
+def test_where_no_object_is_named_none_is_spoken_of() -> None:
+    assert told_of("What colour is it?", "Not red", "No idea") == ["With avc the answer is another."]
+    assert told_of("Is it red?", "Perhaps", "Yes") == ["With avc the answer is another."]
+    assert told_of("Describe it.", "Nothing is there", "Nobody is not there") == ["With avc the answer is another."]
+    assert told_of("Describe it.", "A dog", "One dog") == ["With avc the answer names the same objects in other words."]
