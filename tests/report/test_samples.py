@@ -180,6 +180,23 @@ def test_filters_find_what_they_say(window: Browser, tmp_path: Path) -> None:
     assert page.errors() == []
 
 
+@pytest.mark.slow
+@in_browser
+def test_a_card_says_right_wrong_or_neither(window: Browser, tmp_path: Path) -> None:
+    """RePOPE leaves an answer out that says neither yes nor no."""
+    said = {"greedy": "Perhaps.", "avc": "No."}
+    records = tuple(
+        {**question(text, "yes"), "benchmark": "repope", "method": method, "max_new_tokens": 8}
+        for method, text in said.items()
+    )
+    page = shown(window, Runs((), (), records, {name: name for name in said}, dict.fromkeys(said, "m")), tmp_path)
+    told = "return [...document.querySelectorAll('.said p:nth-of-type(2)')].map(one => one.textContent)"
+    assert page.run(told) == ["counts neither as right nor as wrong", "✗ wrong"]
+    assert page.run("return document.querySelector('article p.soft').textContent") == "Right answer: yes"
+    assert page.run(CHOOSE, "kind", "new") == "0 of 1 samples."
+    assert page.errors() == []
+
+
 FILTER = """
 const field = document.getElementById("kind"), begin = performance.now();
 field.value = "new";
