@@ -13,6 +13,7 @@ from grounddecode.evaluate.folder.places import data_folder, picture_file
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.results.compare import label_of, names_of
 from grounddecode.evaluate.results.held import held, rules_of
+from grounddecode.evaluate.results.results import as_scored
 
 if TYPE_CHECKING:
     from grounddecode.evaluate.folder.run_file import RunFile
@@ -64,7 +65,7 @@ def read_runs(folders: Sequence[Path], data: Path | None = None) -> Runs:
     known = [found for found in about if found is not None]
     scoring = rules_of(folders[0], known[0], data)
     answers = [
-        held(one.records(), found, scoring.chair_flavour, data_folder(one.path, found, data))
+        list(as_scored(held(one.records(), found, scoring.chair_flavour, data_folder(one.path, found, data)), scoring))
         for one, found in zip(stored, known, strict=True)
     ]
     times = Counter(method for one in answers for method in dict.fromkeys(record["method"] for record in one))

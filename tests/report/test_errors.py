@@ -42,7 +42,7 @@ def record(part: str, said: str, method: str = "greedy", number: int = 1, **fact
 
 
 def samples_of(records: Sequence[dict[str, Any]], scoring: Scoring | None = None) -> list[dict[str, Any]]:
-    return listed(Runs((), (), tuple(records), {}, {}), scoring or Scoring())[0]
+    return listed(Runs((), (), tuple(records), {}, {}, scoring=scoring or Scoring()))[0]
 
 
 def described(said: str, method: str = "greedy", number: int = 1) -> dict[str, Any]:
