@@ -60,7 +60,9 @@ class Meter:
         """One report of the bench."""
         if self._pace is None:
             self._pace = Pace(time.monotonic(), progress.done)
-            self.say(f"{progress.total} answers, {progress.done} are there; Ctrl-C is safe, the same command continues")
+            self.say(
+                f"{progress.total} answers, {progress.there} are there; Ctrl-C is safe, the same command continues"
+            )
         failures = f", {progress.failed} failed" if progress.failed else ""
         note = f" ({progress.note})" if progress.note else ""
         rate = self._pace.rate(time.monotonic(), progress.done)

@@ -203,6 +203,28 @@ def test_a_recipe_says_what_the_options_do_not(run: Path, tmp_path: Path, capfd:
     assert "'limits'" in capfd.readouterr().err
 
 
+def test_a_recipe_does_not_let_a_model_run_its_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe, model = tmp_path / "recipe.yaml", tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "x", "auto_map": {"AutoConfig": "code.Config"}}')
+    (model / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    recipe.write_text(f"model: {model}\nengine_options: {{trust_remote_code: true}}\n")
+    command = ["bench", "--recipe", str(recipe), *SMALL, "--benchmarks", "chair", "--out", str(tmp_path / "run")]
+    assert main([*command, "--model", str(model)]) == 2
+    assert "recipe.yaml' has trust_remote_code" in capfd.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_option_takes_back_what_the_recipe_says(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: lab\ndrop_unfinished: true\nmax_new_tokens: 8\n")
+    command = ["bench", "--recipe", str(recipe), *SMALL, "--benchmarks", "chair", "--json", "--out"]
+    for more, wanted in (([], True), (["--keep-unfinished"], False)):
+        assert main([*command, str(tmp_path / f"run{wanted}"), *more]) == 0
+        metrics = json.loads(capfd.readouterr().out)
+        assert metrics["results"]["greedy"]["chair"].get("drop_unfinished", False) is wanted
+
+
 def test_an_option_wins_over_the_recipe_and_leaves_its_others(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,13 +20,13 @@ def test_a_log_says_rate_and_what_is_left(monkeypatch: pytest.MonkeyPatch, capsy
     now = [100.0]
     monkeypatch.setattr(shown.time, "monotonic", lambda: now[0])
     with shown.Meter.shown("bench") as meter:
-        meter.answers(Progress(20, 100, 0, "greedy", "pope"))  # those of an earlier start are no speed
+        meter.answers(Progress(20, 100, 0, "greedy", "pope", there=12))  # those of an earlier start are no speed
         now[0] = 120.0
         meter.answers(Progress(60, 100, 1, "avc", "pope"))
         now[0] = 140.0
         meter.answers(Progress(100, 100, 1, "avc", "chair", "a note"))
     assert capsys.readouterr().err.splitlines() == [
-        "bench: 100 answers, 20 are there; Ctrl-C is safe, the same command continues",
+        "bench: 100 answers, 12 are there; Ctrl-C is safe, the same command continues",
         "bench: 60/100 avc on pope, 1 failed, 2/s, 20 s left",
         "bench: 100/100 avc on chair, 1 failed (a note)",
     ]

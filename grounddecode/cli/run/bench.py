@@ -31,6 +31,7 @@ IDS_HELP = "CHAIR's COCO pictures by a published list: opera-500, opera-500-inst
 FLAVOUR_HELP = "Whose rule reads captions; default: that of published tables where its data are, else pattern."
 SIMILARITY_HELP = "Which words AMBER takes for one: exact, table:FILE or spacy."
 UNFINISHED_HELP = "Score CHAIR captions that were cut without the sentence that the cut left unfinished."
+LIMIT_HELP = "Samples of each split at most; of MME one more where it is odd, since a picture has two questions."
 LONGEST_HELP = "Longest caption, in tokens."
 KEEP_HELP = "Write the metrics to this file too, as committed results are kept."
 RECIPE_HELP = "YAML file that says what the other options do not."
@@ -38,8 +39,8 @@ RAY_HELP = "Spread over a Ray cluster: local, auto, or the address that `ray sta
 ACTORS_HELP = "Engines on the cluster; default: one for each share of its GPUs, without GPUs one a node."
 GPUS_HELP = "GPUs of one engine, or a fraction of one; default: 1 where there are any."
 #: Options of an engine that have one of their own here, and how our argument is called.
-_NAMED = {"trust_remote_code": "trust"} | {key: key for key in ("device", "dtype", "calibration", "max_pixels")}
-_OF_RECIPE = "options of the recipe's engine"  # key in the context
+_NAMED = {key: key for key in ("device", "dtype", "calibration", "max_pixels")}
+_OF_RECIPE, _TRUSTS = "options of the recipe's engine", "the recipe that wants to run a model's code"  # in the context
 AllowErrors = Annotated[bool, typer.Option("--allow-errors", help=ERRORS_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help=RAY_HELP)]
@@ -64,6 +65,8 @@ def _read_recipe(context: typer.Context, recipe: Path | None) -> Path | None:
 
     found = said(recipe)
     engine = found.pop("engine_options", {})
+    if engine.pop("trust_remote_code", False):
+        context.meta[_TRUSTS] = recipe
     named = {name: engine.pop(key) for key, name in _NAMED.items() if key in engine}
     context.default_map = {key: _as_option(value) for key, value in {**found, **named}.items() if value is not None}
     context.meta[_OF_RECIPE] = [f"{key}={_as_option(value)}" for key, value in engine.items()]
@@ -89,7 +92,7 @@ def bench(
     data: Annotated[Path | None, typer.Option("--data", help=DATA_HELP)] = None,
     split: Annotated[str, typer.Option("--split", help=SPLIT_HELP)] = "evaluation",
     ids: Annotated[str | None, typer.Option("--ids", metavar="LIST", help=IDS_HELP)] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Samples of each split at most.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help=LIMIT_HELP)] = None,
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples answered together.")] = 8,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help=LONGEST_HELP)] = None,
@@ -98,7 +101,7 @@ def bench(
     chair_flavour: Annotated[str | None, typer.Option("--chair-flavour", help=FLAVOUR_HELP)] = None,
     amber_similarity: Annotated[str, typer.Option("--amber-similarity", help=SIMILARITY_HELP)] = "exact",
     resamples: Annotated[int, typer.Option("--resamples", min=1, help="Of the bootstrap.")] = 1000,
-    drop_unfinished: Annotated[bool, typer.Option("--drop-unfinished", help=UNFINISHED_HELP)] = False,
+    drop_unfinished: Annotated[bool, typer.Option("--drop-unfinished/--keep-unfinished", help=UNFINISHED_HELP)] = False,
     device: Device = None,
     dtype: Dtype = None,
     calibration: Calibration = None,
@@ -116,6 +119,11 @@ def bench(
     from grounddecode.evaluate.run.recipe import Recipe
     from grounddecode.evaluate.run.runner import bench as answer
 
+    if _TRUSTS in context.meta and not trust:
+        raise ValueError(
+            f"the recipe {str(context.meta[_TRUSTS])!r} has trust_remote_code, which runs code that the model's folder "
+            "brings: read that code and give --trust-remote-code, or take it out"
+        )
     others = [*context.meta.get(_OF_RECIPE, ()), *(others or ())]  # the later of one name wins
     options = engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels)
     said = {name: context.params[name] for name in _fields(Recipe) - {"engine_options"}}

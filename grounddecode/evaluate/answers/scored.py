@@ -37,7 +37,7 @@ def score_pope(
         ValueError: unreadable or empty files, or what `pope.score` refuses.
     """
     pope.check_rule(rule)
-    questions: Sequence[Mapping[str, Any]] = json_lines.read(questions_path)
+    questions: Sequence[Mapping[str, Any]] = _some(questions_path)
     answers: Sequence[Mapping[str, Any]] = _some(answers_path)
     notes: list[str] = []
     with json_lines.named(answers_path):

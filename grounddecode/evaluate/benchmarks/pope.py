@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from grounddecode.evaluate import ids, json_lines
@@ -92,14 +93,24 @@ def samples(wanted: Wanted) -> Iterator[Sample]:
     folder = sources.place_of(COCO_IMAGES, root, "pope")
     for split, item in FILES.items():
         path = item.find(root)
-        questions = _built(root, split) if path is None else json_lines.read(path)
-        yield from asked("pope", split, questions[: wanted.limit], folder, "built" if path is None else path.name)
+        questions, numbers = _built(root, split) if path is None else (json_lines.read(path), {})
+        source = "built" if path is None else path.name
+        yield from asked("pope", split, questions[: wanted.limit], folder, source, numbers)
 
 
 def asked(
-    benchmark: str, split: str, questions: Sequence[Mapping[str, Any]], folder: Path, source: str
+    benchmark: str,
+    split: str,
+    questions: Sequence[Mapping[str, Any]],
+    folder: Path,
+    source: str,
+    numbers: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[Sample]:
-    """Samples of POPE-shaped questions about pictures in a folder; `source` says where the questions are from."""
+    """Samples of POPE-shaped questions about pictures in a folder.
+
+    Args:
+        source: where the questions are from.  numbers: ids of pictures by file name, where annotations give them.
+    """
     sources.require_pictures(folder, [question["image"] for question in questions], benchmark)
     # POPE matches by position, its ids mean nothing: questions that share one are all asked, and all counted.
     part = f"{benchmark}-{split}" if split else benchmark
@@ -109,7 +120,7 @@ def asked(
             name,
             benchmark,
             split,
-            ids.normal(question["image"]),
+            numbers.get(question["image"], ids.normal(question["image"])),
             str(folder / question["image"]),
             question["text"],
             sources.ANSWER_TOKENS,
@@ -130,14 +141,16 @@ def samples_drawn(wanted: Wanted) -> Iterator[Sample]:
             )
 
 
-def _built(root: Path, strategy: str) -> list[dict[str, Any]]:
+def _built(root: Path, strategy: str) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Questions by the official rules, and the ids of the pictures."""
     instances = json_lines.read_json(sources.place_of(COCO_INSTANCES, root, "pope"))
     names = {category["id"]: category["name"] for category in instances["categories"]}
     objects: dict[str, dict[str, None]] = {image["file_name"]: {} for image in instances["images"]}
     files = {image["id"]: image["file_name"] for image in instances["images"]}
     for annotation in instances["annotations"]:
         objects[files[annotation["image_id"]]][names[annotation["category_id"]]] = None
-    return build({image: list(found) for image, found in objects.items()}, strategy, QUESTION_SEED)
+    asked_of = {image: list(found) for image, found in objects.items()}
+    return build(asked_of, strategy, QUESTION_SEED), {name: number for number, name in files.items()}
 
 
 POPE = Benchmark(

@@ -101,15 +101,11 @@ class Table:
         return [*lines, "", *(part for told in verdicts for part in _folded(told, width))] if verdicts else lines
 
     def markdown(self, notes: Sequence[str] = ()) -> str:
-        """A caption, which the notes follow, and a table."""
+        """A caption, which the notes follow, and a table; differences that are for sure better or worse are bold."""
         head = ["method", *(column.heading for column in self.columns), "verdict"]
         rule = ["---", *("---:" for _ in self.columns), "---"]
         rows = [
-            [
-                row.label,
-                *("<br>".join(filter(None, (_value(row, c), " ".join(_small(row, c))))) for c in self.columns),
-                row.sign,
-            ]
+            [row.label.replace("|", r"\|"), *(_marked(row, c) for c in self.columns), row.sign.replace("|", r"\|")]
             for row in self.rows
         ]
         caption = " ".join([f"{self.caption}.", *notes]) if notes else self.caption
@@ -186,6 +182,13 @@ def _value(row: Row, column: Column) -> str:
     if cell is None or cell.value is None:
         return "-"
     return f"{cell.value * column.scale:z.{column.digits}f}"
+
+
+def _marked(row: Row, column: Column) -> str:
+    """A number, and after a line break what is printed small."""
+    small = " ".join(_small(row, column))
+    bold = small and row.cells[column.key].verdict
+    return "<br>".join(filter(None, (_value(row, column), f"**{small}**" if bold else small)))
 
 
 def small_print(row: Row, column: Column) -> str:

@@ -19,7 +19,8 @@ Piece = TypeVar("Piece", Unit, Opened)
 class Progress:
     """How far a run is. `done` and `total` count answers of all methods, those of an earlier start included.
 
-    `note` is a remark in one line about something that went another way than asked for, else "".
+    `note` is a remark in one line about something that went another way than asked for, else "". `there`: how many an
+    earlier start had answered.
     """
 
     done: int
@@ -28,6 +29,7 @@ class Progress:
     method: str
     benchmark: str
     note: str = ""
+    there: int = 0
 
 
 @dataclass
@@ -49,6 +51,9 @@ class Keeping:
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     last_errors: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._there = self.done
 
     def answer(self, groups: Sequence[Sequence[Unit]], asker: Asker) -> None:
         """Ask the batches, in this process, for what has no answer yet."""
@@ -141,7 +146,7 @@ class Keeping:
 
     def _tell(self, plan: Plan, benchmark: str, note: str = "") -> None:
         if self.tell is not None:
-            self.tell(Progress(self.done, self.total, self.failed, plan.name, benchmark, note))
+            self.tell(Progress(self.done, self.total, self.failed, plan.name, benchmark, note, self._there))
 
 
 def _unit(piece: Unit | Opened) -> Unit:

@@ -62,6 +62,8 @@ def task_of(recipe: Recipe, folder: str, stored: RunFile | None) -> Task:
     Raises:
         ValueError: something that cannot be used, or a stored run of other settings.
     """
+    if stored is not None and isinstance(stored["settings"]["questions"], list):
+        raise ValueError(f"{folder!r} holds the merged shards of a run, which is not continued: give another --out")
     named = [plan.name for plan in plans(recipe.methods)]
     recipe = replace(recipe, methods=tuple(named)) if stored is None else _grown(recipe, named, folder, stored)
     chosen = plans(recipe.methods)

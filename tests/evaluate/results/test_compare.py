@@ -191,6 +191,16 @@ def test_all_forms_say_the_same(tmp_path: Path) -> None:
     assert len(compare([tmp_path / "run"]).tables) == 4
 
 
+def test_markdown_is_bold_where_a_difference_is_for_sure(tmp_path: Path) -> None:
+    (tmp_path / "a|b").mkdir()
+    run = write_run(tmp_path / "a|b" / "run", captions(LONG, "greedy") + captions(SHORT, "x|y"), ["greedy", "x|y"])
+    lines = compare([run]).markdown().splitlines()
+    greedy, short = (next(line for line in lines if line.startswith(f"| {name} |")) for name in ("greedy", r"x\|y"))
+    assert "**" not in greedy
+    assert "| 0.0<br>**-50.0 [-50.0, -50.0]** |" in short  # CHAIR_i
+    assert "| 5.0<br>-6.0 [-6.0, -6.0] |" in short  # words: neither better nor worse
+
+
 def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to compare"):
         compare([])

@@ -89,6 +89,8 @@ def test_shards_merge_into_the_whole_run(data: Path, tmp_path: Path) -> None:
     assert merged["run"]["settings"]["shard"] is None
     assert len(merged["run"]["sessions"]) == 3
     assert rescore(tmp_path / "merged")["results"] == whole["results"]
+    with pytest.raises(ValueError, match="holds the merged shards of a run, which is not continued"):
+        run(data, tmp_path / "merged")
 
 
 def test_shards_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
