@@ -53,7 +53,7 @@ def adjusted(
     note: Note | None = None,
     look: Look | None = None,
 ) -> Tensor:
-    """Next-token logits (R, vocabulary) through every method that adjusts them.
+    """Next-token logits (R, vocabulary) through every method that adjusts them, in float32 and back.
 
     `states`: what methods remember of the rows, see `Method.remember`. `note` is told how far the streams of a method
     with a second one are apart (`contrast`); `look` is shown the logits before any method, those of the second stream
@@ -61,6 +61,8 @@ def adjusted(
     """
     if look is not None:
         look(MODEL, logits)
+    given = logits.dtype
+    logits = logits.to(torch.promote_types(given, torch.float32))
     for method in methods:
         seen = view.with_(state=states[method], memo=view.memo) if method in states else view
         before, logits = logits, method.adjust_logits(logits, seen)
@@ -71,7 +73,21 @@ def adjusted(
             if second is not None:
                 look(f"{method.name}.second", second)
             look(method.name, logits)
-    return logits
+    return narrowed(logits, given)
+
+
+def narrowed(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits (R, vocabulary) in `dtype`: in rows with some that float16 cannot hold, the best is moved to 0.
+
+    Softmax stays; what is too low even then takes the lowest number. Infinities stay, other rows are cast as they are.
+    """
+    most = torch.finfo(dtype).max
+    if most >= torch.finfo(torch.bfloat16).max:  # the range of float32
+        return logits.to(dtype)
+    finite = logits.isfinite()
+    lost = (finite & (logits.abs() > most)).any(dim=-1, keepdim=True)
+    best = logits.where(finite, -torch.inf).amax(dim=-1, keepdim=True)
+    return (logits - best).clamp(min=-most).where(lost & finite, logits).to(dtype)
 
 
 def _mean(second: Tensor | None) -> Tensor | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from grounddecode import registry
+from grounddecode.engines.choose import adjusted
 from grounddecode.method import Method, Needs
 from grounddecode.view import Candidates, Phase, Pictures, Probe, StepView, VisionView
 from tests.engines.hf.hidden_toys import Early, Turn
@@ -212,3 +213,18 @@ def test_half_precision_in_gives_half_precision_out(method: Method) -> None:
         pytest.skip("adjusts no logits")
     logits = torch.randn(ROWS, WORDS, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert method.adjust_logits(logits, fresh_view(method, 0)).dtype == torch.bfloat16
+
+
+def test_logits_that_half_precision_cannot_hold(method: Method) -> None:
+    """The same tokens stay, and are as probable, as where nothing is rounded."""
+    if Needs.LOGITS not in method.needs():
+        pytest.skip("adjusts no logits")
+    step = mapped(fresh_view(method, 0), lambda t: t * 25000 if t.is_floating_point() else t)
+    states = {method: step.state}
+    logits = torch.randn(ROWS, WORDS, generator=torch.Generator().manual_seed(0)) * 25000
+    logits = logits.clamp(-6e4, 6e4).half()
+    half, single = (adjusted(given, [method], step, states) for given in (logits, logits.float()))
+    assert (half.dtype, single.dtype) == (torch.float16, torch.float32)
+    assert torch.equal(half == -torch.inf, single == -torch.inf)
+    assert not bool((half == torch.inf).any())
+    assert torch.allclose(half.float().softmax(-1), single.softmax(-1), atol=1e-3)
