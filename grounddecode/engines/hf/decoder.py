@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """One attention module of the decoder. `cross`: its keys are vision tokens, not text positions (Mllama)."""
+    """One attention module of the decoder, and the decoder layer it is in, whatever is wrapped around either.
+
+    `cross`: its keys are vision tokens, not text positions (Mllama).
+    """
 
     index: int
     module: nn.Module
@@ -31,15 +34,15 @@ class Decoder:
     """The parts of a model that the engine touches.
 
     `runner` is the module whose `forward` the generation loop calls: the model itself, or its language model where
-    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the layers, `text` is their
-    configuration.
+    `generate` of the model delegates to it (BLIP-2, InstructBLIP). `stack` owns the decoder layers, all of which are
+    `blocks`, those without attention too; `text` is their configuration.
     """
 
     model: PreTrainedModel
     runner: nn.Module
     stack: nn.Module
+    blocks: tuple[nn.Module, ...]
     layers: tuple[AttentionLayer, ...]
-    n_layers: int
     n_heads: int
     text: Any
     image_token_id: int
@@ -54,11 +57,8 @@ class Decoder:
         return kernel
 
     @property
-    def blocks(self) -> tuple[nn.Module, ...]:
-        """The decoder layers, those without attention too; none where they are not to be found."""
-        layers = getattr(self.stack, "layers", None)
-        blocks = tuple(layers.children()) if isinstance(layers, nn.Module) else ()
-        return blocks if len(blocks) == self.n_layers else ()
+    def n_layers(self) -> int:
+        return len(self.blocks)
 
     @property
     def is_hybrid(self) -> bool:
@@ -85,18 +85,22 @@ def find_decoder(model: PreTrainedModel) -> Decoder:
     image_token = image_token_id(config)
     if image_token is None:
         raise ValueError(f"{name} is a text-only model (its config names no image token), give a vision-language model")
-    layers = _attention_layers(model, text)
-    if not layers:
+    attention = _attention_modules(model, text)
+    if not attention:
         raise ValueError(f"{name}: no attention module goes through transformers' attention interface, use native code")
-    paths = {module: path for path, module in model.named_modules()}
-    path = paths[layers[0].block]
-    stack = model.get_submodule(path.rsplit(".layers.", 1)[0]) if ".layers." in path else layers[0].block
+    stack, blocks = _stack(model, attention[0], int(text.num_hidden_layers))
+    layers = _attention_layers(attention, blocks)
+    if not layers:
+        raise ValueError(
+            f"{name}: its attention lies in no list 'layers' of {text.num_hidden_layers} decoder layers, as many as "
+            "its configuration says, use another model"
+        )
     return Decoder(
         model=model,
         runner=_runner(model, stack),
         stack=stack,
+        blocks=blocks,
         layers=layers,
-        n_layers=int(text.num_hidden_layers),
         n_heads=int(text.num_attention_heads),
         text=text,
         image_token_id=image_token,
@@ -149,16 +153,38 @@ def require_image_keys(decoder: Decoder, methods: Sequence[Method]) -> None:
             )
 
 
-def _attention_layers(model: nn.Module, text: Any) -> tuple[AttentionLayer, ...]:
-    parents = {child: parent for parent in model.modules() for child in parent.children()}
-    found = [
-        AttentionLayer(int(str(module.layer_idx)), module, parents[module], "CrossAttention" in type(module).__name__)
+def _attention_modules(model: nn.Module, text: Any) -> list[nn.Module]:
+    return [
+        module
         for module in model.modules()
         if getattr(module, "config", None) is text
         and getattr(module, "layer_idx", None) is not None
         and "Attention" in type(module).__name__
     ]
-    return tuple(sorted(found, key=lambda layer: layer.index))
+
+
+def _stack(model: nn.Module, attention: nn.Module, count: int) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    """The innermost module around an attention module that has `count` layers, and those; none: there is none."""
+    path = next(path for path, module in model.named_modules() if module is attention)
+    while path:
+        path = path.rpartition(".")[0]
+        stack = model.get_submodule(path)
+        layers = getattr(stack, "layers", None)
+        blocks = tuple(layers.children()) if isinstance(layers, nn.Module) else ()
+        if len(blocks) == count:
+            return stack, blocks
+    return attention, ()
+
+
+def _attention_layers(attention: Sequence[nn.Module], blocks: Sequence[nn.Module]) -> tuple[AttentionLayer, ...]:
+    """Of all attention modules; none where one of them is in none of `blocks`."""
+    around = {module: block for block in blocks for module in block.modules()}
+    found = [
+        AttentionLayer(int(str(module.layer_idx)), module, around[module], "CrossAttention" in type(module).__name__)
+        for module in attention
+        if module in around
+    ]
+    return tuple(sorted(found, key=lambda layer: layer.index)) if len(found) == len(attention) else ()
 
 
 def _runner(model: PreTrainedModel, stack: nn.Module) -> nn.Module:

@@ -67,7 +67,7 @@ def require_images(sequence: Sequences, length: int, kwargs: Mapping[str, Any], 
 
 def refuse_checkpointing(decoder: Decoder, methods: Sequence[Method]) -> None:
     """Raise where layers are computed a second time in the backward pass, when no method acts any more."""
-    if torch.is_grad_enabled() and any(transformers_names.checkpoints(layer.block) for layer in decoder.layers):
+    if torch.is_grad_enabled() and any(transformers_names.checkpoints(block) for block in decoder.blocks):
         names = ", ".join(method.name for method in methods)
         raise ValueError(
             f"{names}: gradient checkpointing computes layers again when methods act no more, call "

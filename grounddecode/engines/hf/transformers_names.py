@@ -248,8 +248,8 @@ def layer_kind(attention: nn.Module) -> object:
 
 
 def checkpoints(block: nn.Module) -> bool:
-    """Whether a decoder layer is now computed anew in the backward pass."""
-    return bool(block.training and getattr(block, CHECKPOINTING, False))
+    """Whether a decoder layer, or one that this is wrapped around, is now computed anew in the backward pass."""
+    return any(module.training and getattr(module, CHECKPOINTING, False) for module in block.modules())
 
 
 # -- generate while it runs ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch import nn
 from grounddecode import SGRS, AvisC, GroundedModel, HeadModulation, LocoRE, ground
 from grounddecode.method import Method
 from grounddecode.methods.attention.paint import PAINT
+from grounddecode.methods.attention.var import VAR
 from grounddecode.saliency import record_saliency
 from logits_processors.hf import MethodLogitsProcessor
 from tests import zoo
@@ -147,3 +148,58 @@ def test_a_forward_that_never_reaches_the_model_is_an_error(form: str) -> None:
     options = {} if form == "object" else {"logits_processor": [processor]}
     assert difference(generate(chosen, inputs, **options)[0], expected) <= TOLERANCE
     assert vars(model)["forward"] == plain
+
+
+class _Around(nn.Module):
+    """A wrapper that nobody knows, around a part of a model."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.part(*args, **kwargs)
+
+
+def _compiled(part: nn.Module) -> Any:
+    return torch.compile(part, backend="eager")
+
+
+def with_parts_wrapped(wrap: Callable[[nn.Module], nn.Module], whole: bool = False) -> Any:
+    """A model with all attention modules of its decoder wrapped, or all whole layers."""
+    model = zoo.fresh("llava")
+    layers = zoo.at(model, zoo.family("llava").stack).layers
+    for at, layer in enumerate(layers):
+        layers[at] = wrap(layer) if whole else layer
+        layer.self_attn = layer.self_attn if whole else wrap(layer.self_attn)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:the compiled forward pass")
+@pytest.mark.parametrize("whole", [False, True], ids=["attention", "layer"])
+@pytest.mark.parametrize("wrap", [_Around, _compiled], ids=["unknown", "compiled"])
+def test_a_wrapper_around_the_parts_of_the_decoder_changes_nothing(wrap: Any, whole: bool) -> None:
+    model, plain, inputs = with_parts_wrapped(wrap, whole), zoo.model("llava"), zoo.family("llava").batch()
+    for method in (VAR(sink_dims=(3, 11), tau=1.5, p=0.9, rho=0.2), SGRS(layers=(0, 2), alpha=1.5)):
+        expected = grounded(plain, method)
+        assert difference(grounded(model, method), expected) <= TOLERANCE
+        assert difference(generate(plain, inputs)[0], expected) > EFFECT
+    options = {"layers": (0, 2), "max_new_tokens": 3, "do_sample": False}
+    found, right = (record_saliency(m, inputs, **options) for m in (model, plain))
+    assert torch.allclose(found.shares, right.shares, atol=1e-6, equal_nan=True)
+
+
+def test_layers_inside_of_a_wrapper_are_not_computed_again_in_the_backward_pass() -> None:
+    model = with_parts_wrapped(_Around, whole=True).train()
+    model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="locore: gradient checkpointing"), ground(model, LocoRE()):
+        model(**zoo.family("llava").batch())
+
+
+def test_attention_that_lies_in_no_list_of_layers_is_refused() -> None:
+    model = zoo.fresh("llava")
+    stack = zoo.at(model, zoo.family("llava").stack)
+    stack.others = nn.ModuleList([stack.layers[-1]])
+    stack.layers = stack.layers[:-1]
+    with pytest.raises(ValueError, match="lies in no list 'layers' of 4 decoder layers"):
+        ground(model, LocoRE())

@@ -12,7 +12,6 @@ from grounddecode.engines.hf.part import Part
 from grounddecode.view import Phase
 
 if TYPE_CHECKING:
-    from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.generation import Sequence
     from grounddecode.engines.hf.step import Step
 
@@ -25,13 +24,6 @@ class ImageFeatures(Part):
 
     def __init__(self, method: str) -> None:
         self.method = method
-
-    def attach(self, binding: Binding) -> None:
-        super().attach(binding)
-        if not binding.decoder.blocks:
-            raise ValueError(
-                f"{self.method}: the decoder layers of {type(binding.model).__name__} were not found, use another model"
-            )
 
     def act(self) -> None:
         self.binding.hook(self.binding.decoder.blocks[0].register_forward_pre_hook, self._keep, with_kwargs=True)

@@ -53,7 +53,7 @@ class HiddenStates(Part):
         super().attach(binding)
         count = binding.decoder.n_layers
         reading = [m for m in self.methods if Needs.HIDDEN_READ in m.active_needs()]
-        self._blocks = self._require_blocks()
+        self._blocks = binding.decoder.blocks
         self._sites = [site for layer, block in enumerate(self._blocks) for site in self._sites_of(layer, block)]
         binding.every_token = bool(self._sites)
         binding.telling = self.methods
@@ -88,15 +88,6 @@ class HiddenStates(Part):
         return output
 
     # -- where ---------------------------------------------------------------------------------------------------
-    def _require_blocks(self) -> tuple[nn.Module, ...]:
-        blocks = self.binding.decoder.blocks
-        if not blocks:
-            raise ValueError(
-                f"{self.methods[0].name}: the decoder layers of {type(self.binding.model).__name__} were not found, "
-                "use another model"
-            )
-        return blocks
-
     def _sites_of(self, layer: int, block: nn.Module) -> list[_Site]:
         """Where methods edit in one layer."""
         decoder = self.binding.decoder
