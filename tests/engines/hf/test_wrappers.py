@@ -14,6 +14,10 @@ from grounddecode import SGRS, AvisC, GroundedModel, HeadModulation, LocoRE, gro
 from grounddecode.method import Method
 from grounddecode.methods.attention.paint import PAINT
 from grounddecode.methods.attention.var import VAR
+from grounddecode.methods.layers.deco import DeCo
+from grounddecode.methods.layers.dola import DoLa
+from grounddecode.methods.layers.memvr import MemVR
+from grounddecode.methods.layers.vista import VISTA
 from grounddecode.saliency import record_saliency
 from logits_processors.hf import MethodLogitsProcessor
 from tests import zoo
@@ -203,3 +207,52 @@ def test_attention_that_lies_in_no_list_of_layers_is_refused() -> None:
     stack.layers = stack.layers[:-1]
     with pytest.raises(ValueError, match="lies in no list 'layers' of 4 decoder layers"):
         ground(model, LocoRE())
+
+
+def _another_head(model: Any) -> None:
+    torch.manual_seed(5)
+    head = nn.Linear(model.lm_head.in_features, model.lm_head.out_features, bias=False)
+    model.set_output_embeddings(head.requires_grad_(False))
+    head.weight.mul_(3)
+
+
+def _resized(model: Any) -> None:
+    torch.manual_seed(5)
+    model.resize_token_embeddings(zoo.VOCABULARY + 22, mean_resizing=False)
+
+
+READING_THE_HEAD = [
+    MemVR(r=0.4, tau=0.99, layers=(0, 3)), DoLa(exits=(1, 2, 3)), DeCo(alpha=2.0), VISTA(lamb=0, gamma=0.6),
+    SGRS(layers=(0, 2), alpha=1.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [_another_head, _resized])
+@pytest.mark.parametrize("method", READING_THE_HEAD, ids=lambda method: method.name)
+def test_the_unembedding_is_the_one_that_the_model_has_now(method: Method, change: Callable[[Any], None]) -> None:
+    model, other, inputs = zoo.fresh("llava"), zoo.fresh("llava"), zoo.family("llava").batch()
+    made, processor = GroundedModel(model, method), MethodLogitsProcessor(model, method)
+    before = generate(made, inputs)[0]
+    change(model)
+    change(other)
+    expected = grounded(other, method)
+    assert expected.shape != before.shape or difference(before, expected) > EFFECT
+    assert difference(generate(made, inputs)[0], expected) <= TOLERANCE
+    assert difference(generate(model, inputs, logits_processor=[processor])[0], expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("saved", [None, ["lm_head"]])
+def test_an_adapted_unembedding_is_to_be_merged_where_gradients_are_asked_for(saved: list[str] | None) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"] if saved else ["lm_head"], modules_to_save=saved)
+    model = peft.get_peft_model(zoo.fresh("llava"), config).eval()
+    with pytest.raises(ValueError, match=r"sgrs: the output embedding is adapted .* merge_and_unload"):
+        grounded(model, SGRS(layers=(0, 2)))
+    assert grounded(model.merge_and_unload(), SGRS(layers=(0, 2), alpha=1.5)).isfinite().all()
+
+
+def test_a_wrapped_unembedding_is_not_called_quantised() -> None:
+    model = zoo.fresh("llava")
+    model.lm_head = _Around(model.lm_head)
+    with pytest.raises(ValueError, match=r"sgrs: the output embedding is _Around, .* wrapped around it"):
+        grounded(model, SGRS(layers=(0, 2)))

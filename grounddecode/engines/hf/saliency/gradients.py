@@ -88,7 +88,9 @@ class RowGradients(Capture):
         self._written.attach(binding, upper, targets)
 
     def act(self) -> None:
-        """Hooks for one run."""
+        """Hooks for one run, whose unembedding may not be that of the last one."""
+        if self._unembedding.module is not self._binding.model.get_output_embeddings():
+            self._unembedding = Unembedding(self._binding.model, self.name)
         self._binding.hook(self._unembedding.module.register_forward_pre_hook, self._at_head)
         self._replay.act(self._binding, self._upper)
         self._written.act()

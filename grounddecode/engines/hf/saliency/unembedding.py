@@ -62,18 +62,15 @@ def _loaded(module: nn.Module) -> Iterator[None]:
 
 
 class Unembedding:
-    """The output embedding of a model, and what the model does to its output (a factor, or a soft cap).
+    """The output embedding that a model has now, and what the model does to its output (a factor, or a soft cap).
 
     Raises:
-        ValueError: an unembedding that is quantised, or logits that come of it in a way that is not known.
+        ValueError: an unembedding that is quantised, adapted or wrapped, or logits that come of it in a way that is not
+            known.
     """
 
     def __init__(self, model: PreTrainedModel, method: str) -> None:
-        head = model.get_output_embeddings()
-        plain = isinstance(head, nn.Linear) and isinstance(head.weight, nn.Parameter)
-        if not plain or type(head.weight) is not nn.Parameter or not head.weight.is_floating_point():
-            raise ValueError(f"{method}: the output embedding is {type(head).__name__}, load it unquantised")
-        self.module = head
+        self.module = _plain(model.get_output_embeddings(), method)
         self._method = method
         text = model.config.get_text_config(decoder=True)
         self._softcap = transformers_names.logit_setting(model, text, transformers_names.LOGIT_CAP)
@@ -100,10 +97,31 @@ class Unembedding:
         self._checked = True
 
 
+def _plain(head: Any, method: str) -> nn.Linear:
+    """An unembedding whose gradients follow from its weight; others are refused."""
+    if type(head).__module__.partition(".")[0] == "peft":
+        raise ValueError(
+            f"{method}: the output embedding is adapted ({type(head).__name__} of PEFT), merge the adapter into the "
+            "model with merge_and_unload()"
+        )
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"{method}: the output embedding is {type(head).__name__}, load it unquantised, and without what is "
+            "wrapped around it"
+        )
+    kind, dtype = type(head.weight), head.weight.dtype
+    if kind is not nn.Parameter or not dtype.is_floating_point:
+        raise ValueError(
+            f"{method}: the output embedding holds its weight as {kind.__name__} of {dtype}, load it unquantised"
+        )
+    return head
+
+
 class Lens:
     """Logits (R, vocabulary) that hidden states (R, width) behind any layer would give, in their dtype.
 
-    By the model's own final norm (unless not `normed`) and unembedding, and what it does to the output of that.
+    By the model's own final norm (unless not `normed`), the unembedding that it has now, and what it does to the output
+    of that.
 
     Raises:
         ValueError: a decoder whose final norm is not to be found.
@@ -115,8 +133,8 @@ class Lens:
             raise ValueError(
                 f"{method}: the norm behind the last layer of {type(model).__name__} was not found, use another model"
             )
-        self._norm, self._head, self._method = norm, model.get_output_embeddings(), method
-        self._few = few_rows(self._head) if is_usual(self._head) else None
+        self._norm, self.head, self._method = norm, model.get_output_embeddings(), method
+        self._few = few_rows(self.head) if is_usual(self.head) else None
         setting = partial(transformers_names.logit_setting, model, decoder.text)
         scale, divisor = setting(transformers_names.LOGIT_SCALE), setting(transformers_names.LOGIT_DIVISOR)
         self._factor, self._softcap = (scale or 1.0) / (divisor or 1.0), setting(transformers_names.LOGIT_CAP)
@@ -125,7 +143,7 @@ class Lens:
     def __call__(self, hidden: Tensor, normed: bool = True) -> Tensor:
         rows = hidden[:, None]
         rows = self._norm(rows) if normed else rows
-        return self._settled(self.through(self._head, rows)[:, 0])
+        return self._settled(self.through(self.head, rows)[:, 0])
 
     def through(self, head: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """What `head`, the forward of the unembedding, makes of `x` (R, 1, width), as quickly as can be."""

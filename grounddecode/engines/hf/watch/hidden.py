@@ -61,6 +61,7 @@ class HiddenStates(Part):
             layers = {layer for method in reading for layer in _layers_read(method, count)}
             self._read = tuple(sorted(layers | {count - 1}))  # the last one shows that the lens is the model's
             self._lens = Lens(binding.model, binding.decoder, reading[0].name)
+            self._reader = reading[0].name
             mixing = [m for m in reading if Needs.LOGITS in m.active_needs() and m.reads(count).normed]
             self._exits = tuple(sorted({layer for method in mixing for layer in _layers_read(method, count)}))
 
@@ -71,8 +72,12 @@ class HiddenStates(Part):
             hook(site.leave.register_forward_hook, functools.partial(self._leave, site))
         for layer in self._read:
             hook(self._blocks[layer].register_forward_hook, functools.partial(self._keep, layer))
+        if self._lens is None:
+            return
         head = self.binding.model.get_output_embeddings()
-        if self._lens is not None and is_usual(head):
+        if self._lens.head is not head:  # it was resized, or another one was set
+            self._lens = Lens(self.binding.model, self.binding.decoder, self._reader)
+        if is_usual(head):
             self.binding.layer(head, "forward", self._unembed)
 
     def begin(self, step: Step) -> None:
