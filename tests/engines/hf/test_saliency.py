@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from grounddecode import SGRS, AvisC, LocoRE, Trace
+from grounddecode import SGRS, AvisC, GroundedModel, LocoRE, Trace
 from grounddecode.saliency import record_saliency, saliency_map
 from tests import zoo
 from tests.oracle.locore import LocoREEdit
@@ -101,6 +103,48 @@ def test_an_answer_that_is_read_has_the_saliency_of_that_answer() -> None:
     for n, step in enumerate(steps):
         logits = Oracle(model, family).forward(family.extended(inputs, answer[:, :n]), inputs["input_ids"].shape[1])[1]
         assert step.candidates["model"].tolist() == logits.topk(2).indices.tolist()
+
+
+def half(inside_of: Any = None) -> Any:
+    """Autocast, around what stands in the context or inside of the forward of a model alone, as accelerate has it."""
+    if inside_of is None:
+        return torch.autocast("cpu", torch.bfloat16)
+    inside_of.forward = torch.autocast("cpu", torch.bfloat16)(inside_of.forward)
+    return nullcontext()
+
+
+@pytest.mark.parametrize("place", ["around", "inside"])
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+def test_saliency_under_autocast(name: str, place: str) -> None:
+    """As far as half precision goes, beside whole sequences in single precision and under autocast."""
+    family, model = zoo.family(name), zoo.fresh(name)
+    answer = torch.tensor([[9, 4, 7, 8], [5, 5, 6, 9], [8, 4, 4, 7]])
+    with half(model if place == "inside" else None):
+        record = record_saliency(model, family.batch(), layers=(1, 2), answer=answer)
+    exact = dense_rows(name, answer, [], (1, 2))
+    with half():
+        rounded = dense_rows(name, answer, [], (1, 2))
+    for ours, single, dense in zip(record.maps, exact, rounded, strict=True):
+        assert 1e-3 < float((dense - single).norm() / single.norm()) < 0.05
+        assert 1e-3 < float((ours - single).norm() / single.norm()) < 0.03
+        assert float((ours - dense).norm() / dense.norm()) < 0.05
+
+
+@pytest.mark.parametrize("place", ["around", "inside"])
+def test_steps_under_autocast_leave_nothing_for_those_without(place: str) -> None:
+    model, inputs = zoo.fresh("llava"), zoo.family("llava").batch()
+    forward, made = model.forward, GroundedModel(model, SGRS(layers=(0, 2), alpha=1.5))
+
+    def answer() -> Tensor:
+        options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        return torch.stack(made.generate(**inputs, max_new_tokens=6, **options).logits)
+
+    before = answer()
+    with half(model if place == "inside" else None):
+        lowered = answer()
+    model.forward = forward
+    assert torch.equal(answer(), before)
+    assert not torch.equal(lowered, before)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.attention.attend import weighted_values, weights_of
 from grounddecode.engines.hf.attention.call import Call, Output
-from grounddecode.engines.hf.saliency.last_row import LastRowCall, times_matrix
+from grounddecode.engines.hf.saliency.last_row import LastRowCall, times_matrix, wide
 from grounddecode.engines.hf.saliency.places import Places
 from grounddecode.engines.hf.saliency.replay import PromptReplay
 from grounddecode.engines.hf.saliency.unembedding import Unembedding
@@ -202,8 +202,9 @@ class RowGradients(Capture):
         if graph is None:
             raise RuntimeError(f"{self.name}: no step is being recorded")
         last = step.length - 1
-        weights = weights_of(row, plan, step, last, step.length)
-        output = weighted_values(weights, row).to(row.query.dtype)
+        with wide(row.query.device):  # its gradients are asked for where autocast may have ended
+            weights = weights_of(row, plan, step, last, step.length)
+            output = weighted_values(weights, row).to(row.query.dtype)
         if plan.layer == self.lowest:  # the graph starts here
             output = output.detach().requires_grad_()
             torch.set_grad_enabled(True)  # until the unembedding; `run` restores the caller's mode in any case
@@ -238,12 +239,13 @@ class RowGradients(Capture):
             raise RuntimeError(f"{self.name}: no step was recorded")
         hidden = graph.hidden
         gradients = functools.partial(self._unembedding.gradients, hidden.detach()[:, 0])
-        if self._alone:
-            sums = self._written.sums(self.logits, tokens, gradients)
-        else:
-            start = gradients(self.logits, tokens)
-            sums = self._by_graph(graph, hidden, start)
-            self._written.prove(start, sums)
+        with wide(hidden.device):
+            if self._alone:
+                sums = self._written.sums(self.logits, tokens, gradients)
+            else:
+                start = gradients(self.logits, tokens)
+                sums = self._by_graph(graph, hidden, start)
+                self._written.prove(start, sums)
         return graph.places.means(self.targets, sums, total, tokens.device)
 
     def _by_graph(self, graph: _Graph, hidden: Tensor, start: Tensor) -> list[Tensor]:

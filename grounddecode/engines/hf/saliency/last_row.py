@@ -7,6 +7,7 @@ candidates as further rows of one product instead.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,16 @@ class _Sums(torch.autograd.Function):
         weights, value = ctx.saved_tensors
         to_newest = (weights[..., ctx.own, None] * grad).sum(dim=-2, keepdim=True)
         return times_matrix(grad, value.mT), to_newest, None, None
+
+
+def lowers(device: torch.device) -> bool:
+    """Whether products are made in half precision there now, whatever they are given."""
+    return torch.is_autocast_enabled(device.type)
+
+
+def wide(device: torch.device) -> AbstractContextManager[Any]:
+    """Context in which they are not."""
+    return torch.autocast(device.type, enabled=False) if lowers(device) else nullcontext()
 
 
 def own_column(step: Step, keys: int) -> int:

@@ -87,7 +87,7 @@ class Unembedding:
         if self._checked:
             return
         with torch.no_grad():
-            plain, given = self.module(hidden[:1]).float(), logits[:1].float()
+            plain, given = self.module(hidden[:1].to(self.module.weight.dtype)).float(), logits[:1].float()
         if self._softcap is not None:
             plain = torch.tanh(plain / self._softcap) * self._softcap
         factor = (plain * given).sum() / plain.square().sum()

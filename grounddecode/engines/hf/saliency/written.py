@@ -15,7 +15,7 @@ from grounddecode.engines.hf.attention.attend import weighted_values, weights_of
 from grounddecode.engines.hf.saliency import form
 from grounddecode.engines.hf.saliency.followed import Followed
 from grounddecode.engines.hf.saliency.graphed import Graphed
-from grounddecode.engines.hf.saliency.last_row import KeptCall, own_column
+from grounddecode.engines.hf.saliency.last_row import KeptCall, lowers, own_column
 from grounddecode.engines.saliency.stage import Block, Blocks
 from grounddecode.engines.saliency.way_back import Passed, Turn, Way, down
 
@@ -35,14 +35,15 @@ class WrittenOut:
     """Keeps of a decode step what `way_back.down` needs, where the upper layers have the form for it.
 
     The first decode step goes both ways. Only where that says the same as autograd is it `proven`, and later steps make
-    no graph of autograd; else it is never `on` again. On a card a graph of another kind makes one launch of it, see
-    `graphed.Graphed`.
+    no graph of autograd; else it is never `on` again. Steps under autocast are left to autograd, which knows what was
+    rounded. On a card a graph of another kind makes one launch of it, see `graphed.Graphed`.
     """
 
     def __init__(self) -> None:
         self.on = self.proven = False
         self.graphed = False  # this step's attention is the usual one, and its way back is one graph
         self._refuted = False
+        self._lowered = False  # the last step ran under autocast, which may be on inside of the forward alone
         self._graph: Graphed | None = None  # of the run
         self._ungraphed = False  # a graph was refused
         self._parts: list[form.Parts] | None = None
@@ -71,7 +72,7 @@ class WrittenOut:
 
     def begin(self, step: Step, cache: Any, unembedding: Tensor) -> None:
         self.clear()
-        self.on = step.length == 1 and self._parts is not None and not self._refuted
+        self.on = step.length == 1 and self._parts is not None and not self._refuted and not self._lowered
         if self.on and self.proven and self._graph is not None and self._parts is not None:
             self.graphed = self._graph.begin(step, cache, (self._parts[0].down.weight, unembedding))
         self._step = step
@@ -86,9 +87,12 @@ class WrittenOut:
 
     # -- the way up ------------------------------------------------------------------------------------------------
     def _at_block(self, at: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = args[0] if args else kwargs[form.INPUT]
+        if at == 0:
+            self._lowered = lowers(given.device)
+            self.on = self.on and not self._lowered
         if self.on:
-            kept = self._kept[at]
-            kept["total"], kept["angles"] = args[0] if args else kwargs[form.INPUT], kwargs.get(form.ROTATION)
+            self._kept[at]["total"], self._kept[at]["angles"] = given, kwargs.get(form.ROTATION)
 
     def _before(self, what: str, at: int, _: nn.Module, args: tuple[Any, ...]) -> None:
         if self.on:
