@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import Sequence
-from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, require_images
+from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, refuse_later_images, require_images
 from grounddecode.engines.hf.step import Step
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ def begin(
     rows, length = given.shape[0], given.shape[1]
     cache = transformers_names.given_cache(kwargs)
     past = 0 if cache is None else transformers_names.cached_tokens(cache)
+    known = ids if ids is not None else outer_ids
     sequence = run.sequence_of(cache)
     if sequence is not None and past:
         past -= sequence.further  # columns of the cache that are no tokens of these rows
     if past == 0 or sequence is None:
         first = sequence is None
-        _refuse_unread(past, run.by_hand or remembers)
-        sequence = _new_sequence(decoder, methods, run, ids if ids is not None else outer_ids, rows, kwargs)
+        _refuse_unread(past, run, remembers)
+        sequence = _new_sequence(decoder, methods, run, known, rows, kwargs)
         if past == 0:
             require_images(sequence, length, kwargs, first)
         if remembers and cache is not None:
@@ -56,14 +57,21 @@ def begin(
         raise ValueError(
             f"the cache holds {past - sequence.read} tokens that were not read here, read them in this block"
         )
+    elif run.by_hand:  # a `generate` call knows all of its prompt from the start
+        refuse_later_images(sequence, past, length, known, decoder.image_token_id, kwargs)
     run.keep(sequence, cache)
     sequence.read = past + length
     return Step(sequence, decoder.n_layers, past, length, decoder.implementation)
 
 
-def _refuse_unread(past: int, remembers: bool) -> None:
-    if past and remembers:
+def _refuse_unread(past: int, run: Run, remembers: bool) -> None:
+    if past and run.by_hand:
         raise ValueError(f"the cache already holds {past} tokens that were not read here, start from the whole prompt")
+    if past and remembers:
+        raise ValueError(
+            f"generate was given a cache of {past} tokens, and methods begin every call with its whole prompt, leave "
+            "the cache out and pass all turns with their pictures"
+        )
 
 
 def _new_sequence(

@@ -65,6 +65,30 @@ def require_images(sequence: Sequences, length: int, kwargs: Mapping[str, Any], 
     )
 
 
+def refuse_later_images(
+    sequence: Sequences, past: int, length: int, ids: Tensor | None, image_token: int | None, kwargs: Mapping[str, Any]
+) -> None:
+    """Raise where a further forward by hand changes where the images are, which its first one has said.
+
+    past, length: tokens that are cached, and that this forward reads.  ids: of the latter.
+    """
+    if past < sequence.prompt_length and bool(sequence.image[:, past:].any()):
+        raise ValueError(
+            f"the cache was cropped to {past} tokens, before the end of the pictures of its prompt, start from the "
+            "whole prompt"
+        )
+    pixels = transformers_names.brings_pixels(kwargs)
+    if length == 1 and not pixels:
+        return
+    if ids is None:
+        raise ValueError("only inputs_embeds were given, pass input_ids too: image positions are read from them")
+    if (pixels and sequence.is_plain) or bool(image_mask(ids, image_token).any()):
+        raise ValueError(
+            f"a picture was given behind {past} tokens that were read before, where no method sees it, start from the "
+            "whole prompt with all its pictures"
+        )
+
+
 def refuse_checkpointing(decoder: Decoder, methods: Sequence[Method]) -> None:
     """Raise where layers are computed a second time in the backward pass, when no method acts any more."""
     if torch.is_grad_enabled() and any(transformers_names.checkpoints(block) for block in decoder.blocks):

@@ -230,7 +230,7 @@ class Session:
     def _run_of_forward(self) -> Run | None:
         """What a forward pass of this thread belongs to; none: it is plain."""
         here = self.binding.here
-        if here.step is not None or here.aside:
+        if not self.acts or here.step is not None or here.aside:
             return None
         if here.run is not None:
             return here.run

@@ -140,6 +140,53 @@ def test_a_cache_that_went_on_elsewhere_is_refused() -> None:
             dialogue.step()
 
 
+def _in_pieces(model: Any, cut: int, row: tuple[int, ...] = (1, 5, -1, 7, 8, -2, 9, 10)) -> list[Tensor]:
+    """Logits of a prompt read in two pieces, each with the pictures whose tokens it holds, or with others' none."""
+    whole, cache, logits = zoo.family("llava").batch([row]), DynamicCache(config=model.config), []
+    pictures, ids = len(whole["pixel_values"]), whole["input_ids"]
+    first = round(int((ids[:, :cut] == zoo.models.IMAGE).sum()) * pictures / int((ids == zoo.models.IMAGE).sum()))
+    pieces = ((ids[:, :cut], whole["pixel_values"][:first]), (ids[:, cut:], whole["pixel_values"][first:]))
+    for tokens, pixels in pieces:
+        given = {"input_ids": tokens, "pixel_values": pixels if len(pixels) else None}
+        logits.append(model(**given, past_key_values=cache).logits)
+    return logits
+
+
+@pytest.mark.parametrize("cut", [2, 20], ids=["behind a text", "behind another picture"])
+@each_method
+def test_a_picture_in_a_later_forward_is_refused(method: Method, cut: int, grounded: Any) -> None:
+    model = zoo.model("llava")
+    with torch.no_grad():
+        plain = _in_pieces(model, cut)
+        with grounded(model, method) as chosen, pytest.raises(ValueError, match=rf"behind {cut} tokens .* whole prompt"):
+            _in_pieces(chosen, cut)
+        for one, other in zip(_in_pieces(GroundedModel(model, LocoRE(beta=0.0)), cut), plain, strict=True):
+            assert torch.equal(one, other)  # who does nothing refuses nothing
+
+
+@each_method
+def test_a_cache_cropped_to_before_the_end_of_the_pictures_is_refused(method: Method) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch([(1, 5, -1, 7, 8)])
+    with torch.no_grad(), ground(model, method):
+        dialogue = Dialogue(model, inputs)
+        dialogue.cache.crop(-4)
+        dialogue.mask = dialogue.mask[:, :-4]
+        with pytest.raises(ValueError, match=r"cropped to .* whole prompt"):
+            dialogue.step()
+
+
+@pytest.mark.parametrize("method", [AvisC(alpha=1.0), SGRS(layers=(0, 2), alpha=1.5)], ids=lambda m: m.name)
+def test_a_further_generate_with_the_cache_of_the_last_is_told_so(method: Method) -> None:
+    model, inputs = zoo.fresh("llava"), zoo.family("llava").batch([zoo.ROWS[0]])
+    with ground(model, method):
+        first = model.generate(**inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+        cache = next(getattr(first, name) for name in CACHE if getattr(first, name, None) is not None)
+        ids = torch.cat([first.sequences, torch.tensor([[11, 12, 13]])], dim=1)
+        more = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
+        with pytest.raises(ValueError, match="methods begin every call with its whole prompt, leave the cache out"):
+            model.generate(**more, max_new_tokens=4, do_sample=False)
+
+
 def test_turns_of_two_dialogues_whose_positions_the_model_keeps() -> None:
     """Multimodal rotary positions: the model knows those of its last prompt only."""
     model, family = zoo.model("qwen2_5_vl"), zoo.family("qwen2_5_vl")
