@@ -46,7 +46,7 @@ def adjusted_answers(
             look(MODEL, logits[:, -1])
         return logits
     if logits.shape[1] > 1 and not step.completes_prompt:
-        raise ValueError(f"{methods[0].name} cannot verify drafted tokens, switch assisted decoding off")
+        step.refuse_several(methods[0].name)
     view, note = step.answer_view(logits.device), None
     if binding.trace is not None:
         note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))

@@ -88,6 +88,13 @@ class Step:
             self.phase = Phase.DECODE if self.past >= prompt else Phase.MIXED
         self.is_newest = self.length == 1 and self.phase is Phase.DECODE  # of an answer, one token a row
 
+    def refuse_several(self, name: str) -> None:
+        """Raise ValueError: a method that takes an answer token by token was given several."""
+        raise ValueError(
+            f"{name} takes an answer token by token and was given {self.length} at once, switch assisted decoding off, "
+            "and by hand begin every turn with the whole prompt"
+        )
+
     def tail(self, length: int) -> Step:
         """The same forward pass for its newest `length` tokens alone: what layers see that are given no others."""
         if length not in self._tails:

@@ -144,7 +144,8 @@ class MemVR(Method):
         """One row decides for a forward: the last one of a whole prompt, or the one new token."""
         if step.phase is Phase.MIXED or (step.phase is Phase.DECODE and tokens > 1):
             raise ValueError(
-                "memvr: every new token decides for itself, leave use_cache as it is and assisted decoding off"
+                "memvr: every new token decides for itself, leave use_cache as it is, switch assisted decoding off, "
+                "and by hand begin every turn with the whole prompt"
             )
         if step.phase is Phase.PROMPT and isinstance(step.prompt_length, int) and len(step.keys) < step.prompt_length:
             raise ValueError("memvr: the last token of a prompt decides for all of it, unset prefill_chunk_size")

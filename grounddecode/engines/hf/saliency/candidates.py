@@ -55,7 +55,7 @@ class Rejection(Part):
         if transformers_names.given_cache(kwargs) is None:
             raise ValueError(f"{name} needs the cache, leave use_cache on")
         if step.phase is Phase.DECODE and step.length > 1:
-            raise ValueError(f"{name} cannot verify drafted tokens, switch assisted decoding off")
+            step.refuse_several(name)
         if step.phase is Phase.PROMPT and not step.completes_prompt:
             return forward(kwargs)
         step.sequence.fixed = f"{name} chooses tokens itself and cannot follow beams, set num_beams=1"

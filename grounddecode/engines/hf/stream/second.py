@@ -121,7 +121,7 @@ class SecondStream(Part):
     # -- decode --------------------------------------------------------------------------------------------------
     def _decode(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         if step.length > 1:
-            raise ValueError(f"{self.method.name} cannot verify drafted tokens, switch assisted decoding off")
+            step.refuse_several(self.method.name)
         binding, sequence = self.binding, step.sequence
         kept, every = sequence.kept.get(self), sequence.joined
         if kept is None or every is None:
