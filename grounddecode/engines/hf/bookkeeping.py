@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import weakref
 from collections.abc import Sequence as Methods
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from grounddecode.engines.hf import transformers_names
+from grounddecode.engines.hf.attach.following import follow
 from grounddecode.engines.hf.generation import Sequence
 from grounddecode.engines.hf.prompt import read_prompt, refuse_checkpointing, refuse_later_images, require_images
 from grounddecode.engines.hf.step import Step
@@ -52,7 +51,7 @@ def begin(
         if past == 0:
             require_images(sequence, length, kwargs, first)
         if remembers and cache is not None:
-            _follow_beams(run, cache, sequence)
+            follow(cache, sequence)
     elif past > sequence.read:
         raise ValueError(
             f"the cache holds {past - sequence.read} tokens that were not read here, read them in this block"
@@ -83,25 +82,6 @@ def _new_sequence(
     given = kwargs.get("attention_mask")
     mask = run.padding if run.padding is not None else given  # the forward may get a part, or one a layer kind
     return read_prompt(prompt, rows, mask, kwargs, decoder, methods)
-
-
-def _follow_beams(run: Run, cache: Any, sequence: Sequence) -> None:
-    """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's."""
-    vars(cache).pop("reorder_cache", None)  # of an earlier sequence that this cache held
-    original = cache.reorder_cache
-
-    def reorder_cache(beams: Tensor) -> None:
-        rows = sequence.reorder(beams)
-        original(rows)
-
-    cache.reorder_cache = reorder_cache
-    run.undo.append(functools.partial(_forget_beams, weakref.ref(cache)))
-
-
-def _forget_beams(cache: weakref.ref[Any]) -> None:
-    known = cache()
-    if known is not None:
-        vars(known).pop("reorder_cache", None)
 
 
 def check_layers(decoder: Decoder, expected: frozenset[int], step: Step) -> None:

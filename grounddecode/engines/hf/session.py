@@ -16,6 +16,7 @@ from grounddecode.engines.hf.attach import acting, layers, loops
 from grounddecode.engines.hf.attach.aside import set_aside
 from grounddecode.engines.hf.attach.binding import Binding
 from grounddecode.engines.hf.attach.compilation import disable_compile, uncompiled
+from grounddecode.engines.hf.attach.following import forget
 from grounddecode.engines.hf.attach.running import Encoding, Run, Tower, lock_of
 from grounddecode.engines.hf.attention import kernels
 from grounddecode.engines.hf.attention.handle import handler
@@ -221,8 +222,8 @@ class Session:
     def _finish(self, run: Run) -> None:
         for part in self.parts:
             part.finish(run.sequences)
-        while run.undo:
-            run.undo.pop()()
+        for cache in tuple(run.sequences):
+            forget(cache)
         run.sequences.clear()
         run.sequence = None
 

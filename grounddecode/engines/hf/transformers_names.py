@@ -72,7 +72,7 @@ LOGIT_SCALE, LOGIT_DIVISOR, LOGIT_CAP = "logit_scale", "logits_scaling", "final_
 IMAGE_FEATURES = "get_image_features"
 # Set on every layer by `gradient_checkpointing_enable`: the layer is computed a second time in the backward pass.
 CHECKPOINTING = "gradient_checkpointing"
-CACHE_ROWS = "max_batch_size"  # that a static cache layer was made with
+CACHE_ROWS, CACHE_LAYERS = "max_batch_size", "layers"  # that a static cache layer was made with; of a cache
 USUAL_LAYER, FIXED_LAYER = "DynamicLayer", "StaticLayer"  # of a cache, keep every token; others: a window, other states
 # What layers of a cache have that do not just grow: room for tokens, keys and values in fewer bits.
 NOT_GROWING = ("max_cache_len", "nbits", "_quantized_keys")
@@ -152,7 +152,7 @@ def cached_tokens(cache: Any) -> int:
 
 def cache_layers(cache: Any) -> list[Any]:
     """One object a decoder layer, which keeps the tensors of its rows as attributes."""
-    return list(found(cache, "layers"))
+    return list(found(cache, CACHE_LAYERS))
 
 
 # -- prompts ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +197,40 @@ def test_a_further_generate_with_the_cache_of_the_last_is_told_so(method: Method
         more = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
         with pytest.raises(ValueError, match="methods begin every call with its whole prompt, leave the cache out"):
             model.generate(**more, max_new_tokens=4, do_sample=False)
+
+
+LEAVING_KEYS = [c for c in EVERY_CASE if c.name in ("deco", "avc-zeros", "m3id", "cicd")]  # as the model makes them
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("case", LEAVING_KEYS, ids=lambda case: case.name)
+def test_a_copy_of_a_cache_is_one_of_the_plain_models(case: Case, how: Callable[[Any], Any]) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    token, beams = torch.tensor([[11], [12], [13]]), torch.tensor([2, 0, 0])
+    with torch.no_grad():
+        plain = Dialogue(model, inputs)
+        plain.step(token)
+        with ground(model, case.methods):
+            here, other = Dialogue(model, inputs), Dialogue(model, inputs)
+            for dialogue in (here, other):
+                dialogue.step(token)
+            made = how(here.cache)
+            made.reorder_cache(beams)
+            other.cache.reorder_cache(torch.tensor([0, 1, 2]))
+            for dialogue in (here, other):
+                dialogue.step(token)
+            assert torch.equal(here.logits[-1], other.logits[-1])  # the one that was copied knows nothing of it
+        assert vars(made).keys() == vars(plain.cache).keys()
+        plain.cache.reorder_cache(beams)
+        for layer, own in zip(made.layers, plain.cache.layers, strict=True):
+            assert vars(layer).keys() == vars(own).keys()
+            assert difference(layer.keys, own.keys) <= TOLERANCE
+            assert difference(layer.values, own.values) <= TOLERANCE
+        plain.step(token)
+        plain.cache = made
+        plain.mask = plain.mask[:, :-1]
+        plain.step(token)
+        assert difference(plain.logits[-1], plain.logits[-2]) <= TOLERANCE
 
 
 def test_turns_of_two_dialogues_whose_positions_the_model_keeps() -> None:

@@ -50,7 +50,6 @@ class Run:
     steps: int = 0
     sequence: Sequence | None = None  # the latest one
     sequences: WeakKeyDictionary[Any, Sequence] = field(default_factory=WeakKeyDictionary)
-    undo: list[Callable[[], None]] = field(default_factory=list)
 
     def sequence_of(self, cache: Any) -> Sequence | None:
         """The sequence whose keys and values a cache holds; a `generate` call has one only."""

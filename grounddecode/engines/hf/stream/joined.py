@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,12 +73,25 @@ def join(cache: Any, others: Sequence[Any], rows: int) -> None:
 def part(cache: Any, rows: int, all_rows: int, further: int) -> None:
     """Keep the first `rows` of the rows of a joined cache, less the columns that others had before theirs."""
     for layer in transformers_names.cache_layers(cache):
-        vars(layer).pop("update", None)
-        for holder, key in _row_tensors(layer, all_rows):
-            holder[key] = holder[key][:rows]
-        if further:
-            _drop(layer, further)
-        _set_room(layer, rows)
+        _part(layer, rows, all_rows, further)
+
+
+def parted(cache: Any, rows: int, all_rows: int, further: int) -> list[Any]:
+    """Layers as `part` would leave them; the joined cache keeps its own."""
+    layers = [copy.copy(layer) for layer in transformers_names.cache_layers(cache)]
+    for layer in layers:
+        vars(layer).update({name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)})
+        _part(layer, rows, all_rows, further)
+    return layers
+
+
+def _part(layer: Any, rows: int, all_rows: int, further: int) -> None:
+    vars(layer).pop("update", None)
+    for holder, key in _row_tensors(layer, all_rows):
+        holder[key] = holder[key][:rows]
+    if further:
+        _drop(layer, further)
+    _set_room(layer, rows)
 
 
 @dataclass
