@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import LlavaForConditionalGeneration
 
 from grounddecode import SGRS, AvisC, GroundedModel, HeadModulation, LocoRE, ground
 from grounddecode.method import Method
@@ -256,3 +257,32 @@ def test_a_wrapped_unembedding_is_not_called_quantised() -> None:
     model.lm_head = _Around(model.lm_head)
     with pytest.raises(ValueError, match=r"sgrs: the output embedding is _Around, .* wrapped around it"):
         grounded(model, SGRS(layers=(0, 2)))
+
+
+class _Inherits(LlavaForConditionalGeneration):
+    """A subclass, as of a remote-code model."""
+
+
+class _CallsOn(LlavaForConditionalGeneration):
+    """One with a loop of its own around the one of its base."""
+
+    def _sample(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._sample(*args, **kwargs)
+
+
+@pytest.mark.parametrize("last", ["base", "subclass"])
+@pytest.mark.parametrize("kind", [_Inherits, _CallsOn])
+@each_method
+def test_a_subclass_of_a_class_that_is_caught_too(method: Method, kind: type, last: str) -> None:
+    base, model, inputs = zoo.model("llava"), zoo.fresh("llava"), zoo.family("llava").batch()
+    plain, expected = generate(base, inputs)[0], grounded(base, method)
+    model.__class__ = kind
+    kinds = [dict(vars(x)) for x in (LlavaForConditionalGeneration, kind)]
+    both = [base, model] if last == "subclass" else [model, base]
+    alive = [MethodLogitsProcessor(x, method) for x in both]
+    for _ in both:
+        equal_in_every_form(model, method, expected)
+        equal_in_every_form(base, method, expected)
+        assert torch.equal(generate(model, inputs)[0], plain)
+        alive.pop(0).close()
+    assert [dict(vars(x)) for x in (LlavaForConditionalGeneration, kind)] == kinds

@@ -197,8 +197,9 @@ def _mine(model: nn.Module, listed: Sequence[Any], outer: Standing | None) -> li
 
 @cache
 def _names(loop: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of a loop's arguments behind the model."""
-    return tuple(inspect.signature(loop).parameters)[1:]
+    """Names of a loop's arguments behind the model; of a subclass' own that takes `*args`, the first that all have."""
+    given = tuple(inspect.signature(loop).parameters.values())[1:]
+    return tuple(p.name for p in given if p.kind is p.POSITIONAL_OR_KEYWORD) or ("input_ids",)
 
 
 # -- the vision tower, where it runs before the loop -------------------------------------------------------------------

@@ -47,10 +47,10 @@ def catch(kind: type, loop: Catcher, encoder: Catcher) -> None:
     with _lock:
         if not _users.get(kind):
             names = transformers_names.decoding_loops(kind)
-            wrapped = {name: _wrapped(getattr(kind, name), loop) for name in names}
+            wrapped = {name: _wrapped(kind, getattr(kind, name), loop) for name in names}
             if hasattr(kind, transformers_names.ENCODE):
                 name = transformers_names.ENCODE
-                wrapped[name] = _wrapped(getattr(kind, name), encoder)
+                wrapped[name] = _wrapped(kind, getattr(kind, name), encoder)
             _before[kind] = {name: vars(kind).get(name) for name in wrapped}
             for name, value in wrapped.items():
                 setattr(kind, name, value)
@@ -71,9 +71,12 @@ def release(kind: type) -> None:
                 setattr(kind, name, value)
 
 
-def _wrapped(original: Callable[..., Any], catcher: Catcher) -> Callable[..., Any]:
+def _wrapped(kind: type, original: Callable[..., Any], catcher: Catcher) -> Callable[..., Any]:
+    """`original`, caught; a subclass that is caught itself, and calls or inherits this one, goes straight on."""
+
     @functools.wraps(original)  # `generate` reads the signature of its loop
     def wrapper(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return catcher(model, original, args, kwargs)
+        nearest = next((known for known in type(model).__mro__ if known in _users), kind)
+        return catcher(model, original, args, kwargs) if nearest is kind else original(model, *args, **kwargs)
 
     return wrapper
