@@ -149,13 +149,13 @@ class Session:
             yield
 
     @contextmanager
-    def offered(self) -> Iterator[None]:
-        """The methods act on what this thread does with the model; the model has to be run."""
+    def offered(self, *, must_run: bool = True) -> Iterator[None]:
+        """The methods act on what this thread does with the model, which has to be run, or may be."""
         self.prepare()
         before = self._passes
         with acting.offered(self), self._in_place():
             yield
-        if self.acts and self._passes == before:
+        if must_run and self.acts and self._passes == before:
             raise self._unseen()
 
     def refuse_continuous_batching(self, *_: Any, **__: Any) -> Any:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
 
 from grounddecode import AvisC, GroundedModel, HeadModulation, LocoRE, ground
+from grounddecode.engines.hf.transformers_names import CACHE
 from grounddecode.method import Method
 from logits_processors.hf import MethodLogitsProcessor
 from tests import zoo
@@ -112,6 +115,56 @@ def test_a_grounded_model_can_be_called(method: Method) -> None:
         assert torch.equal(GroundedModel(model, method)(**inputs).logits, expected)
         assert torch.equal(model(**inputs).logits, plain)
     assert difference(expected, plain) > EFFECT
+
+
+class _Chats(LlavaForConditionalGeneration):
+    """What remote code of a model adds: ways to run it that end in its own `generate`, or in forward passes."""
+
+    def chat(self, inputs: Any, **options: Any) -> Any:
+        return self.generate(**inputs, **options)
+
+    def streamed(self, inputs: Any, tokens: Tensor) -> Any:
+        output = self(**inputs, use_cache=True)
+        yield output.logits[:, -1]
+        for token in tokens:
+            cache = {name: getattr(output, name) for name in CACHE if getattr(output, name, None) is not None}
+            output = self(input_ids=token[:, None], **cache)
+            yield output.logits[:, -1]
+
+    def named(self) -> str:
+        return "chats"
+
+    def myself(self) -> Any:
+        return self
+
+
+@pytest.mark.parametrize("around", ["nothing", "peft"])
+@each_method
+def test_what_a_models_own_code_runs_is_under_the_methods(method: Method, around: str) -> None:
+    model, inputs = zoo.fresh("llava"), zoo.family("llava").batch([(1, 5, 6, -1, 7, 8)])
+    model.__class__ = _Chats
+    if around == "peft":
+        peft = pytest.importorskip("peft")
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))  # as made it adds nothing
+    both = GroundedModel(model if around == "nothing" else wrapped, method)
+    options = {"max_new_tokens": 6, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    tokens = torch.tensor([[11], [12], [13]])
+    with torch.no_grad():
+        plain = [model(**inputs).logits, *model.streamed(inputs, tokens), *model.chat(inputs, **options).logits]
+        with ground(model, method):
+            expected = [model(**inputs).logits, *model.streamed(inputs, tokens), *model.chat(inputs, **options).logits]
+        streamed = []
+        for logits in both.streamed(inputs, tokens):
+            streamed.append(logits)
+            assert torch.equal(model(**inputs).logits, plain[0])  # between its steps the model is plain
+        found = [both.forward(**inputs).logits, *streamed, *both.chat(inputs, **options).logits]
+    for one, right, other in zip(found, expected, plain, strict=True):
+        assert torch.equal(one, right)
+        assert difference(right, other) > EFFECT
+    assert both.named() == "chats"
+    assert (both.myself() is both) == (around == "nothing")
+    with ground(model, method), pytest.raises(RuntimeError, match="grounded already"):
+        both.chat(inputs, **options)
 
 
 @each_method
