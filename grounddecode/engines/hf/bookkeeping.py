@@ -51,7 +51,7 @@ def begin(
         if past == 0:
             require_images(sequence, length, kwargs, first)
         if remembers and cache is not None:
-            follow(cache, sequence)
+            follow(cache, sequence, run.sequences.get(cache))
     elif past > sequence.read:
         raise ValueError(
             f"the cache holds {past - sequence.read} tokens that were not read here, read them in this block"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessor
+from transformers import DynamicCache, LogitsProcessor, StaticCache
 
 from grounddecode import SGRS, AvisC, GroundedModel, HeadModulation, LocoRE, ground
 from grounddecode.engines.hf.transformers_names import CACHE
@@ -231,6 +231,32 @@ def test_a_copy_of_a_cache_is_one_of_the_plain_models(case: Case, how: Callable[
         plain.mask = plain.mask[:, :-1]
         plain.step(token)
         assert difference(plain.logits[-1], plain.logits[-2]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", [StaticCache, DynamicCache])
+@each_method
+def test_a_cache_that_is_reset_is_used_again(method: Method, kind: type) -> None:
+    model, batches = zoo.model("llava"), [zoo.family("llava").batch([row]) for row in (zoo.ROWS[0], zoo.ROWS[1])]
+    token = torch.tensor([[11]])
+    room = {"max_cache_len": 60} if kind is StaticCache else {}
+
+    def twice(fresh: bool) -> list[Tensor]:
+        cache, logits = kind(config=model.config, **room), []
+        for inputs in batches:
+            if logits and fresh:
+                cache = kind(config=model.config, **room)
+            elif logits:
+                cache.reset()
+                if cache.get_seq_length():
+                    pytest.skip("in older releases a growing cache keeps its tokens, as zeros")
+            given = {"input_ids": inputs["input_ids"], "pixel_values": inputs["pixel_values"]}
+            logits.append(model(**given, past_key_values=cache).logits[:, -1])
+            logits.append(model(input_ids=token, past_key_values=cache).logits[:, -1])
+        return logits
+
+    with torch.no_grad(), ground(model, method):
+        for one, other in zip(twice(fresh=False), twice(fresh=True), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_turns_of_two_dialogues_whose_positions_the_model_keeps() -> None:

@@ -18,8 +18,13 @@ _REORDER = "reorder_cache"
 _STATE = "__getstate__"  # asked by copy, deepcopy and pickle
 
 
-def follow(cache: Any, sequence: Sequence) -> None:
-    """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's."""
+def follow(cache: Any, sequence: Sequence, before: Sequence | None) -> None:
+    """When beam search reorders the cache, reorder what is remembered of its rows and the second stream's.
+
+    `before`: what it held until it was emptied, whose further streams have left it room for their rows.
+    """
+    if before is not None and before.joined is not None:
+        joined.part(cache, before.rows, before.joined.rows, further=0)
     known = weakref.ref(cache)  # a cache that nobody has any more shall go at once, with its keys and values
     vars(cache)[_REORDER] = functools.partial(_reorder, known, sequence)
     vars(cache)[_STATE] = functools.partial(_state, known, sequence)
