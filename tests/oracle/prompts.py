@@ -36,6 +36,9 @@ def text_logits(oracle: Oracle, inputs: dict[str, Tensor], tokens: Tensor) -> Te
     frame = set(oracle.family.span)
     text = [[token for token in row if token not in frame] for row in rows_of(inputs)]
     given = padded([row + answer for row, answer in zip(text, tokens.tolist(), strict=True)])
+    for name, value, _, generated in oracle.family.typed:  # as a processor says of text, and `generate` of an answer
+        given[name] = torch.full_like(given["input_ids"], value)
+        given[name][:, given[name].shape[1] - tokens.shape[1] :] = generated
     mask = given["attention_mask"]
     places = (mask.cumsum(-1) - 1).clamp(min=0) + oracle.family.name.startswith("paligemma")
     axes = getattr(oracle.stack.config, "rope_parameters", None) or {}

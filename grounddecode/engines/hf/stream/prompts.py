@@ -237,12 +237,12 @@ def inputs_of(
     if isinstance(main, Tensor) and main.shape[-1] == sequence.prompt_length:
         main = main.expand(*main.shape[:-2], sequence.rows, main.shape[-1])
         changed[transformers_names.POSITIONS] = positions_of(prompt, main, sequence.there)
+    for name in transformers_names.TOKEN_TYPES:  # text too: without them PaliGemma reads as its padding happens to lie
+        if isinstance(kwargs.get(name), Tensor):
+            changed[name] = prompt.of(kwargs[name])
     if prompt.text_only:
         return {name: kwargs[name] for name in transformers_names.NO_INPUTS if name in kwargs} | changed
     off = dict.fromkeys(name for name in transformers_names.CACHE if name in kwargs)
-    for name in transformers_names.TOKEN_TYPES:
-        if isinstance(kwargs.get(name), Tensor):
-            changed[name] = prompt.of(kwargs[name])
     if kwargs.get("inputs_embeds") is not None:
         changed |= {"input_ids": None, "inputs_embeds": _embedded(prompt, kwargs["inputs_embeds"], decoder)}
     changed |= dict.fromkeys({"labels"} & kwargs.keys())  # they are the main stream's alone
