@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from grounddecode.method import Needs
 from grounddecode.methods.attention.heads import HeadModulation
 from grounddecode.methods.attention.var import VAR
 from tests import zoo
-from tests.engines.hf.test_families import TOLERANCE, difference, generate
+from tests.engines.hf.test_families import TOLERANCE, difference, generate, refusal
 from tests.oracle.cases import CASES, Case
 from tests.oracle.whole import Oracle
 
@@ -58,16 +59,28 @@ def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
     assert torch.equal(static_tokens, tokens)
 
 
-@cases_on("llava", "qwen2_5_vl", "gemma3")
+@cache
+def rereads(name: str) -> bool:
+    """Whether the plain model reads an answer once more as it read it; PaliGemma of 5.16 takes it for the prompt."""
+    model, inputs = zoo.model(name), zoo.family(name).batch()
+    cached, anew = (generate(model, inputs, use_cache=use, max_new_tokens=3)[0] for use in (True, False))
+    return difference(anew, cached) <= TOLERANCE
+
+
+@cases_on(*(name for name in zoo.FAMILIES if not zoo.family(name).runner))  # a model around one hands no use_cache on
 def test_without_a_cache(name: str, case: Case) -> None:
+    if (reason := zoo.broken(name) or refusal(name, case)) is not None:
+        pytest.skip(reason)
+    if not rereads(name):
+        pytest.skip("this version of transformers reads answers otherwise without a cache")
     model, inputs = zoo.model(name), zoo.family(name).batch()
     if case.wants_a_cache:
         with ground(model, case.methods), pytest.raises(ValueError, match="leave use_cache"):
-            generate(model, inputs, use_cache=False)
+            generate(model, inputs, use_cache=False, max_new_tokens=2)
         return
     with ground(model, case.methods):
-        cached, tokens = generate(model, inputs)
-        anew, anew_tokens = generate(model, inputs, use_cache=False)
+        cached, tokens = generate(model, inputs, max_new_tokens=4)
+        anew, anew_tokens = generate(model, inputs, use_cache=False, max_new_tokens=4)
     assert difference(anew, cached) <= TOLERANCE
     assert torch.equal(anew_tokens, tokens)
 

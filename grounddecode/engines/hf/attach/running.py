@@ -13,6 +13,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attention.call import Call
     from grounddecode.engines.hf.generation import Sequence
+    from grounddecode.view import StreamEdit
 
 Tower = dict[str, "list[Call]"]  # attention calls of layers of a vision tower, by what is wanted of them
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -47,6 +48,7 @@ class Run:
     tower: Tower = field(default_factory=dict)
     encoding: Encoding | None = None  # of the images, if that was done before the loop
     copies: int = 1  # rows that `generate` made of each prompt
+    edit: StreamEdit | None = None  # what a second stream sees, decided when the prompt was read first
     steps: int = 0
     sequence: Sequence | None = None  # the latest one
     sequences: WeakKeyDictionary[Any, Sequence] = field(default_factory=WeakKeyDictionary)

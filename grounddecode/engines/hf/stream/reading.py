@@ -109,7 +109,8 @@ class Reader:
             pieces = [Piece(0, kwargs, pieces[0].memo)]
         twin, output = Sequences(given.prompt_length, given.image, given.ids, given.there), None
         for piece in pieces:
-            length = _given(piece.kwargs).shape[1]
+            ids = piece.kwargs.get("input_ids")
+            length = (piece.kwargs["inputs_embeds"] if ids is None else ids).shape[1]
             changed = self._edited_inputs(scheme, piece, replaced, length)
             taken = self._take(step, pieces, prompts.same_tokens(given), changed, fresh)
             past = piece.past + taken
@@ -152,6 +153,9 @@ class Reader:
 
     def _decide(self, step: Step) -> StreamEdit:
         """The image edit, from the attention of the last prompt row in every layer that recorded it."""
+        run = self.binding.run
+        if step.phase is Phase.MIXED and run is not None and run.edit is not None:  # read anew, without a cache
+            return run.edit  # layers that share keys may be given the newest rows alone (Gemma 4)
         row = step.sequence.prompt_length - 1 - step.past
         layers = [step.recorded[layer] for layer in sorted(step.recorded)]
         device = layers[0].device if layers else step.sequence.image.device
@@ -164,6 +168,8 @@ class Reader:
             )
         if Needs.KEY_SETS not in self.method.active_needs():
             self.tell(step, edit.keep, view.image)
+        if run is not None:
+            run.edit = edit
         return edit
 
     def tell(self, step: Step, keep: Tensor, image: Tensor) -> None:
@@ -269,21 +275,14 @@ class Reader:
         if isinstance(step.keys, ChosenKeys):
             binding.step.keys = ChosenKeys(self.method, step, first=0, keep=step.keys.keep)
         try:
-            with (
-                kept_offsets(self._models()),
-                nullcontext() if newest is None else NewestOnly(binding.decoder.stack),
-            ):
+            only = nullcontext() if newest is None else NewestOnly(binding.decoder.stack)
+            with kept_offsets(self._models()), only:
                 yield
         finally:
             binding.step = main
 
     def _models(self) -> list[Any]:
         return offset_holders(self.binding.model)
-
-
-def _given(kwargs: dict[str, Any]) -> Tensor:
-    ids: Tensor | None = kwargs.get("input_ids")
-    return kwargs["inputs_embeds"] if ids is None else ids
 
 
 def _read(
