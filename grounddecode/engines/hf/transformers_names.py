@@ -74,8 +74,8 @@ IMAGE_FEATURES = "get_image_features"
 CHECKPOINTING = "gradient_checkpointing"
 CACHE_ROWS, CACHE_LAYERS = "max_batch_size", "layers"  # that a static cache layer was made with; of a cache
 USUAL_LAYER, FIXED_LAYER = "DynamicLayer", "StaticLayer"  # of a cache, keep every token; others: a window, other states
-# What layers of a cache have that do not just grow: room for tokens, keys and values in fewer bits.
-NOT_GROWING = ("max_cache_len", "nbits", "_quantized_keys")
+# What layers of a cache have that end somewhere, and whose keys are in fewer bits; what a cache says that moves them.
+ROOM, QUANTISED, OFFLOADING = "max_cache_len", ("nbits", "_quantized_keys"), "offloading"
 TOKENS_SEEN = "cumulative_length"  # by a cache layer that keeps only the newest ones
 _OFFSETS = "rope_deltas"
 _WAIT = "TIME_OUT_REMOTE_CODE"  # seconds that an answer is waited for

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, QuantizedLayer
 
 from grounddecode import AvisC, ground
 from grounddecode.engines.hf.decoder import find_decoder
 from grounddecode.engines.hf.saliency.unembedding import Lens, few_rows
 from grounddecode.engines.hf.stream import joined, newest
+from grounddecode.method import Needs
 from grounddecode.methods.attention.var import VAR
 from tests import zoo
 from tests.engines.hf.test_families import TOLERANCE, difference, generate
+from tests.oracle.cases import CASES
 
 STEPS = 3
 
@@ -178,6 +181,49 @@ def test_a_joined_cache_grows_where_it_is(options: dict[str, Any], monkeypatch: 
         assert "update" not in vars(layer)
         assert torch.equal(layer.keys, other.keys)
         assert torch.equal(layer.values, other.values)
+
+
+class Quantised(QuantizedLayer):
+    """Keys in a tuple, as the backends keep them, without the loss of one."""
+
+    def _quantize(self, tensor: Tensor, axis: int) -> tuple[Tensor, None]:
+        return tensor.clone(), None
+
+    def _dequantize(self, kept: tuple[Tensor, None]) -> Tensor:
+        return kept[0]
+
+
+CACHES: dict[str, Callable[[], dict[str, Any]]] = {
+    "quantised": lambda: {"past_key_values": Cache(layers=[Quantised(residual_length=4) for _ in range(4)])},
+    "offloaded": lambda: {"cache_implementation": "offloaded"},
+    "offloaded static": lambda: {"cache_implementation": "offloaded_static"},
+}
+
+
+@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_cache_that_cannot_be_joined_is_refused_before_a_prompt_is_read(kind: str, beams: int) -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    options = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
+    read: list[Any] = []
+    hook = model.model.language_model.register_forward_pre_hook(lambda *_: read.append(1))
+    try:
+        for case in CASES:
+            if any(Needs.SECOND_STREAM in method.active_needs() for method in case.methods):
+                words = f": the cache is {kind.split()[0]}, .* use a dynamic or a static"
+                with ground(model, case.methods), pytest.raises(ValueError, match=words):
+                    model.generate(**inputs, **options, **CACHES[kind]())
+    finally:
+        hook.remove()
+    assert not read
+
+
+def test_without_a_second_stream_a_quantised_cache_will_do() -> None:
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    with ground(model, VAR(sink_dims=(3,), tau=1.5)):
+        found, _ = generate(model, inputs, **CACHES["quantised"]())
+        growing, _ = generate(model, inputs)
+    assert torch.equal(found, growing)
 
 
 def test_what_backward_passes_may_need_is_not_written_over() -> None:

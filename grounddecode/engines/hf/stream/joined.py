@@ -51,9 +51,19 @@ def into_cache(given: dict[str, Any], kwargs: Mapping[str, Any], cache: Any) -> 
 
 
 def grows(cache: Any) -> bool:
-    """Whether a cache takes tokens one behind the other, as many as come, and keeps them as they are."""
-    limits = transformers_names.NOT_GROWING
-    return not any(hasattr(layer, name) for layer in transformers_names.cache_layers(cache) for name in limits)
+    """Whether a cache takes as many tokens as come."""
+    return not any(hasattr(layer, transformers_names.ROOM) for layer in transformers_names.cache_layers(cache))
+
+
+def require_plain(cache: Any, method: str) -> None:
+    """Raise ValueError for a cache that keeps keys in another form or place than those of rows to be joined."""
+    layers, names = transformers_names.cache_layers(cache), transformers_names.QUANTISED
+    quantised = any(hasattr(layer, name) for layer in layers for name in names)
+    if quantised or getattr(cache, transformers_names.OFFLOADING, False):
+        raise ValueError(
+            f"{method}: the cache is {'quantised' if quantised else 'offloaded'}, which has no place for the rows of a "
+            "second stream, use a dynamic or a static one"
+        )
 
 
 def join(cache: Any, others: Sequence[Any], rows: int) -> None:

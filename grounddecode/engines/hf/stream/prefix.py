@@ -40,7 +40,7 @@ def shareable(cache: Any, text: Any) -> bool:
         return False
     layers = transformers_names.cache_layers(cache)
     usual = all(type(layer).__name__ == transformers_names.USUAL_LAYER and layer.is_initialized for layer in layers)
-    return bool(layers) and usual and not getattr(cache, "offloading", False)
+    return bool(layers) and usual and not getattr(cache, transformers_names.OFFLOADING, False)
 
 
 def taken(cache: Any, source: Tensor) -> Taken:

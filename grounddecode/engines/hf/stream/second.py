@@ -82,6 +82,8 @@ class SecondStream(Part):
         cache = transformers_names.given_cache(kwargs)
         kept = step.sequence.kept.setdefault(self, _Kept())
         if step.past == 0:
+            if cache is not None:
+                joined.require_plain(cache, self.method.name)
             kept.fresh = copy.deepcopy(cache)
         if self._keeps_keys and step.completes_prompt:
             step.keys = self._choosing(step)
