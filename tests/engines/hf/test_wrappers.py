@@ -15,6 +15,9 @@ from grounddecode import SGRS, AvisC, GroundedModel, HeadModulation, LocoRE, gro
 from grounddecode.method import Method
 from grounddecode.methods.attention.paint import PAINT
 from grounddecode.methods.attention.var import VAR
+from grounddecode.methods.contrast.icd import ICD
+from grounddecode.methods.contrast.m3id import M3ID
+from grounddecode.methods.contrast.vcd import VCD
 from grounddecode.methods.layers.deco import DeCo
 from grounddecode.methods.layers.dola import DoLa
 from grounddecode.methods.layers.memvr import MemVR
@@ -67,6 +70,29 @@ def test_an_adapted_model_answers_as_the_merged_one(method: Method) -> None:
     merged = adapted()
     merged.merge_adapter()
     equal_in_every_form(merged, method, expected, 1e-4)
+
+
+EMBEDDINGS: dict[str, dict[str, Any]] = {
+    "low rank": {"target_modules": ["embed_tokens", "q_proj"], "init_lora_weights": False},
+    "some tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 7, 70]},
+    "whole": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+}
+
+
+@pytest.mark.parametrize("kind", EMBEDDINGS)
+@pytest.mark.parametrize("method", [AvisC(alpha=1.0), VCD(), M3ID(), ICD(instruction=(70, 71))], ids=lambda m: m.name)
+def test_an_adapted_embedding_answers_as_the_merged_one(method: Method, kind: str) -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(
+        zoo.fresh("llava"), peft.LoraConfig(r=2, task_type="CAUSAL_LM", **EMBEDDINGS[kind])
+    ).eval()
+    for name, parameter in model.named_parameters():
+        if "trainable_tokens" in name or "modules_to_save" in name:
+            parameter.data += torch.randn_like(parameter)
+    found = grounded(model, method)
+    assert difference(found, grounded(zoo.model("llava"), method)) > EFFECT
+    assert difference(found, grounded(model.merge_and_unload(), method)) <= 1e-4
 
 
 def test_forward_and_saliency_of_an_adapted_model() -> None:

@@ -186,16 +186,18 @@ def moved(
     return apart if apart.dim() == 1 else apart.amax(dim=0)
 
 
-def ids_of(text: str | tuple[int, ...], model: Any, method: str) -> tuple[int, ...]:
+def ids_of(text: str | tuple[int, ...], decoder: Decoder, method: str) -> tuple[int, ...]:
     """The ids of a text, by the tokenizer of a model's checkpoint, without special tokens; ids as they are.
 
     Raises:
         ValueError: a tokenizer that is not to be found, or no id of this model.
     """
-    if isinstance(text, str) and text:
-        tokenizer = processor_of(model, f"{method}: the tokenizer that reads {text!r}").tokenizer
+    if not text:
+        return ()
+    if isinstance(text, str):
+        tokenizer = processor_of(decoder.model, f"{method}: the tokenizer that reads {text!r}").tokenizer
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    size = model.get_input_embeddings().num_embeddings
+    size = decoder.text.vocab_size  # not of the embedding, in whose place an adapter may stand
     if any(not 0 <= token < size for token in text if isinstance(token, int)):
         raise ValueError(f"{method}: the ids behind the picture are {text}, this model has ids 0 to {size - 1}")
     return tuple(token for token in text if isinstance(token, int))

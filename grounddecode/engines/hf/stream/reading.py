@@ -75,7 +75,7 @@ class Reader:
                 f"{method.name}: {type(binding.model).__name__} has read its pictures before its decoder begins, use "
                 "another model"
             )
-        self._behind = prompts.ids_of(self._inputs.behind, binding.model, method.name)
+        self._behind = prompts.ids_of(self._inputs.behind, binding.decoder, method.name)
         self._bank, self._shelf = None if references is None else Bank(references, binding, method.name), Shelf()
 
     @property
