@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from grounddecode import CICD, VISTA, GroundedModel, ground
 from grounddecode.engines.hf.stream import prefix, shelf
 from tests import zoo
-from tests.engines.hf.test_families import difference, generate
+from tests.engines.hf.test_families import TOLERANCE, difference, generate
 from tests.oracle.cases import CASES
 from tests.oracle.cicd import bank
 
@@ -66,6 +66,31 @@ def test_what_lies_before_the_pictures_is_read_once(name: str, stream: str, apar
     assert second < whole
     assert whole <= main + 8
     assert difference(logits, expected) <= NEAR
+
+
+@pytest.fixture(scope="module")
+def without_windows() -> Any:
+    """A Gemma 3 whose layers all see everything, so that its cache could be shared."""
+    config = zoo.model("gemma3").config
+    config = type(config).from_dict(config.to_dict())
+    config.text_config.layer_types = ["full_attention"] * config.text_config.num_hidden_layers
+    model = type(zoo.model("gemma3"))(config).eval()
+    model.load_state_dict(zoo.model("gemma3").state_dict())
+    model.generation_config = zoo.model("gemma3").generation_config
+    return model
+
+
+@pytest.mark.parametrize("stream", [*STREAMS, "cicd"])
+@pytest.mark.parametrize("rows", [zoo.ROWS, ((1, 5, 6, 7, 8, -1, 7, 8, 9, 10),)], ids=["three", "one"])
+def test_pictures_that_see_all_of_themselves_are_read_behind_what_they_stand_behind(
+    stream: str, rows: Any, without_windows: Any
+) -> None:
+    """Their mask says which tokens are of one picture by columns of the whole prompt."""
+    family, case = zoo.family("gemma3"), BY_NAME[stream]
+    with ground(without_windows, case.methods):
+        logits, _ = generate(without_windows, family.batch(rows), max_new_tokens=3)
+    expected, _ = case.expected(without_windows, family, family.batch(rows), 3)
+    assert difference(logits, expected) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl", "smolvlm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,13 +74,14 @@ def rest(kwargs: dict[str, Any], length: int) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in (transformers_names.COLUMNS, "labels")} | cut
 
 
-def stays(source: Tensor, memo: Memo, positions: Any) -> bool:
+def stays(source: Tensor, memo: Memo, given: Mapping[str, Any]) -> bool:
     """Whether columns `source` (rows, columns) of the main prompt, noted in `memo`, stand at the same places here.
 
-    `positions`: (..., rows, prompt) of this prompt; where there are none, layers count columns.
+    `given`: arguments of a forward over this prompt; where there are no positions, layers count columns.
     """
-    if sees_ahead(memo.mask, int(source.max()) + 1):
+    if sees_ahead(memo.mask, int(source.max()) + 1) or _blocks_behind(source.shape[1], memo.mask, given):
         return False
+    positions = given.get(transformers_names.POSITIONS)
     there = source >= 0
     if not isinstance(memo.positions, Tensor) or not isinstance(positions, Tensor):
         moved = there & (source != torch.arange(source.shape[1], device=source.device))
@@ -88,6 +90,17 @@ def stays(source: Tensor, memo: Memo, positions: Any) -> bool:
     index = source.clamp(min=0).to(main.device).expand(*main.shape[:-1], source.shape[1])
     same = main.gather(-1, index) == positions[..., : source.shape[1]].to(main.device)
     return bool((same | ~there.to(main.device)).all())
+
+
+def _blocks_behind(length: int, mask: Any, given: Mapping[str, Any]) -> bool:
+    """Whether `mask` is made of the types of tokens, and such are behind the first `length` columns.
+
+    It reads types by columns of the whole prompt, as which a model would take those of the rest (Gemma 3).
+    """
+    if not isinstance(mask, dict) and not (isinstance(mask, Tensor) and mask.dim() == 4):
+        return False
+    types = (given.get(name) for name in transformers_names.TOKEN_TYPES)
+    return any(isinstance(kinds, Tensor) and bool(kinds[..., length:].any()) for kinds in types)
 
 
 def sees_ahead(mask: Any, length: int) -> bool:

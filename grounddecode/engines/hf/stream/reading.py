@@ -243,7 +243,7 @@ class Reader:
         if prompt.image[:, :known].any() and prompt.image[:, known:].any():
             known = prefix.common_length(prompt, sequence.there, sequence.image)
         source = prompt.source[:, :known].masked_fill(~prompt.there[:, :known], -1)
-        if not known or not prefix.stays(source, memo, given.get(transformers_names.POSITIONS)):
+        if not known or not prefix.stays(source, memo, given):
             return 0
         prefix.put(prefix.taken(main, source), fresh)
         return known
