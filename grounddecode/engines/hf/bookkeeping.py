@@ -68,8 +68,8 @@ def _refuse_unread(past: int, run: Run, remembers: bool) -> None:
         raise ValueError(f"the cache already holds {past} tokens that were not read here, start from the whole prompt")
     if past and remembers:
         raise ValueError(
-            f"generate was given a cache of {past} tokens, and methods begin every call with its whole prompt, leave "
-            "the cache out and pass all turns with their pictures"
+            f"generate was given a cache of {past} tokens, from which these methods cannot go on, start from the whole "
+            "prompt, all turns with their pictures, and leave the cache out"
         )
 
 
