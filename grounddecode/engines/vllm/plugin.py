@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from grounddecode.engines.state import too_large
 from grounddecode.engines.vllm.confirm import CHAT, admitted, chat, confirming
 from grounddecode.engines.vllm.params import (
     FLAG,
@@ -119,14 +120,16 @@ def _wanted(frontend: Any, params: Any) -> tuple[tuple[Method, ...], bool]:
 
 def _cannot(methods: tuple[Method, ...], params: Any, frontend: Any) -> str | None:
     """What about this one request its methods cannot do."""
+    model = frontend.model_config
     if not hasattr(frontend, "_grounddecode_knowledge"):
-        frontend._grounddecode_knowledge = _settings(frontend).knowledge(frontend.model_config.hf_config)
+        frontend._grounddecode_knowledge = _settings(frontend).knowledge(model.hf_config)
+    n_layers, vocabulary = int(model.hf_text_config.num_hidden_layers), int(model.get_vocab_size())
     try:
-        for method in methods:
-            method.calibrated(frontend._grounddecode_knowledge)
+        known = [method.calibrated(frontend._grounddecode_knowledge) for method in methods]
+        reasons = (too_large(method, n_layers, vocabulary) for method in known)
+        return next((reason for reason in reasons if reason is not None), None)
     except ValueError as error:
         return str(error)
-    return None
 
 
 def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool) -> None:

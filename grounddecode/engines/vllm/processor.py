@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.choose import adjusted, chosen
-from grounddecode.engines.state import begun, rows_of, stored
+from grounddecode.engines.state import begun, roomy, rows_of, stored
 from grounddecode.engines.vllm.params import KEY, read_request
 from grounddecode.engines.vllm.requests import Asked, Group, Layout, Newest, Requests
 from grounddecode.engines.vllm.worker import Worker, worker_of
@@ -152,7 +151,7 @@ class Processing:
         look, note = worker.watching()
         if group.judge is not None:
             return _judged(worker, group.judge, part, logits, view, layout, look, note)
-        states = {m: _remembered(worker, m, logits, view, members) for m in group.remembering}
+        states = {m: _remembered(m, logits, view, part) for m in group.remembering}
         if group.stream is not None and second is not None:
             view = view.with_(second_logits=second.of(members)[:, : logits.shape[1]].float())
         return adjusted(logits, group.adjusting, view, states, note, look)
@@ -224,31 +223,32 @@ def _judged(
             if worker.saliency is None:
                 raise RuntimeError(f"{method.name}: the server was not started for gradients")
             saliency = functools.partial(worker.saliency.of, members, logits, lengths, at, reads.saliency)
-        view = view.with_(state=_state(method, view, members))
+        view = view.with_(state=_state(method, view, part))
         raised, judgement = chosen(logits, method, reads, view, saliency, note, look)
-        _keep(worker, method, view, members, judgement.state)
+        _keep(method, part, judgement.state)
         return raised
 
 
-def _remembered(worker: Worker, method: Method, logits: Tensor, view: StepView, members: Sequence[Asked]) -> Any:
+def _remembered(method: Method, logits: Tensor, view: StepView, part: _Part) -> Any:
     """What a method knows of these requests from now on; `logits` (R, vocabulary) are the model's own."""
-    state = method.remember(logits.float(), view.with_(state=_state(method, view, members)))
-    _keep(worker, method, view, members, state)
+    state = method.remember(logits.float(), view.with_(state=_state(method, view, part)))
+    _keep(method, part, state)
     return state
 
 
-def _state(method: Method, view: StepView, members: Sequence[Asked]) -> Any:
+def _state(method: Method, view: StepView, part: _Part) -> Any:
     """What the method remembers of these requests, one a row; of new ones what `start` gives."""
-    store = members[0].group.states.get(method)
-    state = None if store is None else rows_of(store, view.slots)
-    fresh = [method not in one.started for one in members]
+    group = part.group
+    store = group.states[method] = roomy(group.states.get(method), group.places)
+    state = None if store is None else rows_of(store, part.newest.places)
+    fresh = [method not in one.started for one in part.members]
     if any(fresh):
         state = begun(state, torch.tensor(fresh), method.start(view))
-    for one in members:
+    for one in part.members:
         one.started.add(method)
     return state
 
 
-def _keep(worker: Worker, method: Method, view: StepView, members: Sequence[Asked], state: Any) -> None:
-    states = members[0].group.states
-    states[method] = stored(states.get(method), view.slots, state, len(worker.requests.by_slot))
+def _keep(method: Method, part: _Part, state: Any) -> None:
+    group = part.group
+    group.states[method] = stored(group.states.get(method), part.newest.places, state, group.places)

@@ -28,7 +28,7 @@ class Group:
     """Requests of the same methods.
 
     `layers`: the plan of every layer; `order`: groups of a step are sorted by it; `states`: what methods remember, by
-    slot. It goes with the last of them.
+    place, of which each request has one and there are `places`. It goes with the last of them.
     """
 
     order: int
@@ -37,6 +37,8 @@ class Group:
     members: int = 0
     broken: bool = False  # an error inside a method switched it off
     states: dict[Method, Any] = field(default_factory=dict)
+    places: int = 0
+    free: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         needs = [m.active_needs() for m in self.methods]
@@ -47,16 +49,26 @@ class Group:
         self.judge = next((m for m, n in zip(self.methods, needs, strict=True) if Needs.CANDIDATES in n), None)
         self.flagger = next((m for m, n in zip(self.methods, needs, strict=True) if Needs.TOKEN_FLAGS in n), None)
 
+    def take(self) -> int:
+        """A place for what is remembered of one more request."""
+        if not self.free:
+            more = max(1, self.places)
+            self.free = list(range(self.places + more - 1, self.places - 1, -1))
+            self.places += more
+        return self.free.pop()
+
 
 @dataclass(eq=False)
 class Asked:
-    """One request with methods. `key`: vLLM's own id of it; `slot`: its place in the arrays of `Requests`."""
+    """One request with methods. `key`: vLLM's own id of it; `slot`: its place in the arrays of `Requests`; `place`: in
+    what the methods of its group remember."""
 
     key: str
     slot: int
     group: Group
     prompt_length: int
     image_end: int
+    place: int
     started: set[Method] = field(default_factory=set)  # those that have a state of it
 
 
@@ -107,7 +119,7 @@ class Requests:
         group = self._group(methods)
         image = image_mask(torch.from_numpy(np.asarray(prompt, dtype=np.int64)), self.image_token_id)
         end = int(image_ends(image[None]))
-        asked = Asked(key, slot, group, len(image), end)
+        asked = Asked(key, slot, group, len(image), end, group.take())
         self.by_key[key] = self.by_slot[slot] = asked
         self.changes += 1
         self._lay_out(asked, image)
@@ -137,6 +149,7 @@ class Requests:
             self.first[asked.slot] = NOWHERE
             self.streaming[asked.slot] = self.judging[asked.slot] = self.deciding[asked.slot] = False
             self._free.append(asked.slot)
+            asked.group.free.append(asked.place)
             asked.group.members -= 1
             if not asked.group.members:
                 self._groups.pop(asked.group.methods, None)
@@ -208,6 +221,7 @@ class Newest:
     def __init__(self, requests: Requests, members: Sequence[Asked]) -> None:
         self._requests, self._device = requests, requests.image.device
         slots = torch.tensor([one.slot for one in members], device=self._device)
+        self.places = torch.tensor([one.place for one in members], device=self._device)
         self._view = StepView(
             phase=Phase.MIXED,
             step=0,

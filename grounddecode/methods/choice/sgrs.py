@@ -67,9 +67,9 @@ class SGRS(Method):
     extra_needs: ClassVar[Needs] = Needs.GRADIENT
 
     alpha: float = option(0.6, "share of the recent mean saliency a candidate must reach", low=0, neutral=0.0)
-    top_k: int = option(5, "how many candidates", low=1, source="released")
+    top_k: int = option(5, "how many candidates", low=1, high=256, source="released")
     max_resample: int = option(3, "how many of them are drawn at most", low=1, source="released")
-    window: int = option(5, "how many accepted saliencies make the mean", low=1, source="released")
+    window: int = option(5, "how many accepted saliencies make the mean", low=1, high=4096, source="released")
     layers: tuple[int, ...] | Literal["auto", "released"] = option(
         "auto", "target layers (0-based); auto: from half to three quarters of the depth", filled=True, source="ours"
     )

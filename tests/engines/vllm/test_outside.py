@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 
-from grounddecode import registry
-from tests.engines.vllm.asking import by_hf, by_vllm, questions
+from grounddecode import Method, registry
+from grounddecode.engines.state import MOST
+from grounddecode.lab import world
+from grounddecode.method import option
+from tests.engines.vllm.asking import Question, by_hf, by_vllm, questions
 
 pytestmark = pytest.mark.vllm
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -36,3 +41,52 @@ def test_they_answer_as_with_engine_hf(llm: Any, local: Any, installed: None) ->
     assert sharp.tokens == plain.tokens
     assert sharp.differs(plain) > 1e-2
     assert len({tuple(answer.tokens) for answer in (plain, second, fifth)}) == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hoarder(Method):
+    """Remembers `size` numbers of each request."""
+
+    name: ClassVar[str] = "hoarder"
+    paper: ClassVar[str] = "none"
+    summary: ClassVar[str] = "remembers much"
+    began: ClassVar[list[int]] = []
+
+    size: int = option(1, "numbers", low=0, source="ours")
+    peeks: bool = option(False, "whether it looks at what the device holds", source="ours")
+
+    def start(self, step: Any) -> Any:
+        if not step.queries.is_meta:
+            self.began.append(self.size)
+        if self.peeks and int(step.queries[0]) < 0:
+            return None
+        return {"kept": (torch.zeros(len(step.queries), self.size, device=step.queries.device), None)}
+
+    def remember(self, logits: Any, step: Any) -> Any:
+        return step.state
+
+    def adjust_logits(self, logits: Any, step: Any) -> Any:
+        return logits
+
+
+def test_one_that_would_take_all_memory_is_refused_before_it_does(
+    llm: Any, local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    monkeypatch.setitem(registry.METHODS, "hoarder", f"{__name__}:Hoarder")
+    registry.targets.cache_clear()
+    image = next(iter(world.scenes("evaluation", 1))).image
+    try:
+        for spec, sentence in (
+            (f"hoarder:size={MOST + 1}", f"hoarder would remember {MOST + 1} numbers of each request, give hyper-"),
+            (f"hoarder:size={10**18}", f"hoarder would remember {10**18} numbers of each request, give hyper-"),
+            ("hoarder:peeks=true", "hoarder: what it remembers of a request cannot be measured"),
+        ):
+            with pytest.raises(VLLMValidationError, match=sentence):
+                by_vllm(llm, local.processor, [Question(spec, (image,))], 2)
+        assert Hoarder.began == []
+        by_vllm(llm, local.processor, [Question("hoarder:size=9", (image,))], 2)
+        assert Hoarder.began == [9]
+    finally:
+        registry.targets.cache_clear()

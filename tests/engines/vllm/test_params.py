@@ -39,6 +39,8 @@ def test_what_is_understood(given, methods):
         (7, "holds 7, give an object"),
         ({"method": "none", "beta": 1}, "'none' takes no hyper-parameters, leave beta out"),
         ({"method": "locore", "beta": 10**40}, "beta is a number of many digits"),
+        ({"method": "sgrs", "window": 10**7}, "sgrs: window is 10000000, give a whole number between 1 and 4096"),
+        ({"method": "sgrs", "top_k": 10**6}, "sgrs: top_k is 1000000, give a whole number between 1 and 256"),
         ({"method": "locore", "layers": [10**40]}, "layers is a number of many digits"),
         ({"method": "locore", "beta": float("nan")}, "locore: beta is nan"),
         ("[" * 4000, "is no JSON"),

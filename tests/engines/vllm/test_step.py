@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from grounddecode.engines.state import roomy, stored
 from grounddecode.engines.vllm.attention.plan import plan_of
 from grounddecode.engines.vllm.attention.step import last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.processor import Processing
 from grounddecode.engines.vllm.requests import Layout, Newest, Requests
 from grounddecode.methods.attention.heads import HeadModulation
 from grounddecode.methods.attention.locore import LocoRE
+from grounddecode.methods.choice.flb import FLB
 from grounddecode.methods.contrast.avc import AvisC
 
 IMAGE = 9
@@ -84,6 +86,19 @@ def test_a_prompts_concerned_rows():
     assert several.queries.tolist() == [[5, 6, 7]]
     assert several.tokens.tolist() == [13, 14, 15]
     assert several.real is None
+
+
+def test_what_is_remembered_takes_the_room_of_those_it_is_of():
+    """A client may ask for as many methods as it asks questions: each group has no more than its requests need."""
+    table = requests()
+    a, b, c = (table.add(key, (FLB(gamma=gamma),), PROMPT) for key, gamma in (("a", 1), ("b", 2), ("c", 1)))
+    assert [one.place for one in (a, b, c)] == [0, 0, 1]
+    assert [one.group.places for one in (a, b)] == [2, 1]
+    first = stored(None, torch.tensor([0]), torch.tensor([[5.0]]), 1)
+    grown = stored(roomy(first, 2), torch.tensor([1]), torch.tensor([[6.0]]), 2)
+    assert grown.tolist() == [[5.0], [6.0]]
+    table.drop(["a"])
+    assert table.add("d", (FLB(gamma=1),), PROMPT).place == 0
 
 
 def test_prompts_in_pieces_and_of_unlike_length():
