@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from grounddecode.method import Method
 
 V = TypeVar("V")
+_LARGEST = (2 - 2**-23) * 2.0**127  # of float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +121,18 @@ def check(method: Method) -> None:
     """Raise ValueError for the first hyper-parameter that is outside of what was declared for it."""
     for field in fields(method):
         kind, value = kinds(type(method))[field.name], getattr(method, field.name)
+        if _overflows(value):
+            raise ValueError(f"{method.name}: {field.name} is {value}, give what float32 holds, below 3.4e38")
         if not _fits(kind, value, range_of(field)):
             given = repr(value) if isinstance(value, str) else value
             raise ValueError(f"{method.name}: {field.name} is {given}, give {_within(kind, range_of(field))}")
+
+
+def _overflows(value: Any) -> bool:
+    """Whether a finite number is too large for float32."""
+    if isinstance(value, tuple | list):
+        return any(map(_overflows, value))
+    return isinstance(value, int | float) and math.inf > abs(value) > _LARGEST
 
 
 def _fits(kind: Any, value: Any, within: Range) -> bool:

@@ -52,3 +52,8 @@ def concerned(view: StepView, plan: LayerPlan) -> Tensor:
 def image_row(weights: Tensor, image: Tensor) -> Tensor:
     """(B, T): attention of one query (B, H, T), averaged over heads, 0 off the image (B, T)."""
     return weights.mean(dim=1) * image
+
+
+def finite(given: Tensor) -> Tensor:
+    """With 0 for what is infinite or no number: a factor of 0 on a neighbour's key does not hide those."""
+    return given.nan_to_num(0.0, 0.0, 0.0)

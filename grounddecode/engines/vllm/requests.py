@@ -89,6 +89,7 @@ class Requests:
         self._groups: dict[tuple[Method, ...], Group] = {}
         self.by_order: dict[int, Group] = {}
         self._made = 0
+        self.editing = 0  # how many have their attention edited
         self.changes = 0  # how often something about them has changed
         self.first = np.full(slots + 1, NOWHERE, dtype=np.int64)  # the last one: of rows without methods
         self.sure = np.full(slots + 1, NOWHERE, dtype=np.int64)  # from here on every edit concerns every row
@@ -121,6 +122,7 @@ class Requests:
         end = int(image_ends(image[None]))
         asked = Asked(key, slot, group, len(image), end, group.take())
         self.by_key[key] = self.by_slot[slot] = asked
+        self.editing += bool(group.editing)
         self.changes += 1
         self._lay_out(asked, image)
         return asked
@@ -149,6 +151,7 @@ class Requests:
             self.first[asked.slot] = NOWHERE
             self.streaming[asked.slot] = self.judging[asked.slot] = self.deciding[asked.slot] = False
             self._free.append(asked.slot)
+            self.editing -= bool(asked.group.editing)
             asked.group.free.append(asked.place)
             asked.group.members -= 1
             if not asked.group.members:
@@ -269,6 +272,11 @@ class Current:
         if self._requests is None:
             raise RuntimeError("grounddecode: the processor was not built before the first step")
         return self._requests
+
+    @property
+    def edits(self) -> bool:
+        """Whether the attention of any request is edited."""
+        return self._requests is not None and self._requests.editing > 0
 
     def block_rows(self, members: Sequence[Asked]) -> tuple[np.ndarray, Tensor, int]:
         """Where the cache blocks of some requests are told: rows of the table, the table, tokens a block."""

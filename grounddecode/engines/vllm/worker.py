@@ -97,7 +97,7 @@ class Worker(Current):
             odd = next((x for x in ("alibi_slopes", "sinks") if getattr(layer.impl, x, None) is not None), None)
             if odd is not None:
                 raise ValueError(f"grounddecode: {name} has {odd}, which no method knows, use another model")
-            self.reader, self.kind = READERS[kind], kind
+            self.reader, self.kind, layer.impl.worker = READERS[kind], kind, self
         flagging = [m for m in self.serves if Needs.TOKEN_FLAGS in m.active_needs()]
         targets = [(wanted[0], m.name) for m in self.serves if (wanted := m.reads(self.n_layers).saliency)]
         if targets:

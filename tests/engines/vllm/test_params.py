@@ -42,6 +42,11 @@ def test_what_is_understood(given, methods):
         ({"method": "sgrs", "window": 10**7}, "sgrs: window is 10000000, give a whole number between 1 and 4096"),
         ({"method": "sgrs", "top_k": 10**6}, "sgrs: top_k is 1000000, give a whole number between 1 and 256"),
         ({"method": "locore", "layers": [10**40]}, "layers is a number of many digits"),
+        (
+            {"method": "heads", "alpha": 1e300},
+            r"heads: alpha is 1e\+300, give what float32 holds, below 3.4e38",
+        ),
+        ('{"method": "heads", "gains": [[1, -1e39]]}', "heads: gains is .* give what float32 holds"),
         ({"method": "locore", "beta": float("nan")}, "locore: beta is nan"),
         ("[" * 4000, "is no JSON"),
         ("avc:alpha=1,alpha=2", "^alpha is given twice in 'avc:alpha=1,alpha=2', give it once$"),

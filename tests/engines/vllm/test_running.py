@@ -15,6 +15,7 @@ import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grounddecode import lab
+from grounddecode.engines.vllm.stream.passes import Pass
 from grounddecode.lab import world
 from tests.engines.vllm.asking import DETAIL, Answer, Question, by_hf, by_vllm, questions
 from tests.engines.vllm.conftest import FLAG, SINKS, open_llm
@@ -190,6 +191,30 @@ def test_preempted_requests_go_on_as_they_were(local: Any, asked: list[Question]
     answers = by_vllm(tight, local.processor, asked)
     assert [a for a in preempted if a], "no request with a method was preempted, so nothing was shown"
     assert max(a.differs(b) for a, b in zip(answers, expected, strict=True)) <= 2e-4
+
+
+@pytest.mark.parametrize(
+    "spec", ["vaf:enhance=1e38", "locore:mode=post,beta=3e38", "heads:alpha=1e38", "locore:mode=post,beta=3e38+avc"]
+)
+def test_what_a_request_asks_for_spoils_no_memory_that_others_get(llm: Any, local: Any, spec: str) -> None:
+    """Blocks of the cache are handed on, and a kernel's factor of 0 on a neighbour's key leaves no number as it is."""
+    context = llm.llm_engine.vllm_config.compilation_config.static_forward_context
+    caches = [layer.kv_cache for layer in context.values() if getattr(layer, "kv_cache", None) is not None]
+    assert len(caches) == worker(llm).n_layers
+    assert all(cache.isfinite().all() for cache in caches)
+    dense = []
+    usual = Pass.attend
+
+    def watched(self: Any, *args: Any) -> None:
+        usual(self, *args)
+        dense.extend(held.values.isfinite().all() & held.keys.isfinite().all() for held in self.cache._layers.values())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pass, "attend", watched)
+        by_vllm(llm, local.processor, questions([spec], 2), ignore_eos=True)
+    assert all(cache.isfinite().all() for cache in caches)
+    assert bool(dense) == ("avc" in spec)
+    assert all(dense)
 
 
 # -- in processes of their own: other runners, ranks, compiled code ---------------------------------------------------

@@ -77,6 +77,23 @@ def test_rows_take_and_put_what_is_theirs():
         assert output.any(dim=-1).any(dim=-1).sum() == len(set(theirs))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_that_are_put_are_finite(dtype):
+    table = requests()
+    a, b = table.add("a", (LocoRE(),), PROMPT), table.add("b", (HeadModulation(rows="after_image"),), PROMPT)
+    for rows_of_step in (((a, 1, 12), (b, 1, 9)), ((b, 1, 9), (a, 1, 12)), ((b, 8, 8), (b, 7, 7))):
+        (rows,) = plan_rows(table, layout(table, *rows_of_step), BLOCKS, 4)
+        edited = torch.ones(len(rows.tokens), 2, 3)
+        edited[:, 0] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+        edited[:, 1, 0] = 1e5  # float16 has no such number
+        output = torch.zeros(16, 2, 3, dtype=dtype)
+        rows.into_step(edited, output)
+        theirs = output[rows.tokens].float()
+        assert not theirs[:, 0].any()
+        assert theirs[:, 1, 0].unique().tolist() == [1e5 if dtype == torch.float32 else 0]
+        assert (theirs[:, 1, 1:] == 1).all()
+
+
 def test_a_prompts_concerned_rows():
     table = requests()
     last, behind = table.add("a", (LocoRE(),), PROMPT), table.add("b", (HeadModulation(rows="after_image"),), PROMPT)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from grounddecode.engines.rows import log_gains
+from grounddecode.engines.rows import finite, log_gains
 from grounddecode.engines.vllm.attention.cache import Reader
 from grounddecode.engines.vllm.stream.passes import Pass
 from grounddecode.engines.vllm.worker import Worker, worker_of
@@ -99,6 +99,7 @@ class EditedRows:
     scale: float
     sliding_window: Any
     logits_soft_cap: float | None
+    worker: Worker | None = None  # set once the model is loaded
 
     def forward(
         self, layer: Any, query: Tensor, key: Tensor | None, value: Tensor | None, kv_cache: Tensor,
@@ -129,10 +130,15 @@ class EditedRows:
     def do_kv_cache_update(
         self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
     ) -> None:
-        """vLLM's cache takes what has a place in it; rows behind that are those of second streams."""
+        """vLLM's cache takes what has a place in it; rows behind that are those of second streams.
+
+        Its blocks come to others, and what is read of one is read whole, so what edits lead to is finite.
+        """
         count = len(slot_mapping)
         if len(key) > count:
             key, value = key[:count], value[:count]
+        if self.worker is not None and self.worker.edits:
+            key, value = finite(key), finite(value)
         _behind(EditedRows, self).do_kv_cache_update(layer, key, value, kv_cache, slot_mapping)
 
     def edited(self, query: Tensor, cache: Any, rows: Rows, layer: int, worker: Worker) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grounddecode.engines.rows import finite
 from grounddecode.engines.vllm.requests import Group, Layout, Requests
 from grounddecode.view import LaidOut, Phase, StepView
 
@@ -76,13 +77,14 @@ class Rows:
         return given if given.shape[0] == count else given[:count]
 
     def into_step(self, edited: Tensor, output: Tensor) -> None:
-        """Put what is theirs, (B * count, ...), into that of the step, (tokens, ...)."""
+        """Put what is theirs, (B * count, ...), into that of the step, (tokens, ...); numbers that are none are 0."""
+        edited = edited.to(output.dtype)
         if self.straight:
-            self.of_step(output).copy_(edited)
+            torch.nan_to_num(edited, 0.0, 0.0, 0.0, out=self.of_step(output))
         elif self.real is None:
-            output.index_copy_(0, self.tokens, edited.to(output.dtype))
+            output.index_copy_(0, self.tokens, finite(edited))
         else:
-            output.index_copy_(0, self.tokens[self.real], edited.to(output.dtype)[self.real])
+            output.index_copy_(0, self.tokens[self.real], finite(edited[self.real]))
 
     def go_on(self, table: Tensor | None) -> None:
         """The next step: each query is a token further. `table`: of blocks, if a request has come to a new one."""

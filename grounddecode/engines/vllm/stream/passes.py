@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grounddecode.engines.rows import finite
 from grounddecode.engines.vllm.attention.step import MOST, Rows, parts_of
 from grounddecode.engines.vllm.stream.dense import DenseCache, Held, used
 from grounddecode.engines.vllm.stream.kernel import Blocks, can_read
@@ -148,6 +149,8 @@ class Pass:
         """Attention of one layer: the cache takes the new tokens in, then all rows are computed."""
         if key is None or value is None:
             raise RuntimeError("this attention backend is given no keys, so there is no second stream")
+        if any(group.editing for group in self.groups):
+            key, value = finite(key), finite(value)  # a place comes to other requests
         held = self.cache.of_layer(layer.layer_name, key, can_read(layer))
         if held.columns:
             self.blocks.write(layer, key, value, held)
