@@ -11,8 +11,9 @@ from torch import Tensor
 
 from grounddecode.engines.choose import adjusted, chosen
 from grounddecode.engines.state import begun, roomy, rows_of, stored
+from grounddecode.engines.vllm.attention.plan import Newest
 from grounddecode.engines.vllm.params import KEY, read_request
-from grounddecode.engines.vllm.requests import Asked, Group, Layout, Newest, Requests
+from grounddecode.engines.vllm.requests import NOBODY, Asked, Group, Layout, Requests
 from grounddecode.engines.vllm.worker import Worker, worker_of
 
 if TYPE_CHECKING:
@@ -55,9 +56,8 @@ class Processing:
         if batch_update is None:
             return
         worker, slots = self.worker, self.worker.row_slots
-        nobody = worker.requests.nobody
         for row in batch_update.removed:
-            slots[row] = nobody
+            slots[row] = NOBODY
         for row, params, prompt, output in batch_update.added:
             methods = worker.methods_of(params)
             worker.place(row, self._id_of(output) if methods else "", methods, prompt)
@@ -65,7 +65,7 @@ class Processing:
             if direction.name == "SWAP":
                 slots[one], slots[other] = slots[other], slots[one]
             else:
-                slots[one], slots[other] = nobody, slots[one]
+                slots[one], slots[other] = NOBODY, slots[one]
 
     def _id_of(self, output: list[int]) -> str:
         """vLLM's id of the request whose output this list is."""
@@ -78,7 +78,7 @@ class Processing:
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         worker = self.worker
         methods = worker.methods_of(sampling_params)
-        worker.row_slots[req_idx] = worker.requests.nobody
+        worker.row_slots[req_idx] = NOBODY
         if not methods or worker.runner is None:
             return False
         self._waiting.append((req_idx, str(worker.runner.req_states.index_to_req_id[req_idx]), methods))
@@ -111,7 +111,7 @@ class Processing:
             next_ = worker.requests.last[slots] < layout.lengths[: len(slots)]  # a prompt that goes on has none
             worker.count(slots[next_])
             parts = _parts(worker.requests, slots, next_)
-            if (next_ | (slots == worker.requests.nobody)).all():
+            if (next_ | (slots == NOBODY)).all():
                 self._settled = now, parts
         second = self._second_logits([one for part in parts for one in part.members if one.group.stream])
         for part in parts:

@@ -16,10 +16,9 @@ from grounddecode.engines.plan import LayerPlan, first_query, plan_layers
 from grounddecode.engines.vllm.tally import failed
 from grounddecode.images.layout import image_ends, image_mask
 from grounddecode.method import Method, Needs
-from grounddecode.view import Phase, StepView
 
 log = logging.getLogger("vllm.grounddecode")
-_ROOM = 256  # keys by which a view that is kept grows
+NOBODY = -1  # slot of a row without methods: the last entry of every array
 NOWHERE = np.iinfo(np.int64).max // 2  # first concerned position of a request that no edit concerns
 
 
@@ -52,9 +51,8 @@ class Group:
     def take(self) -> int:
         """A place for what is remembered of one more request."""
         if not self.free:
-            more = max(1, self.places)
-            self.free = list(range(self.places + more - 1, self.places - 1, -1))
-            self.places += more
+            self.free = list(range(2 * self.places, self.places - 1, -1))
+            self.places = 2 * self.places + 1
         return self.free.pop()
 
 
@@ -76,7 +74,7 @@ class Requests:
     """Slots for requests with methods, and their arrays.
 
     Args:
-        slots: most requests at a time.  max_length: most tokens of one.  n_layers: decoder layers.
+        slots: requests that there is room for at first.  max_length: most tokens of one.  n_layers: decoder layers.
         image_token_id: what marks an image token in a prompt.  device: of the tensors.
     """
 
@@ -102,11 +100,6 @@ class Requests:
         self.image_end = torch.full((slots,), -1, dtype=torch.long, device=device)
         self.prompt_length = torch.zeros(slots, dtype=torch.long, device=device)
 
-    @property
-    def nobody(self) -> int:
-        """The slot that stands for a row without methods."""
-        return len(self.by_slot)
-
     def add(self, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray) -> Asked:
         """The request of that id: as it is known, or a new one.
 
@@ -116,6 +109,8 @@ class Requests:
         known = self.by_key.get(key)
         if known is not None:
             return known
+        if not self._free:
+            self._grow()
         slot = self._free.pop()
         group = self._group(methods)
         image = image_mask(torch.from_numpy(np.asarray(prompt, dtype=np.int64)), self.image_token_id)
@@ -126,6 +121,18 @@ class Requests:
         self.changes += 1
         self._lay_out(asked, image)
         return asked
+
+    def _grow(self) -> None:
+        """Twice as many slots: a request that is preempted keeps its own, however many take its row after it."""
+        count = len(self.by_slot)
+        self.by_slot += [None] * count
+        self._free = list(range(2 * count - 1, count - 1, -1))
+        for name in ("first", "sure", "order", "last", "streaming", "judging", "deciding"):
+            known = vars(self)[name]
+            vars(self)[name] = np.concatenate([known, known[NOBODY:].repeat(count)])
+        for name, none in (("image", 0), ("image_end", -1), ("prompt_length", 0)):
+            held = vars(self)[name]
+            vars(self)[name] = torch.cat([held, torch.full_like(held, none)])
 
     def _lay_out(self, asked: Asked, image: Tensor) -> None:
         slot, group = asked.slot, asked.group
@@ -187,7 +194,7 @@ class Requests:
 
 @dataclass(frozen=True)
 class Layout:
-    """The requests of a step in its order. `slots`: (n,), `Requests.nobody` without methods; `starts`: (n + 1,) where
+    """The requests of a step in its order. `slots`: (n,), `NOBODY` without methods; `starts`: (n + 1,) where
     the tokens of each begin; `lengths`: (n,) tokens it has after this step."""
 
     slots: np.ndarray
@@ -216,39 +223,6 @@ class Layout:
             if asked is not None:
                 found.append((asked, int(self.starts[i]), int(self.past[i]), int(self.lengths[i])))
         return found
-
-
-class Newest:
-    """The view of the newest row of some requests, for as long as they are there: what logits are adjusted with."""
-
-    def __init__(self, requests: Requests, members: Sequence[Asked]) -> None:
-        self._requests, self._device = requests, requests.image.device
-        slots = torch.tensor([one.slot for one in members], device=self._device)
-        self.places = torch.tensor([one.place for one in members], device=self._device)
-        self._view = StepView(
-            phase=Phase.MIXED,
-            step=0,
-            n_layers=requests.n_layers,
-            slots=slots,
-            queries=slots,
-            keys=slots[:0],
-            image=requests.image[slots, :0],
-            image_end=requests.image_end[slots],
-            prompt_length=requests.prompt_length[slots],
-        )
-
-    def view(self, lengths: np.ndarray) -> StepView:
-        """`lengths`: (R,) their tokens."""
-        keys = int(lengths.max())
-        if keys > len(self._view.keys):
-            room = min(-(-keys // _ROOM) * _ROOM, self._requests.image.shape[1])
-            positions = torch.arange(room, device=self._device)
-            self._view = self._view.with_(keys=positions, image=self._requests.image[self._view.slots, :room])
-        return self._view.with_(
-            queries=torch.from_numpy(np.asarray(lengths) - 1).to(self._device),
-            keys=self._view.keys[:keys],
-            image=self._view.image[:, :keys],
-        )
 
 
 class Current:

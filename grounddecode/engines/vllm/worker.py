@@ -21,7 +21,7 @@ from grounddecode.engines.vllm.attention.plan import Plan, plan_of
 from grounddecode.engines.vllm.attention.step import Part, Rows, groups_of
 from grounddecode.engines.vllm.observer import Observer
 from grounddecode.engines.vllm.params import KEY, at_start, is_asked_for, refused, restored, settings_of
-from grounddecode.engines.vllm.requests import Asked, Current, Layout, Requests
+from grounddecode.engines.vllm.requests import NOBODY, Asked, Current, Layout, Requests
 from grounddecode.engines.vllm.saliency import Saliency
 from grounddecode.engines.vllm.stream.second import Streams
 from grounddecode.engines.vllm.tally import PLACE, Tally
@@ -63,7 +63,7 @@ class Worker(Current):
         self.reader: Reader = READERS["CPU_ATTN"]
         self.kind = self._runner_name = ""  # the model's attention backend, and which runner it is
         self.rank = 0
-        self.streams = Streams(self, self.settings.streams or 2 * self.max_requests)
+        self.streams = Streams(self, self.settings.streams or self.max_requests)
         self.observer: Observer | None = None
         self.saliency: Saliency | None = None
         self.trace: Recorder | None = None  # of an engine in this process, for studies: what each step did
@@ -75,9 +75,8 @@ class Worker(Current):
     def open(self, device: Any, rows: int) -> None:
         """Called by the processor: make room for requests. `rows`: how many the runner can have at a time."""
         token = image_token_id(self.vllm_config.model_config.hf_config)
-        # Twice: one that is preempted keeps its place while another takes its row.
-        self._requests = Requests(2 * rows, self.max_length, self.n_layers, int(token or 0), device)
-        self.row_slots = np.full(rows, self._requests.nobody, dtype=np.int64)
+        self._requests = Requests(rows, self.max_length, self.n_layers, int(token or 0), device)
+        self.row_slots = np.full(rows, NOBODY, dtype=np.int64)
         self._counted = (-1, b""), []
 
     def attach(self, model: Any) -> None:
@@ -130,14 +129,14 @@ class Worker(Current):
     def place(self, row: int, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray | None) -> None:
         """A request has come into this row of the batch."""
         if not methods or prompt is None:
-            self.row_slots[row] = self.requests.nobody
+            self.row_slots[row] = NOBODY
             return
         self.row_slots[row] = self.requests.add(key, methods, prompt).slot
 
     def asked(self, row: int) -> Asked | None:
         """The request with methods in this row, if it is one."""
         slot = int(self.row_slots[row])
-        return None if slot == self.requests.nobody else self.requests.by_slot[slot]
+        return None if slot == NOBODY else self.requests.by_slot[slot]
 
     def finished(self, keys: Sequence[str]) -> None:
         """Requests that have ended, however they did."""
@@ -145,7 +144,7 @@ class Worker(Current):
             self.tally.settle(at_once=True)
         for asked in self.requests.drop(keys):
             self.streams.drop(asked)
-            self.row_slots[self.row_slots == asked.slot] = self.requests.nobody
+            self.row_slots[self.row_slots == asked.slot] = NOBODY
 
     def preempted(self, keys: Sequence[str]) -> None:
         """Requests that will be read again from their first token: only what cannot be read again is kept."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from grounddecode.engines.vllm.requests import Layout, Requests
+from grounddecode.engines.vllm.requests import NOBODY, Layout, Requests
 from grounddecode.engines.vllm.stream.aboard import Aboard
 from grounddecode.engines.vllm.stream.dense import DenseCache
 from grounddecode.engines.vllm.stream.passes import Pass, Stream
@@ -34,7 +34,7 @@ class Riding:
         self.aboard = Aboard(self.passed(), self.layout(0), [0, 2], are_all)
 
     def layout(self, steps: int, order: tuple[int, int] = (0, 1)) -> Layout:
-        slots = [self.asked[order[0]].slot, self.table.nobody, self.asked[order[1]].slot]
+        slots = [self.asked[order[0]].slot, NOBODY, self.asked[order[1]].slot]
         lengths = np.array([self.length + 1 + order[0], 7, self.length + 1 + order[1]])
         return Layout(np.array(slots), np.arange(4), lengths + steps)
 

@@ -217,6 +217,36 @@ def test_what_a_request_asks_for_spoils_no_memory_that_others_get(llm: Any, loca
     assert all(dense)
 
 
+def test_requests_that_more_urgent_ones_push_out_go_on_as_they_were(local: Any) -> None:
+    """More of them wait, with what they remember, than twice as many as run."""
+    from vllm import SamplingParams
+
+    from grounddecode.engines.hf.engine import chat_prompt
+
+    tight = open_llm(
+        str(lab.checkpoint("seed0")), scheduling_policy="priority", num_gpu_blocks_override=14, max_num_seqs=4,
+        max_model_len=256, async_scheduling=False,
+    )  # fmt: skip
+    KEPT.append(tight)
+    engine, text = tight.llm_engine, chat_prompt(local.processor, DETAIL, 1)
+    asked = questions(["locore:beta=3", "flb:gamma=1", "avc:alpha=1"], 2)
+    expected = [by_hf(local, question).tokens for question in asked]
+    told, most = {}, 0
+    for i in range(1000):
+        if i % 8 == 0 and i < 8 * 24:
+            question = asked[i // 8 % len(asked)]
+            params = SamplingParams(temperature=0, max_tokens=48, extra_args={"grounddecode": question.spec})
+            prompt = {"prompt": text, "multi_modal_data": {"image": question.images[0]}}
+            engine.add_request(str(i // 8), prompt, params, priority=-i)
+        for output in engine.step():
+            told[int(output.request_id)] = list(output.outputs[0].token_ids)
+        most = max(most, len(worker(tight).requests.by_key))
+        if not engine.has_unfinished_requests():
+            break
+    assert most > 8
+    assert [told[i] for i in range(24)] == [expected[i % len(asked)] for i in range(24)]
+
+
 # -- in processes of their own: other runners, ranks, compiled code ---------------------------------------------------
 CHILD = """
 import json, runpy, sys

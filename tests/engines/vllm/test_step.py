@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from grounddecode.engines.state import roomy, stored
-from grounddecode.engines.vllm.attention.plan import plan_of
+from grounddecode.engines.vllm.attention.plan import Newest, plan_of
 from grounddecode.engines.vllm.attention.step import last_prompt_rows, plan_rows
 from grounddecode.engines.vllm.processor import Processing
-from grounddecode.engines.vllm.requests import Layout, Newest, Requests
+from grounddecode.engines.vllm.requests import NOBODY, Layout, Requests
 from grounddecode.methods.attention.heads import HeadModulation
 from grounddecode.methods.attention.locore import LocoRE
 from grounddecode.methods.choice.flb import FLB
@@ -29,7 +29,7 @@ def requests():
 
 def layout(table, *rows):
     """rows: (request or None, tokens in this step, tokens after it)."""
-    slots = np.array([table.nobody if one is None else one.slot for one, _, _ in rows])
+    slots = np.array([NOBODY if one is None else one.slot for one, _, _ in rows])
     starts = np.concatenate([[0], np.cumsum([count for _, count, _ in rows])])
     return Layout(slots, starts, np.array([length for _, _, length in rows]))
 
@@ -110,12 +110,30 @@ def test_what_is_remembered_takes_the_room_of_those_it_is_of():
     table = requests()
     a, b, c = (table.add(key, (FLB(gamma=gamma),), PROMPT) for key, gamma in (("a", 1), ("b", 2), ("c", 1)))
     assert [one.place for one in (a, b, c)] == [0, 0, 1]
-    assert [one.group.places for one in (a, b)] == [2, 1]
+    assert [one.group.places for one in (a, b)] == [3, 1]
     first = stored(None, torch.tensor([0]), torch.tensor([[5.0]]), 1)
     grown = stored(roomy(first, 2), torch.tensor([1]), torch.tensor([[6.0]]), 2)
     assert grown.tolist() == [[5.0], [6.0]]
     table.drop(["a"])
     assert table.add("d", (FLB(gamma=1),), PROMPT).place == 0
+
+
+def test_there_is_room_for_more_than_a_batch():
+    """Requests that are preempted keep their slots."""
+    few = Requests(slots=2, max_length=64, n_layers=4, image_token_id=IMAGE, device=torch.device("cpu"))
+    asked = [few.add(str(i), (LocoRE(), AvisC()), [*PROMPT[: 5 + i % 3], 6]) for i in range(7)]
+    assert len({one.slot for one in asked}) == 7
+    table = requests()
+    alike = [table.add(str(i), (LocoRE(), AvisC()), [*PROMPT[: 5 + i % 3], 6]) for i in range(6)]
+    for name in ("first", "sure", "order", "last", "streaming", "judging", "deciding"):
+        here, there = getattr(few, name), getattr(table, name)
+        assert [here[one.slot] for one in asked[:6]] == [there[one.slot] for one in alike]
+        assert here[NOBODY] == there[NOBODY]
+    for name in ("image", "image_end", "prompt_length"):
+        here, there = getattr(few, name), getattr(table, name)
+        assert here[[one.slot for one in asked[:6]]].equal(there[[one.slot for one in alike]])
+    few.drop([str(i) for i in range(7)])
+    assert sorted(few._free) == list(range(len(few.by_slot)))
 
 
 def test_prompts_in_pieces_and_of_unlike_length():

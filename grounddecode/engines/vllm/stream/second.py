@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from grounddecode.engines.overwrite import overwritten
-from grounddecode.engines.vllm.requests import Newest
+from grounddecode.engines.vllm.attention.plan import Newest
 from grounddecode.engines.vllm.stream.aboard import Aboard
 from grounddecode.engines.vllm.stream.dense import DenseCache
 from grounddecode.engines.vllm.stream.passes import Pass, Stream, takes_more_rows
