@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import logging
 import os
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ from grounddecode.method import Method, Needs
 
 log = logging.getLogger("vllm.grounddecode")
 _DONE = "_grounddecode_wraps"
+_SECRET = "GROUNDDECODE_SALT"  # in the environment of all processes of a server: no client can name another's blocks
 
 
 def register() -> None:
@@ -40,6 +42,7 @@ def register() -> None:
     from vllm.v1.engine.input_processor import InputProcessor
 
     agree_on_a_place()
+    os.environ.setdefault(_SECRET, secrets.token_hex(16))
     wrap(Scheduler, "schedule", holding_back, ("self",))
     wrap(InputProcessor, "process_inputs", _admitting, ("self", "request_id", "prompt", "params"))
     wrap(BaseModelLoader, "load_model", _loading, ("self", "vllm_config", "model_config"))
@@ -149,7 +152,7 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
     params.extra_args = (params.extra_args or {}) | {KEY: text}
     admitted(request.request_id, methods)
     if any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods):  # later layers and tokens see what it changes
-        mark = f"{KEY}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        mark = f"{KEY}:{hashlib.sha256((os.environ[_SECRET] + text).encode()).hexdigest()[:16]}"
         request.cache_salt = f"{request.cache_salt}|{mark}" if request.cache_salt else mark
     _counter().labels("+".join(sorted({m.name for m in methods}))).inc()
     if any(Needs.SECOND_STREAM in m.active_needs() for m in methods):

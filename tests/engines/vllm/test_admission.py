@@ -1,0 +1,34 @@
+"""What a server makes of a request before it runs: whose cache blocks it may have, and where its image is."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from grounddecode import registry
+from grounddecode.engines.hf.engine import chat_prompt
+from grounddecode.engines.vllm.params import written
+from grounddecode.lab import world
+from tests.engines.vllm.asking import DETAIL, Question, by_hf, by_vllm
+
+pytestmark = pytest.mark.vllm
+LATER = "heads:alpha=4,rows=after_image"
+"""What it edits are rows of the prompt, which lie in blocks of the prefix cache."""
+
+
+def test_no_client_can_name_the_blocks_of_a_method(llm: Any, local: Any) -> None:
+    from vllm import SamplingParams
+
+    question = Question(LATER, (next(iter(world.scenes("evaluation", 1))).image,), f"{DETAIL} {'the cat ' * 60}")
+    digest = hashlib.sha256(written(registry.parse(LATER)).encode()).hexdigest()
+    prompt = {
+        "prompt": chat_prompt(local.processor, question.prompt, 1),
+        "multi_modal_data": {"image": list(question.images)},
+        "cache_salt": f"grounddecode:{digest[:16]}",
+    }
+    plain = SamplingParams(temperature=0, max_tokens=2)
+    llm.generate([prompt], [plain], use_tqdm=False)
+    (answer,) = by_vllm(llm, local.processor, [question], 16)
+    assert answer.differs(by_hf(local, question, 16)) <= 2e-4
