@@ -180,9 +180,10 @@ def _settings(frontend: Any) -> Settings:
 
 
 def _refused(sentence: str) -> Exception:
+    """It may quote what was given, and half a surrogate pair cannot be sent."""
     from vllm.exceptions import VLLMValidationError
 
-    error: Exception = VLLMValidationError(sentence)
+    error: Exception = VLLMValidationError(sentence.encode(errors="backslashreplace").decode())
     return error
 
 

@@ -32,3 +32,13 @@ def test_no_client_can_name_the_blocks_of_a_method(llm: Any, local: Any) -> None
     llm.generate([prompt], [plain], use_tqdm=False)
     (answer,) = by_vllm(llm, local.processor, [question], 16)
     assert answer.differs(by_hf(local, question, 16)) <= 2e-4
+
+
+@pytest.mark.parametrize("given", ['{"method": "none", "\\ud800": 1}', '{"method": "avc", "\\ud800": 1, "\\ud800": 2}'])
+def test_a_refusal_can_be_sent_whatever_it_quotes(llm: Any, local: Any, given: str) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    image = next(iter(world.scenes("evaluation", 1))).image
+    with pytest.raises(VLLMValidationError, match=r"\\ud800 (is given twice|out$)") as refused:
+        by_vllm(llm, local.processor, [Question(given, (image,))], 2)
+    assert str(refused.value).encode()
