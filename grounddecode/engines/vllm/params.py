@@ -12,6 +12,7 @@ from typing import Any, Literal
 from grounddecode import registry, schema
 from grounddecode.calibration import Calibration, known
 from grounddecode.engines.plan import hf_only, refusal
+from grounddecode.engines.state import too_large
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 
@@ -185,6 +186,16 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
     return None
 
 
+def unmet(methods: Sequence[Method], knowledge: Calibration | None, model: Any) -> str | None:
+    """What methods miss of a model with this configuration of vLLM's, in one sentence; None: nothing."""
+    n_layers, vocabulary = int(model.hf_text_config.num_hidden_layers), int(model.get_vocab_size())
+    try:
+        reasons = (too_large(m.calibrated(knowledge), n_layers, vocabulary) for m in methods)
+        return next((reason for reason in reasons if reason is not None), None)
+    except ValueError as error:
+        return str(error)
+
+
 def prepared_for(method: Method, n_layers: int) -> bool:
     """Whether a server has to be started for a method: it flags tokens, or sees gradients."""
     needs = method.active_needs()
@@ -210,9 +221,15 @@ def is_asked_for(model_config: Any) -> bool:
 
 
 def settings_of(vllm_config: Any) -> Settings:
-    """What the server was started for. Raises ValueError for what is no setting."""
-    additional = getattr(vllm_config, "additional_config", None)
-    return Settings.read(additional.get(KEY) if isinstance(additional, dict) else None)
+    """What the server was started for. Raises ValueError for what is no setting, or a default that cannot run."""
+    additional, model = getattr(vllm_config, "additional_config", None), vllm_config.model_config
+    settings = Settings.read(additional.get(KEY) if isinstance(additional, dict) else None)
+    if settings.default:
+        reason = not_offered(settings.default, settings, int(model.hf_text_config.num_hidden_layers))
+        reason = reason or unmet(settings.default, settings.knowledge(model.hf_config), model)
+        if reason is not None:
+            raise ValueError(f"grounddecode: the default of --additional-config cannot run here: {reason}")
+    return settings
 
 
 def refused(vllm_config: Any) -> str | None:

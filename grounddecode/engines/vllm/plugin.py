@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from grounddecode.engines.state import too_large
 from grounddecode.engines.vllm.confirm import CHAT, admitted, chat, confirming
 from grounddecode.engines.vllm.params import (
     FLAG,
@@ -22,6 +21,7 @@ from grounddecode.engines.vllm.params import (
     read_request,
     refused,
     settings_of,
+    unmet,
     written,
 )
 from grounddecode.engines.vllm.stream.limit import holding_back
@@ -126,13 +126,7 @@ def _cannot(methods: tuple[Method, ...], params: Any, frontend: Any) -> str | No
     model = frontend.model_config
     if not hasattr(frontend, "_grounddecode_knowledge"):
         frontend._grounddecode_knowledge = _settings(frontend).knowledge(model.hf_config)
-    n_layers, vocabulary = int(model.hf_text_config.num_hidden_layers), int(model.get_vocab_size())
-    try:
-        known = [method.calibrated(frontend._grounddecode_knowledge) for method in methods]
-        reasons = (too_large(method, n_layers, vocabulary) for method in known)
-        return next((reason for reason in reasons if reason is not None), None)
-    except ValueError as error:
-        return str(error)
+    return unmet(methods, frontend._grounddecode_knowledge, model)
 
 
 def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool) -> None:
