@@ -17,6 +17,7 @@ from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 
 KEY = "grounddecode"  # of a request's `extra_args` / `vllm_xargs`, and of the server's `--additional-config`
+IMAGES = "grounddecode_images"  # of the same, for workers: where each picture begins in the prompt, and its length
 FLAG = "logits_processors.vllm:GroundDecode"
 NONE = ("none", "greedy")
 _LARGEST = 2**31 - 1  # integer that every tensor of positions can hold

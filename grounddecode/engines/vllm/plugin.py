@@ -14,6 +14,7 @@ from typing import Any
 from grounddecode.engines.vllm.confirm import CHAT, admitted, chat, confirming
 from grounddecode.engines.vllm.params import (
     FLAG,
+    IMAGES,
     KEY,
     Settings,
     is_asked_for,
@@ -137,13 +138,15 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
     if not methods:
         return
     names = ", ".join(m.name for m in methods)
-    token = image_token_id(frontend.model_config.hf_config)
-    if request.prompt_token_ids is None or token not in request.prompt_token_ids:
+    token, ids = image_token_id(frontend.model_config.hf_config), request.prompt_token_ids or ()
+    features = [one.mm_position for one in request.mm_features or () if one.modality == "image"]
+    images = [[one.offset, one.length] for one in features]
+    if not any(token in ids[begin : begin + count] for begin, count in images):  # text may hold the token, too
         if not asked:  # the server's default: a request without an image runs plain
             return
         raise _refused(f"{names}: no image token in the prompt, give the request an image or leave the methods out")
     text = written(methods)
-    params.extra_args = (params.extra_args or {}) | {KEY: text}
+    params.extra_args = (params.extra_args or {}) | {KEY: text, IMAGES: images}
     admitted(request.request_id, methods)
     if any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods):  # later layers and tokens see what it changes
         mark = f"{KEY}:{hashlib.sha256((os.environ[_SECRET] + text).encode()).hexdigest()[:16]}"

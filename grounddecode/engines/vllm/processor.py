@@ -37,7 +37,7 @@ class Processing:
             raise ValueError("grounddecode: the processor was built without the flag --logits-processors")
         self.worker = worker
         self._states: Any = given if is_second else None
-        self._waiting: list[tuple[int, str, Any]] = []
+        self._waiting: list[tuple[int, str, Any, Any]] = []
         device = given.device if is_second else given
         worker.open(device, int(given.max_num_reqs) if is_second else worker.max_requests)
         worker.announce("V2" if is_second else "V1")
@@ -60,7 +60,7 @@ class Processing:
             slots[row] = NOBODY
         for row, params, prompt, output in batch_update.added:
             methods = worker.methods_of(params)
-            worker.place(row, self._id_of(output) if methods else "", methods, prompt)
+            worker.place(row, self._id_of(output) if methods else "", methods, prompt, params)
         for one, other, direction in batch_update.moved:
             if direction.name == "SWAP":
                 slots[one], slots[other] = slots[other], slots[one]
@@ -81,15 +81,17 @@ class Processing:
         worker.row_slots[req_idx] = NOBODY
         if not methods or worker.runner is None:
             return False
-        self._waiting.append((req_idx, str(worker.runner.req_states.index_to_req_id[req_idx]), methods))
+        self._waiting.append(
+            (req_idx, str(worker.runner.req_states.index_to_req_id[req_idx]), methods, sampling_params)
+        )
         return True
 
     def apply_staged_writes(self) -> None:
         """The prompts lie on the device by now: the one host read of a request."""
-        for row, key, methods in self._waiting:
+        for row, key, methods, params in self._waiting:
             length = int(self._states.prompt_len.np[row])
             prompt = self._states.all_token_ids.gpu[row, :length].cpu().numpy()
-            self.worker.place(row, key, methods, prompt)
+            self.worker.place(row, key, methods, prompt, params)
         self._waiting.clear()
 
     # -- logits ----------------------------------------------------------------------------------------------------

@@ -100,11 +100,15 @@ class Requests:
         self.image_end = torch.full((slots,), -1, dtype=torch.long, device=device)
         self.prompt_length = torch.zeros(slots, dtype=torch.long, device=device)
 
-    def add(self, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray) -> Asked:
+    def add(
+        self, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray,
+        images: Iterable[tuple[int, int]] | None = None,
+    ) -> Asked:  # fmt: skip
         """The request of that id: as it is known, or a new one.
 
         Args:
             methods: with everything filled in.  prompt: its token ids, image placeholders expanded.
+            images: where each picture begins, and its length; None: wherever image tokens are.
         """
         known = self.by_key.get(key)
         if known is not None:
@@ -114,6 +118,8 @@ class Requests:
         slot = self._free.pop()
         group = self._group(methods)
         image = image_mask(torch.from_numpy(np.asarray(prompt, dtype=np.int64)), self.image_token_id)
+        if images is not None:
+            image &= torch.stack([_within(begin, count, len(image)) for begin, count in images]).any(dim=0)
         end = int(image_ends(image[None]))
         asked = Asked(key, slot, group, len(image), end, group.take())
         self.by_key[key] = self.by_slot[slot] = asked
@@ -190,6 +196,11 @@ class Requests:
                     self.first[asked.slot] = NOWHERE
                     self.streaming[asked.slot] = self.judging[asked.slot] = False
                     self.deciding[asked.slot] = True  # what becomes of its answer is up to the server's `on_error`
+
+
+def _within(begin: int, count: int, length: int) -> Tensor:
+    at = torch.arange(length)
+    return (at >= begin) & (at < begin + count)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from grounddecode.engines.vllm.attention.cache import READERS, Reader
 from grounddecode.engines.vllm.attention.plan import Plan, plan_of
 from grounddecode.engines.vllm.attention.step import Part, Rows, groups_of
 from grounddecode.engines.vllm.observer import Observer
-from grounddecode.engines.vllm.params import KEY, at_start, is_asked_for, refused, restored, settings_of
+from grounddecode.engines.vllm.params import IMAGES, KEY, at_start, is_asked_for, refused, restored, settings_of
 from grounddecode.engines.vllm.requests import NOBODY, Asked, Current, Layout, Requests
 from grounddecode.engines.vllm.saliency import Saliency
 from grounddecode.engines.vllm.stream.second import Streams
@@ -126,12 +126,14 @@ class Worker(Current):
             self._methods[text] = tuple(m.calibrated(self.knowledge) for m in restored(text))
         return self._methods[text]
 
-    def place(self, row: int, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray | None) -> None:
+    def place(
+        self, row: int, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray | None, params: Any
+    ) -> None:
         """A request has come into this row of the batch."""
         if not methods or prompt is None:
             self.row_slots[row] = NOBODY
             return
-        self.row_slots[row] = self.requests.add(key, methods, prompt).slot
+        self.row_slots[row] = self.requests.add(key, methods, prompt, params.extra_args.get(IMAGES)).slot
 
     def asked(self, row: int) -> Asked | None:
         """The request with methods in this row, if it is one."""

@@ -10,6 +10,7 @@ import pytest
 from grounddecode import registry
 from grounddecode.engines.hf.engine import chat_prompt
 from grounddecode.engines.vllm.params import written
+from grounddecode.engines.vllm.requests import Requests
 from grounddecode.lab import world
 from tests.engines.vllm.asking import DETAIL, Question, by_hf, by_vllm
 
@@ -42,3 +43,21 @@ def test_a_refusal_can_be_sent_whatever_it_quotes(llm: Any, local: Any, given: s
     with pytest.raises(VLLMValidationError, match=r"\\ud800 (is given twice|out$)") as refused:
         by_vllm(llm, local.processor, [Question(given, (image,))], 2)
     assert str(refused.value).encode()
+
+
+def test_an_image_token_that_somebody_wrote_is_text(llm: Any, local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    laid: list[list[int]] = []
+    usual = Requests._lay_out
+    monkeypatch.setattr(
+        Requests,
+        "_lay_out",
+        lambda self, asked, image: (laid.append(image.nonzero()[:, 0].tolist()), usual(self, asked, image)),
+    )
+    image = next(iter(world.scenes("evaluation", 1))).image
+    for text in (DETAIL, f"{DETAIL} Is this an <image> of a cat?"):
+        by_vllm(llm, local.processor, [Question("locore:beta=3", (image,), text)], 2)
+    assert laid[0] == laid[1] != []
+    with pytest.raises(VLLMValidationError, match="locore: no image token in the prompt"):
+        by_vllm(llm, local.processor, [Question("locore:beta=3", (), "Is this an <image> of a cat?")], 2)
