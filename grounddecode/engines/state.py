@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from grounddecode.method import Needs
 from grounddecode.view import Phase, StepView
 
 if TYPE_CHECKING:
+    from grounddecode.calibration import Calibration
     from grounddecode.method import Method
 
 MOST = 2**20
@@ -89,6 +90,15 @@ def too_large(method: Method, n_layers: int, vocabulary: int) -> str | None:
     if many <= MOST:
         return None
     return f"{method.name} would remember {many} numbers of each request, give hyper-parameters for at most {MOST}"
+
+
+def unmet(methods: Sequence[Method], knowledge: Calibration | None, n_layers: int, vocabulary: int) -> str | None:
+    """What methods miss of a model of which this is known, in one sentence; None: nothing."""
+    try:
+        reasons = (too_large(m.calibrated(knowledge), n_layers, vocabulary) for m in methods)
+        return next((reason for reason in reasons if reason is not None), None)
+    except ValueError as error:
+        return str(error)
 
 
 def _numbers(state: Any) -> int:

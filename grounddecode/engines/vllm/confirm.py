@@ -15,12 +15,12 @@ CHAT = ("self", "request", "result_generator", "request_id")
 _MOST = 8192  # requests that are remembered: answers of other kinds, streams among them, never ask
 _SERVING = ("vllm.entrypoints.openai.api_server", "vllm.entrypoints.launchers", "vllm.entrypoints.cli")
 """Modules that a process has which answers over HTTP."""
-_admitted: dict[str, Sequence[Method]] = {}
+_admitted: dict[str, tuple[str, Sequence[Method]]] = {}
 
 
-def admitted(request_id: str, methods: Sequence[Method]) -> None:
-    """A request was let in with these methods."""
-    _admitted[request_id] = methods
+def admitted(request_id: str, mark: str, methods: Sequence[Method]) -> None:
+    """A request was let in with these methods. `mark`: by which workers know it."""
+    _admitted[request_id] = mark, methods
     while len(_admitted) > _MOST:
         _admitted.pop(next(iter(_admitted)), None)
 
@@ -36,14 +36,14 @@ def chat() -> type | None:
 
 
 def confirming(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Put the field `grounddecode` into answers made with methods; into none once a method has failed here."""
+    """Put the field `grounddecode` into answers made with methods; not where one of them has failed."""
 
     async def answer(self: Any, request: Any, results: Any, request_id: str, *args: Any, **kwargs: Any) -> Any:
         try:
             response = await original(self, request, results, request_id, *args, **kwargs)
         finally:
-            methods = _admitted.pop(request_id, ())
-        if methods and hasattr(response, "choices") and not has_failed():
+            mark, methods = _admitted.pop(request_id, ("", ()))
+        if methods and hasattr(response, "choices") and not has_failed(mark):
             setattr(response, KEY, {"methods": [method.to_dict() for method in methods]})
         return response
 

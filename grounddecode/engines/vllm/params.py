@@ -12,12 +12,13 @@ from typing import Any, Literal
 from grounddecode import registry, schema
 from grounddecode.calibration import Calibration, known
 from grounddecode.engines.plan import hf_only, refusal
-from grounddecode.engines.state import too_large
+from grounddecode.engines.state import unmet
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
 
 KEY = "grounddecode"  # of a request's `extra_args` / `vllm_xargs`, and of the server's `--additional-config`
 IMAGES = "grounddecode_images"  # of the same, for workers: where each picture begins in the prompt, and its length
+MARK = "grounddecode_mark"  # and by what frontend and workers know the request
 FLAG = "logits_processors.vllm:GroundDecode"
 NONE = ("none", "greedy")
 _LARGEST = 2**31 - 1  # integer that every tensor of positions can hold
@@ -187,16 +188,6 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
     return None
 
 
-def unmet(methods: Sequence[Method], knowledge: Calibration | None, model: Any) -> str | None:
-    """What methods miss of a model with this configuration of vLLM's, in one sentence; None: nothing."""
-    n_layers, vocabulary = int(model.hf_text_config.num_hidden_layers), int(model.get_vocab_size())
-    try:
-        reasons = (too_large(m.calibrated(knowledge), n_layers, vocabulary) for m in methods)
-        return next((reason for reason in reasons if reason is not None), None)
-    except ValueError as error:
-        return str(error)
-
-
 def prepared_for(method: Method, n_layers: int) -> bool:
     """Whether a server has to be started for a method: it flags tokens, or sees gradients."""
     needs = method.active_needs()
@@ -226,8 +217,10 @@ def settings_of(vllm_config: Any) -> Settings:
     additional, model = getattr(vllm_config, "additional_config", None), vllm_config.model_config
     settings = Settings.read(additional.get(KEY) if isinstance(additional, dict) else None)
     if settings.default:
-        reason = not_offered(settings.default, settings, int(model.hf_text_config.num_hidden_layers))
-        reason = reason or unmet(settings.default, settings.knowledge(model.hf_config), model)
+        n_layers = int(model.hf_text_config.num_hidden_layers)
+        reason = not_offered(settings.default, settings, n_layers) or unmet(
+            settings.default, settings.knowledge(model.hf_config), n_layers, int(model.get_vocab_size())
+        )
         if reason is not None:
             raise ValueError(f"grounddecode: the default of --additional-config cannot run here: {reason}")
     return settings

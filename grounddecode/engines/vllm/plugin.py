@@ -11,22 +11,23 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from grounddecode.engines.state import unmet
 from grounddecode.engines.vllm.confirm import CHAT, admitted, chat, confirming
 from grounddecode.engines.vllm.params import (
     FLAG,
     IMAGES,
     KEY,
+    MARK,
     Settings,
     is_asked_for,
     not_offered,
     read_request,
     refused,
     settings_of,
-    unmet,
     written,
 )
 from grounddecode.engines.vllm.stream.limit import holding_back
-from grounddecode.engines.vllm.tally import PLACE, Collected, agree_on_a_place
+from grounddecode.engines.vllm.tally import PLACE, Collected, agree_on_a_place, mark
 from grounddecode.engines.vllm.worker import worker_of
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
@@ -127,7 +128,8 @@ def _cannot(methods: tuple[Method, ...], params: Any, frontend: Any) -> str | No
     model = frontend.model_config
     if not hasattr(frontend, "_grounddecode_knowledge"):
         frontend._grounddecode_knowledge = _settings(frontend).knowledge(model.hf_config)
-    return unmet(methods, frontend._grounddecode_knowledge, model)
+    n_layers, vocabulary = int(model.hf_text_config.num_hidden_layers), int(model.get_vocab_size())
+    return unmet(methods, frontend._grounddecode_knowledge, n_layers, vocabulary)
 
 
 def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool) -> None:
@@ -146,11 +148,11 @@ def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool)
             return
         raise _refused(f"{names}: no image token in the prompt, give the request an image or leave the methods out")
     text = written(methods)
-    params.extra_args = (params.extra_args or {}) | {KEY: text, IMAGES: images}
-    admitted(request.request_id, methods)
+    params.extra_args = (params.extra_args or {}) | {KEY: text, IMAGES: images, MARK: (name := mark())}
+    admitted(request.request_id, name, methods)
     if any(Needs.ATTENTION_EDIT in m.active_needs() for m in methods):  # later layers and tokens see what it changes
-        mark = f"{KEY}:{hashlib.sha256((os.environ[_SECRET] + text).encode()).hexdigest()[:16]}"
-        request.cache_salt = f"{request.cache_salt}|{mark}" if request.cache_salt else mark
+        salt = f"{KEY}:{hashlib.sha256((os.environ[_SECRET] + text).encode()).hexdigest()[:16]}"
+        request.cache_salt = f"{request.cache_salt}|{salt}" if request.cache_salt else salt
     _counter().labels("+".join(sorted({m.name for m in methods}))).inc()
     if any(Needs.SECOND_STREAM in m.active_needs() for m in methods):
         params.skip_reading_prefix_cache = True  # the second stream needs every embedding of the prompt

@@ -67,6 +67,7 @@ class Asked:
     prompt_length: int
     image_end: int
     place: int
+    mark: str
     started: set[Method] = field(default_factory=set)  # those that have a state of it
 
 
@@ -102,13 +103,14 @@ class Requests:
 
     def add(
         self, key: str, methods: tuple[Method, ...], prompt: Sequence[int] | np.ndarray,
-        images: Iterable[tuple[int, int]] | None = None,
+        images: Iterable[tuple[int, int]] | None = None, mark: str = "",
     ) -> Asked:  # fmt: skip
         """The request of that id: as it is known, or a new one.
 
         Args:
             methods: with everything filled in.  prompt: its token ids, image placeholders expanded.
             images: where each picture begins, and its length; None: wherever image tokens are.
+            mark: by which its frontend knows it.
         """
         known = self.by_key.get(key)
         if known is not None:
@@ -121,11 +123,13 @@ class Requests:
         if images is not None:
             image &= torch.stack([_within(begin, count, len(image)) for begin, count in images]).any(dim=0)
         end = int(image_ends(image[None]))
-        asked = Asked(key, slot, group, len(image), end, group.take())
+        asked = Asked(key, slot, group, len(image), end, group.take(), mark)
         self.by_key[key] = self.by_slot[slot] = asked
         self.editing += bool(group.editing)
         self.changes += 1
         self._lay_out(asked, image)
+        if group.broken:
+            failed([mark])
         return asked
 
     def _grow(self) -> None:
@@ -181,6 +185,10 @@ class Requests:
         group.members += 1
         return group
 
+    def doubt(self, groups: Sequence[Group]) -> None:
+        """The answers of these groups are from now on not surely those of their methods."""
+        failed(asked.mark for asked in self.by_key.values() if asked.group in groups)
+
     def break_off(self, groups: Iterable[Group], error: BaseException) -> None:
         """Switch the methods of some groups off after an error inside them; their requests go on."""
         for group in groups:
@@ -188,7 +196,7 @@ class Requests:
                 continue
             group.broken = True
             self.changes += 1
-            failed()
+            self.doubt([group])
             names = "+".join(m.name for m in group.methods)
             log.error("%s failed, switched off for %d requests: %s", names, group.members, error, exc_info=error)
             for asked in self.by_key.values():

@@ -32,17 +32,23 @@ def agree_on_a_place() -> None:
     os.environ.setdefault(PLACE, str(Path(tempfile.gettempdir()) / f"grounddecode-{secrets.token_hex(8)}"))
 
 
-def failed() -> None:
-    """A method has failed in this worker: from now on no answer of the server is surely that of its methods."""
-    place = os.environ.get(PLACE)
-    if place is not None:
-        _failure(place).touch()
+def mark() -> str:
+    """A name for one request, by which its frontend and workers know it; all are of one length."""
+    return secrets.token_hex(8)
 
 
-def has_failed() -> bool:
-    """Whether one has, in any worker of this server."""
+def failed(marks: Iterable[str]) -> None:
+    """A method has failed in this worker: the answers to these requests are not surely those of their methods."""
+    place, told = os.environ.get(PLACE), "".join(f"{one}\n" for one in marks)
+    if place is not None and told:
+        with _failure(place).open("a", encoding="utf-8") as file:
+            file.write(told)  # before the step ends, so before any answer that it has a part in
+
+
+def has_failed(mark: str) -> bool:
+    """Whether one has of that request, in any worker of this server."""
     place = os.environ.get(PLACE)
-    return place is not None and _failure(place).exists()
+    return place is not None and _failure(place).exists() and mark.encode() in _failure(place).read_bytes()
 
 
 def _failure(place: str) -> Path:

@@ -20,7 +20,7 @@ from grounddecode.engines.vllm.attention.cache import READERS, Reader
 from grounddecode.engines.vllm.attention.plan import Plan, plan_of
 from grounddecode.engines.vllm.attention.step import Part, Rows, groups_of
 from grounddecode.engines.vllm.observer import Observer
-from grounddecode.engines.vllm.params import IMAGES, KEY, at_start, is_asked_for, refused, restored, settings_of
+from grounddecode.engines.vllm.params import IMAGES, KEY, MARK, at_start, is_asked_for, refused, restored, settings_of
 from grounddecode.engines.vllm.requests import NOBODY, Asked, Current, Layout, Requests
 from grounddecode.engines.vllm.saliency import Saliency
 from grounddecode.engines.vllm.stream.second import Streams
@@ -133,7 +133,8 @@ class Worker(Current):
         if not methods or prompt is None:
             self.row_slots[row] = NOBODY
             return
-        self.row_slots[row] = self.requests.add(key, methods, prompt, params.extra_args.get(IMAGES)).slot
+        given = params.extra_args
+        self.row_slots[row] = self.requests.add(key, methods, prompt, given.get(IMAGES), given.get(MARK, "")).slot
 
     def asked(self, row: int) -> Asked | None:
         """The request with methods in this row, if it is one."""
@@ -227,6 +228,7 @@ class Worker(Current):
                 rows.into_step(impl.edited(query, cache, rows, index, self), output)
             except Exception as error:  # an error in a method must not take the engine with it
                 self.break_off([rows], error)
+                self.requests.doubt(groups_of(plan.rows))  # the step goes on without any edit
                 plan.rows = []
                 return base()
         self._record(impl, query, cache, plan, index)

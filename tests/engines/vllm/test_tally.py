@@ -52,23 +52,31 @@ def test_the_frontend_tells_what_lies_in_the_file(tmp_path: Path) -> None:
     assert registry.get_sample_value("grounddecode_tokens_changed_total", {"method": "avc"}) == 0
 
 
-def test_answers_name_their_methods_until_one_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_name_their_methods_unless_one_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PLACE, str(tmp_path / "counts"))
-    wanted: list[tuple[AvisC, ...]] = [(AvisC(alpha=1.0),), ()]
+    wanted = {"one": (AvisC(alpha=1.0),), "two": (AvisC(alpha=2.0),), "beside": (AvisC(alpha=1.0),), "plain": ()}
 
     async def original(self: Any, request: Any, results: Any, request_id: str) -> Any:
         if request:
-            admitted(request_id, request)
+            admitted(request_id, f"mark of {request_id}", request)
         return SimpleNamespace(choices=[])
 
-    def told() -> list[dict[str, Any]]:
-        return [vars(asyncio.run(confirming(original)(None, methods, None, "chat-1"))) for methods in wanted]
+    def told() -> list[list[float]]:
+        """The strengths that each answer names."""
+        answers = [vars(asyncio.run(confirming(original)(None, wanted[name], None, name))) for name in wanted]
+        return [[method["alpha"] for method in one.get("grounddecode", {"methods": []})["methods"]] for one in answers]
 
-    plain = {"choices": []}
-    assert told() == [{**plain, "grounddecode": {"methods": [wanted[0][0].to_dict()]}}, plain]
+    assert told() == [[1.0], [2.0], [1.0], []]
     requests = Requests(2, 64, 2, 0, "cpu")
-    requests.break_off([requests._group(wanted[0])], RuntimeError("broken"))
-    assert told() == [plain, plain]
+    one, _ = (requests.add(name, wanted[name], [0, 1], mark=f"mark of {name}") for name in ("one", "two"))
+    requests.break_off([one.group], RuntimeError("broken"))
+    assert told() == [[], [2.0], [1.0], []]
+    requests.add("beside", wanted["beside"], [0, 1], mark="mark of beside")
+    assert told() == [[], [2.0], [], []], "its methods are switched off as well"
+    requests.drop(["one", "beside"])
+    wanted["after"] = wanted["one"]
+    requests.add("after", wanted["after"], [0, 1], mark="mark of after")
+    assert told() == [[], [2.0], [], [], [1.0]]
 
 
 @pytest.mark.vllm
