@@ -28,8 +28,15 @@ _PATIENCE = 32  # steps until the device is asked what has changed
 
 
 def agree_on_a_place() -> None:
-    """Name the file, in the first process that comes here; it is made when there is something to count."""
-    os.environ.setdefault(PLACE, str(Path(tempfile.gettempdir()) / f"grounddecode-{secrets.token_hex(8)}"))
+    """Name the file, in the first process that comes here; it is made when there is something to count.
+
+    That process outlives those that it starts, so it takes the files away.
+    """
+    if PLACE in os.environ:
+        return
+    place = os.environ[PLACE] = str(Path(tempfile.gettempdir()) / f"grounddecode-{secrets.token_hex(8)}")
+    for file in (Path(place), _failure(place)):
+        atexit.register(file.unlink, missing_ok=True)
 
 
 def mark() -> str:
@@ -126,8 +133,6 @@ class Collected:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        for file in (Path(place), _failure(place)):
-            atexit.register(file.unlink, missing_ok=True)
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +53,31 @@ def test_the_frontend_tells_what_lies_in_the_file(tmp_path: Path) -> None:
     Tally(place).tokens(["avc"], 5)
     assert registry.get_sample_value("grounddecode_tokens_total", {"method": "avc"}) == 5
     assert registry.get_sample_value("grounddecode_tokens_changed_total", {"method": "avc"}) == 0
+
+
+CHILD = """
+import subprocess, sys
+from grounddecode.engines.vllm.tally import PLACE, Tally, agree_on_a_place, failed
+import os
+agree_on_a_place()
+failed(["0123456789abcdef"])
+Tally(os.environ[PLACE]).tokens(["avc"], 1)
+if len(sys.argv) == 1:  # its own child counts as well, and leaves the files to it
+    subprocess.run([sys.executable, __file__, "child"], check=True)
+print(len(os.listdir(os.environ["TMPDIR"])))
+"""
+
+
+def test_the_files_go_with_the_process_that_named_them(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    script = tmp_path / "counts.py"
+    script.write_text(CHILD)
+    root = str(Path(__file__).parents[3])
+    given = {key: value for key, value in os.environ.items() if key != PLACE}
+    given |= {"TMPDIR": str(tmp_path / "files"), "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, script], env=given, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.split() == ["2", "2"], "the child took none away"
+    assert not list((tmp_path / "files").iterdir())
 
 
 def test_answers_name_their_methods_unless_one_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
