@@ -25,9 +25,14 @@ def admitted(request_id: str, mark: str, methods: Sequence[Method]) -> None:
         _admitted.pop(next(iter(_admitted)), None)
 
 
+def serves() -> bool:
+    """Whether this process answers over HTTP."""
+    return any(name.startswith(_SERVING) for name in list(sys.modules))
+
+
 def chat() -> type | None:
     """vLLM's class that answers chats, in a process that serves; None elsewhere."""
-    if not any(name.startswith(_SERVING) for name in list(sys.modules)):
+    if not serves():
         return None
     from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 

@@ -8,10 +8,12 @@ import inspect
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from grounddecode.engines.state import unmet
+from grounddecode.engines.vllm import beams
 from grounddecode.engines.vllm.confirm import CHAT, admitted, chat, confirming
 from grounddecode.engines.vllm.params import (
     FLAG,
@@ -51,6 +53,7 @@ def register() -> None:
     answering = chat()
     if answering is not None:
         wrap(answering, "chat_completion_full_generator", confirming, CHAT)
+    beams.watch(wrap, _check_beams)
 
 
 def wrap(
@@ -130,6 +133,21 @@ def _cannot(methods: tuple[Method, ...], params: Any, frontend: Any) -> str | No
         frontend._grounddecode_knowledge = _settings(frontend).knowledge(model.hf_config)
     n_layers, vocabulary = int(model.hf_text_config.num_hidden_layers), int(model.get_vocab_size())
     return unmet(methods, frontend._grounddecode_knowledge, n_layers, vocabulary)
+
+
+def _check_beams(frontend: Any, prompts: Sequence[Any], given: object) -> None:
+    """No method can follow beams, and a default that was switched off would come back with each of their tokens."""
+    try:
+        methods, asked = _wanted(frontend, SimpleNamespace(extra_args={KEY: given}))
+        if asked and not methods:
+            methods, asked = _settings(frontend).default, False
+        if methods and (asked or any(beams.has_image(prompt) for prompt in prompts)):
+            names = ", ".join(m.name for m in methods) + ("" if asked else ", the default of this server,")
+            raise _refused(f"{names} cannot follow vLLM's beam search, leave it out (use_beam_search)")
+    except Exception:
+        for prompt in prompts:
+            _forget_images(frontend, prompt)
+        raise
 
 
 def _mark(frontend: Any, request: Any, methods: tuple[Method, ...], asked: bool) -> None:

@@ -59,6 +59,11 @@ USED = {
     "distributed/communication_op.py": ["tensor_model_parallel_all_reduce", "tensor_model_parallel_all_gather"],
     "plugins/__init__.py": ["load_general_plugins"],
     "entrypoints/openai/chat_completion/serving.py": ["OpenAIServingChat.chat_completion_full_generator"],
+    "entrypoints/openai/chat_completion/protocol.py": ["ChatCompletionRequest.to_beam_search_params"],
+    "entrypoints/openai/completion/protocol.py": ["CompletionRequest.to_beam_search_params"],
+    "entrypoints/generate/beam_search/online.py": ["BeamSearchOnlineMixin.beam_search"],
+    "entrypoints/generate/beam_search/offline.py": ["BeamSearchOfflineMixin.beam_search"],
+    "sampling_params.py": ["BeamSearchParams"],
     "exceptions.py": ["VLLMValidationError.__init__"],
 }  # fmt: skip
 
