@@ -128,6 +128,9 @@ def _wanted(frontend: Any, params: Any) -> tuple[tuple[Method, ...], bool]:
 
 def _cannot(methods: tuple[Method, ...], params: Any, frontend: Any) -> str | None:
     """What about this one request its methods cannot do."""
+    streaming = next((m for m in methods if Needs.SECOND_STREAM in m.active_needs()), None)
+    if streaming is not None and frontend.vllm_config.lora_config is not None:
+        return f"{streaming.name}: adapters (LoRA) do not reach a second stream, ask a server without --enable-lora"
     model = frontend.model_config
     if not hasattr(frontend, "_grounddecode_knowledge"):
         frontend._grounddecode_knowledge = _settings(frontend).knowledge(model.hf_config)

@@ -83,6 +83,8 @@ class Saliency:
             raise ValueError(
                 f"grounddecode: {name} needs gradients, which quantised layers do not give, load it unquantised"
             )
+        if worker.vllm_config.lora_config is not None:
+            raise ValueError(f"grounddecode: {name} needs gradients, which leave adapters out, leave --enable-lora out")
         self._layers = {worker.layer_index(layer): (name, layer) for name, layer in layers.items()}
         path = _BLOCK.match(next(iter(layers)))
         if path is None:

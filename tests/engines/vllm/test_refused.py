@@ -8,6 +8,8 @@ import pytest
 
 from grounddecode import lab
 from grounddecode.engines.vllm.params import refused, settings_of
+from tests.engines.vllm.asking import by_vllm, questions
+from tests.engines.vllm.conftest import open_llm
 
 pytestmark = pytest.mark.vllm
 DRAFTS = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
@@ -55,3 +57,22 @@ def test_a_default_that_cannot_run_is_told_at_start(default: str, sentence: str 
     told = f"^grounddecode: the default of --additional-config cannot run here: {sentence}"
     with pytest.raises(ValueError, match=told):
         Worker(config)
+
+
+ADAPTERS = {"enable_lora": True, "max_lora_rank": 8}
+
+
+def test_what_adapters_do_not_reach_is_refused(local: Any) -> None:
+    """Edits of attention work on what the adapters made."""
+    from vllm.exceptions import VLLMValidationError
+
+    engine = open_llm(str(lab.checkpoint("seed0")), **ADAPTERS)
+    for spec in ("avc", "locore+avc", "paint:layers=0;0,gamma=1.1"):
+        with pytest.raises(VLLMValidationError, match=r"adapters \(LoRA\) do not reach a second stream, ask a server"):
+            by_vllm(engine, local.processor, questions([spec], 1), tokens=2)
+    assert by_vllm(engine, local.processor, questions(["locore:beta=3"], 1), tokens=2)[0].tokens
+
+
+def test_gradients_that_leave_adapters_out_are_refused_at_start() -> None:
+    with pytest.raises(ValueError, match=r"^grounddecode: sgrs needs gradients, which leave adapters out"):
+        open_llm(str(lab.checkpoint("seed0")), additional_config={"grounddecode": {"for": "sgrs"}}, **ADAPTERS)
