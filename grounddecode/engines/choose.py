@@ -161,11 +161,12 @@ def _tell(note: Note, method: Method, judgement: Judgement) -> None:
 
 
 def raised(logits: Tensor, tokens: Tensor, chosen: Tensor, rows: Tensor) -> Tensor:
-    """Logits with the chosen candidate as the only likely token.
+    """Logits with the chosen candidate as the only likely token; where that is forbidden, -inf, as they are.
 
     Args:
         logits: (R, vocabulary).  tokens: (R, K) candidates.  chosen: (R,) columns of them.
         rows: Bool (R,), the rows concerned; the others stay as they are.
     """
     taken = tokens.gather(1, chosen[:, None])
-    return torch.where(rows[:, None], logits.scatter(1, taken, CHOSEN), logits)
+    rows = rows[:, None] & (logits.gather(1, taken) > -torch.inf)
+    return torch.where(rows, logits.scatter(1, taken, CHOSEN), logits)

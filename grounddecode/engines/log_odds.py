@@ -15,15 +15,19 @@ def log_odds_gradients(weight: Tensor, logits: Tensor, tokens: Tensor, softcap: 
 
     Returns:
         (R, K, width) in the dtype of `weight`. The gradient of -log p_c is -(1 - p_c) times this: the same line, but it
-        vanishes once p_c rounds to 1. One product with the unembedding serves all candidates.
+        vanishes once p_c rounds to 1. One product with the unembedding serves all candidates. Forbidden tokens have no
+        share in it; NaN for a candidate beside which every other one is forbidden: it has no odds.
     """
     logits = logits.float()
 
     def slope(given: Tensor) -> Tensor:
-        return torch.ones_like(given) if softcap is None else 1.0 - (given / softcap).square()
+        if softcap is None:
+            return torch.ones_like(given)
+        return 1.0 - (given.masked_fill(given == -torch.inf, 0.0) / softcap).square()
 
     others = logits.scatter(1, tokens, -torch.inf)
-    rest = ((torch.softmax(others, dim=-1) * slope(logits)).to(weight.dtype) @ weight).float()  # of no candidates
+    shares = torch.softmax(others, dim=-1).masked_fill((others == -torch.inf).all(dim=-1, keepdim=True), 0.0)
+    rest = ((shares * slope(logits)).to(weight.dtype) @ weight).float()  # of no candidates
     rows = weight[tokens].float() * slope(logits.gather(1, tokens))[..., None]
     sizes = torch.cat([logits.gather(1, tokens), torch.logsumexp(others, dim=-1, keepdim=True)], dim=1)
     count = tokens.shape[1]

@@ -24,8 +24,11 @@ class Scored(SGRS):
         return super().order(log_probs, None) if uniform is None else uniform.long()
 
 
-def judge(method, scores, accepted=(), order=None):
-    """One row; `accepted` saliencies so far. Returns (column, accepted, draws, what is remembered)."""
+def judge(method, scores, accepted=(), order=None, allowed=None):
+    """One row; `accepted` saliencies so far, the first `allowed` candidates alone can be had.
+
+    Returns (column, accepted, draws, what is remembered).
+    """
     method = Scored(**vars(method))
     state = method.start(step_view([9], 10, range(2, 5), 7))
     if accepted:
@@ -34,7 +37,7 @@ def judge(method, scores, accepted=(), order=None):
     count = len(scores)
     candidates = Candidates(
         tokens=torch.arange(count)[None],
-        log_probs=torch.zeros(1, count),
+        log_probs=torch.tensor([[0.0 if allowed is None or i < allowed else -math.inf for i in range(count)]]),
         uniform=None if order is None else torch.tensor([order]),
     )
     view = step_view([9], 10, range(2, 5), 7, saliency=torch.tensor([scores]), state=state)
@@ -65,6 +68,13 @@ def test_fallback_is_the_most_salient_of_all_candidates_and_not_remembered() -> 
     scores = [0.1, 0.0, 0.0, 0.0, 0.25]
     assert judge(SGRS(alpha=1.0), scores, [1.0]) == (4, False, 3, [1.0])
     assert judge(SGRS(alpha=1.0, append_fallback=True), scores, [1.0]) == (4, False, 3, [1.0, 0.25])
+
+
+def test_a_forbidden_candidate_is_never_taken() -> None:
+    # the threshold is 0.5: drawn are the two allowed ones, too low, and a forbidden one, which would be high enough
+    assert judge(SGRS(alpha=0.5), [0.25, 0.375, 0.75, 1.0], [1.0], allowed=2) == (1, False, 3, [1.0])
+    assert judge(SGRS(alpha=0.5), [0.25, 0.5, 0.75, 1.0], [1.0], allowed=2) == (1, True, 2, [1.0, 0.5])
+    assert judge(SGRS(alpha=0.5), [NAN, 0.5, 0.75], [1.0], allowed=1) == (0, True, 1, [1.0])
 
 
 def test_window_forgets_the_oldest() -> None:

@@ -124,11 +124,13 @@ class SGRS(Method):
     def judge(self, candidates: Candidates, step: StepView) -> Judgement:
         """The choice of each row, from its candidates' saliency and what it accepted so far in `step.state`."""
         score, history = self.scores(candidates, step), step.state
+        forbidden = candidates.log_probs == -torch.inf  # fewer tokens are allowed than candidates are asked for
         drawn = self.order(candidates.log_probs, candidates.uniform)[:, : self.max_resample]
         low = score.gather(1, drawn) < self.alpha * history.nanmean(dim=1, keepdim=True)  # False where either is NaN
+        low = low | forbidden.gather(1, drawn)
         accepted = ~low.all(dim=1)
         at = (~low).long().argmax(dim=1)
-        best = score.nan_to_num(nan=-torch.inf).argmax(dim=1)
+        best = score.nan_to_num(nan=-torch.inf).masked_fill(forbidden, -torch.inf).argmax(dim=1)
         chosen = torch.where(accepted, drawn.gather(1, at[:, None])[:, 0], best)
         taken = score.gather(1, chosen[:, None])
         kept = (accepted[:, None] | self.append_fallback) & taken.isfinite()
