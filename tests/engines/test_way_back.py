@@ -120,3 +120,11 @@ def test_one_column_of_all_rows_may_be_a_number() -> None:
         )
     assert torch.equal(ways[0], ways[1])
     assert torch.equal(ways[0], ways[2])
+
+
+def test_a_layer_below_the_way_is_told() -> None:
+    torch.manual_seed(0)
+    _, _, passed = run(Block(4, 2), LOWEST, torch.ones(ROWS, WIDTH), OWN[0], False)
+    way = Way([passed], Norm(torch.ones(WIDTH), 1e-5), torch.ones(ROWS, WIDTH))
+    with pytest.raises(ValueError, match=r"^layers \[4\] are wanted, and the way starts at 5$"):
+        down(way, torch.ones(ROWS, COUNT, WIDTH), (4, 5))

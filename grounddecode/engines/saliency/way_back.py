@@ -86,7 +86,13 @@ def down(way: Way, start: Tensor, wanted: Sequence[int]) -> list[Tensor]:
     Args:
         start: (R, K, width), K gradients of the last hidden states of each row.
         wanted: layers, ascending, all of them among those of `way`.
+
+    Raises:
+        ValueError: one of them is not.
     """
+    missing = sorted({*wanted} - {here.layer for here in way.passed})
+    if missing:
+        raise ValueError(f"layers {missing} are wanted, and the way starts at {way.passed[0].layer}")
     passed = [here for here in way.passed if here.layer >= wanted[0]]
     *norms, last = _norms_back(passed, way)
     slopes = _slopes(passed)

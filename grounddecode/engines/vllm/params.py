@@ -173,6 +173,10 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
             )
         if Needs.ATTENTION_EDIT in needs and not any(method.acts_on(layer, n_layers) for layer in range(n_layers)):
             return f"{method.name} acts on no layer of this model, which has layers 0 to {n_layers - 1}"
+        try:
+            wanted = _gradients(method, n_layers)
+        except ValueError as error:  # layers that the model has not
+            return str(error)
         if prepared_for(method, n_layers):
             served = [m for m in settings.serves if m.name == method.name]
             if not served:
@@ -185,13 +189,23 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
                     f"{method.name}: this server looks for sinks as {written(served)} says, before any request asks, "
                     "leave those hyper-parameters out or start it with others"
                 )
+            lowest = min((layer for m in settings.serves for layer in _gradients(m, n_layers)), default=0)
+            if wanted and wanted[0] < lowest:
+                return (
+                    f"{method.name}: this server takes gradients in layers from {lowest} on, not in layer {wanted[0]}, "
+                    "leave it out or start the server for it"
+                )
     return None
 
 
 def prepared_for(method: Method, n_layers: int) -> bool:
     """Whether a server has to be started for a method: it flags tokens, or sees gradients."""
-    needs = method.active_needs()
-    return Needs.TOKEN_FLAGS in needs or (Needs.CANDIDATES in needs and bool(method.reads(n_layers).saliency))
+    return Needs.TOKEN_FLAGS in method.active_needs() or bool(_gradients(method, n_layers))
+
+
+def _gradients(method: Method, n_layers: int) -> tuple[int, ...]:
+    """The layers, ascending, in which a method sees saliency of candidates."""
+    return method.reads(n_layers).saliency if Needs.CANDIDATES in method.active_needs() else ()
 
 
 def _without_vision(method: Method) -> str:

@@ -109,6 +109,20 @@ def test_what_a_server_does_not_offer_is_told():
     assert "looks for sinks" in str(not_offered(read_request("var:tau=3", served.serves) or (), served, 6))
 
 
+def test_layers_that_a_server_takes_no_gradients_in_are_told():
+    served = Settings.read({"for": "sgrs:layers=2;3"})
+    for layers in ("2", "2;3", "3;5"):
+        assert not_offered(read_request(f"sgrs:layers={layers}", served.serves) or (), served, 6) is None
+    for layers in ("1", "0;3"):
+        assert not_offered(read_request(f"sgrs:layers={layers}", served.serves) or (), served, 6) == (
+            f"sgrs: this server takes gradients in layers from 2 on, not in layer {layers[0]}, leave it out or start "
+            "the server for it"
+        )
+    for settings in (served, Settings.read(None)):
+        reason = not_offered(read_request("sgrs:layers=99", served.serves) or (), settings, 6)
+        assert reason == "sgrs: layers is (99,), this model has layers 0 to 5"
+
+
 def test_the_schema_is_the_registrys():
     schema = json.loads(json.dumps(json_schema()))
     one = schema["oneOf"][0]["oneOf"]
