@@ -13,8 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from grounddecode.engines.state import unmet
-from grounddecode.engines.vllm import beams
-from grounddecode.engines.vllm.confirm import CHAT, admitted, chat, confirming
+from grounddecode.engines.vllm.frontend import beams
+from grounddecode.engines.vllm.frontend.confirm import CHAT, admitted, chat, confirming
+from grounddecode.engines.vllm.own_logits import keep_own_logits
 from grounddecode.engines.vllm.params import (
     FLAG,
     IMAGES,
@@ -219,6 +220,7 @@ def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
         _follow_runners()
         model = original(self, vllm_config, model_config, *args, **kwargs)
         worker.attach(model)
+        keep_own_logits(worker, model)
         return model
 
     return load_model

@@ -12,6 +12,7 @@ from torch import Tensor
 from grounddecode.engines.choose import adjusted, chosen
 from grounddecode.engines.state import begun, roomy, rows_of, stored
 from grounddecode.engines.vllm.attention.plan import Newest
+from grounddecode.engines.vllm.own_logits import among, is_shaped, own_logits, with_added
 from grounddecode.engines.vllm.params import KEY, read_request
 from grounddecode.engines.vllm.requests import NOBODY, Asked, Group, Layout, Requests
 from grounddecode.engines.vllm.worker import Worker, worker_of
@@ -38,6 +39,7 @@ class Processing:
         self.worker = worker
         self._states: Any = given if is_second else None
         self._waiting: list[tuple[int, str, Any, Any]] = []
+        self._is_alone = len(vllm_config.model_config.logits_processors or ()) == 1
         device = given.device if is_second else given
         worker.open(device, int(given.max_num_reqs) if is_second else worker.max_requests)
         worker.announce("V2" if is_second else "V1")
@@ -60,12 +62,19 @@ class Processing:
             slots[row] = NOBODY
         for row, params, prompt, output in batch_update.added:
             methods = worker.methods_of(params)
-            worker.place(row, self._id_of(output) if methods else "", methods, prompt, params)
+            self._place(row, self._id_of(output) if methods else "", methods, prompt, params)
         for one, other, direction in batch_update.moved:
             if direction.name == "SWAP":
                 slots[one], slots[other] = slots[other], slots[one]
             else:
                 slots[one], slots[other] = NOBODY, slots[one]
+
+    def _place(self, row: int, key: str, methods: tuple[Method, ...], prompt: Any, params: Any) -> None:
+        """A request has come into this row; `params`: its sampling parameters."""
+        self.worker.place(row, key, methods, prompt, params)
+        asked = self.worker.asked(row)
+        if asked is not None:
+            self.worker.requests.shaped[asked.slot] = not self._is_alone or is_shaped(params)
 
     def _id_of(self, output: list[int]) -> str:
         """vLLM's id of the request whose output this list is."""
@@ -91,7 +100,7 @@ class Processing:
         for row, key, methods, params in self._waiting:
             length = int(self._states.prompt_len.np[row])
             prompt = self._states.all_token_ids.gpu[row, :length].cpu().numpy()
-            self.worker.place(row, key, methods, prompt, params)
+            self._place(row, key, methods, prompt, params)
         self._waiting.clear()
 
     # -- logits ----------------------------------------------------------------------------------------------------
@@ -117,12 +126,14 @@ class Processing:
                 self._settled = now, parts
         second = self._second_logits([one for part in parts for one in part.members if one.group.stream])
         for part in parts:
-            own = logits if part.at is None else logits[part.at]
+            given = logits if part.at is None else logits[part.at]
             try:
-                changed = self._changed(own, part, second)
+                changed = self._changed(
+                    given, own_logits(worker, given, part.at) if part.shaped else given, part, second
+                )
             except Exception as error:  # an error in a method is its requests' own
                 worker.requests.break_off([part.group], error)
-                changed = self._changed(own, part, second)
+                changed = self._changed(given, given, part, second)
             if part.at is None:
                 return changed.to(logits.dtype)
             logits[part.at] = changed.to(logits.dtype)
@@ -144,19 +155,22 @@ class Processing:
             worker.requests.break_off([one.group for one in asked], error)
             return None
 
-    def _changed(self, logits: Tensor, part: _Part, second: _Second | None) -> Tensor:
-        """New logits (R, vocabulary) of requests of one group."""
+    def _changed(self, given: Tensor, logits: Tensor, part: _Part, second: _Second | None) -> Tensor:
+        """New logits (R, vocabulary) of requests of one group, from those given and the model's own."""
         group, worker, layout, members = part.group, self.worker, self.worker.layout, part.members
         if group.broken or layout is None:
-            return self._ended(logits) if worker.settings.on_error == "stop" else logits
+            return self._ended(given) if worker.settings.on_error == "stop" else given
         view = part.newest.view(layout.lengths[part.rows])
         look, note = worker.watching()
         if group.judge is not None:
-            return _judged(worker, group.judge, part, logits, view, layout, look, note)
+            return _judged(worker, group.judge, part, given, logits, view, layout, look, note)
         states = {m: _remembered(m, logits, view, part) for m in group.remembering}
         if group.stream is not None and second is not None:
             view = view.with_(second_logits=second.of(members)[:, : logits.shape[1]].float())
-        return adjusted(logits, group.adjusting, view, states, note, look)
+        if given is logits:
+            return adjusted(logits, group.adjusting, view, states, note, look)
+        changed = adjusted(among(logits, given), group.adjusting, view, states, note, look)
+        return with_added(changed, logits, given)
 
     def _ended(self, logits: Tensor) -> Tensor:
         """Logits of answers that end here; where no configuration names an end token, they go on."""
@@ -177,6 +191,7 @@ class _Part:
         rows: (R,) theirs among the `count` rows of logits.
 
     Attributes:
+        shaped: the logits that are given are not the model's own, for one of them at least.
         at: the same on the device; None: these are all rows of the step.
     """
 
@@ -184,6 +199,7 @@ class _Part:
         self.group, self.members, self.rows = group, members, np.array(rows)
         self.at = None if len(rows) == count else torch.tensor(rows, device=requests.image.device)
         self.newest = Newest(requests, members)
+        self.shaped = bool(requests.shaped[[one.slot for one in members]].any())
 
 
 def _parts(requests: Requests, slots: np.ndarray, next_: np.ndarray) -> list[_Part]:
@@ -212,21 +228,21 @@ class _Second:
 
 
 def _judged(
-    worker: Worker, method: Method, part: _Part, logits: Tensor, view: StepView, layout: Layout, look: Look,
-    note: Note | None,
+    worker: Worker, method: Method, part: _Part, given: Tensor, logits: Tensor, view: StepView, layout: Layout,
+    look: Look, note: Note | None,
 ) -> Tensor:  # fmt: skip
-    """Logits (R, vocabulary) with the chosen token raised."""
+    """Logits (R, vocabulary) with the chosen token raised, which is one of the most probable that are given."""
     reads, members = method.reads(worker.n_layers), part.members
     lengths, at = layout.lengths[part.rows], layout.starts[part.rows + 1] - 1  # where each newest token is in the step
     saliency = None
     with torch.inference_mode(False):
-        logits = logits.clone()
+        given, logits = given.clone(), logits.clone()
         if reads.saliency:
             if worker.saliency is None:
                 raise RuntimeError(f"{method.name}: the server was not started for gradients")
             saliency = functools.partial(worker.saliency.of, members, logits, lengths, at, reads.saliency)
         view = view.with_(state=_state(method, view, part))
-        raised, judgement = chosen(logits, method, reads, view, saliency, note, look)
+        raised, judgement = chosen(given, method, reads, view, saliency, note, look)
         _keep(method, part, judgement.state)
         return raised
 

@@ -97,6 +97,7 @@ class Requests:
         self.streaming = np.zeros(slots + 1, dtype=bool)  # it has a second stream
         self.judging = np.zeros(slots + 1, dtype=bool)  # its candidates are judged
         self.deciding = np.zeros(slots + 1, dtype=bool)  # its logits are changed
+        self.shaped = np.zeros(slots + 1, dtype=bool)  # vLLM puts something into its logits before methods see them
         self.image = torch.zeros(slots, max_length, dtype=torch.bool, device=device)
         self.image_end = torch.full((slots,), -1, dtype=torch.long, device=device)
         self.prompt_length = torch.zeros(slots, dtype=torch.long, device=device)
@@ -167,6 +168,7 @@ class Requests:
             self.by_slot[asked.slot] = None
             self.first[asked.slot] = NOWHERE
             self.streaming[asked.slot] = self.judging[asked.slot] = self.deciding[asked.slot] = False
+            self.shaped[asked.slot] = False
             self._free.append(asked.slot)
             self.editing -= bool(asked.group.editing)
             asked.group.free.append(asked.place)
@@ -256,6 +258,7 @@ class Current:
         self.n_layers = n_layers
         self.ranks = int(vllm_config.parallel_config.tensor_parallel_size)
         self.layout: Layout | None = None  # of the step that runs
+        self.own_logits: tuple[Layout | None, Tensor | None] = None, None  # of the model; the step whose they are
         self.positions: Tensor | None = None  # of the tokens of this step, as the model is given them
         self._blocks: tuple[Tensor, int] | None = None
         self._requests: Requests | None = None

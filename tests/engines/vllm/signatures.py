@@ -47,6 +47,7 @@ USED = {
     "config/compilation.py": ["CUDAGraphMode"],
     "model_executor/model_loader/base_loader.py": ["BaseModelLoader.load_model"],
     "model_executor/layers/attention/attention.py": ["Attention.forward"],
+    "model_executor/models/interfaces_base.py": ["VllmModelForTextGeneration.compute_logits"],
     "model_executor/custom_op.py": ["CustomOp.forward_native", "CustomOp.forward"],
     "forward_context.py": ["set_forward_context", "get_forward_context", "ForwardContext"],
     "utils/torch_utils.py": ["direct_register_custom_op"],

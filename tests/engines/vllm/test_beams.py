@@ -10,7 +10,8 @@ import pytest
 
 from grounddecode import registry
 from grounddecode.engines.hf.engine import chat_prompt
-from grounddecode.engines.vllm import beams, confirm, plugin
+from grounddecode.engines.vllm import plugin
+from grounddecode.engines.vllm.frontend import beams, confirm
 from grounddecode.lab import world
 from tests.engines.vllm.asking import DETAIL
 

@@ -15,7 +15,7 @@ import torch
 
 from grounddecode import AvisC, ground
 from grounddecode.engines.choose import MODEL
-from grounddecode.engines.vllm.confirm import admitted, confirming
+from grounddecode.engines.vllm.frontend.confirm import admitted, confirming
 from grounddecode.engines.vllm.requests import Requests
 from grounddecode.engines.vllm.tally import PLACE, Collected, Tally
 from grounddecode.lab import world

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grounddecode.engines.vllm.confirm import serves
+from grounddecode.engines.vllm.frontend.confirm import serves
 from grounddecode.engines.vllm.params import KEY
 
 _IMAGES = ("multi_modal_data", "mm_kwargs")  # of a prompt as it is given, and as it is read
