@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Note = Callable[[Method, str, "Tensor"], None]  # takes what is traced: a method, what it did, one value a row
 Hear = Callable[[Method, "Candidates", "Judgement"], None]  # is told what a method that judges candidates decided
 Look = Callable[[str, "Tensor"], None]  # is shown logits (R, vocabulary): whose they are, or by whom they were moved
+Draw = Callable[["torch.Size"], "Tensor"]  # gives random numbers in [0, 1) in that shape
 MODEL = "model"  # whose logits they are before any method moved them
 
 CHOSEN = 1e4  # logit of the chosen token: nothing competes with it, and half precision can hold it
@@ -104,10 +106,11 @@ def _distance(main: Tensor, second: Tensor, kept: Tensor) -> Tensor:
     return distance.where(there, 0.0).sum(-1) / there.sum(-1)
 
 
-def probable(logits: Tensor, reads: Reads) -> Candidates:
+def probable(logits: Tensor, reads: Reads, draw: Draw | None = None) -> Candidates:
     """The most probable next tokens of logits (R, vocabulary), as many as are judged."""
+    draw = draw or functools.partial(torch.rand, device=logits.device)
     best = logits.float().log_softmax(dim=-1).topk(min(reads.candidates, logits.shape[1]), dim=-1)
-    uniform = torch.rand(best.values.shape, device=logits.device) if reads.random else None
+    uniform = draw(best.values.shape) if reads.random else None
     return Candidates(tokens=best.indices, log_probs=best.values, uniform=uniform)
 
 
@@ -120,6 +123,7 @@ def chosen(
     note: Note | None = None,
     look: Look | None = None,
     hear: Hear | None = None,
+    draw: Draw | None = None,
 ) -> tuple[Tensor, Judgement]:
     """Next-token logits (R, vocabulary) with the candidate that a method takes as the only likely one; its judgement.
 
@@ -129,13 +133,14 @@ def chosen(
         note: is told per row whether the first candidate was rejected, whether all were, how many were looked at, and
             what the one taken was judged by.
         look: is shown the logits before and behind the choice.  hear: is told the candidates and the judgement.
+        draw: gives random numbers for candidates, where the method asks for some; None: torch's global generator.
 
     Raises:
         ValueError: a method that asks for no candidates.
     """
     if reads.candidates < 1:
         raise ValueError(f"{method.name} judges candidates and its `reads` asks for none, give at least 1")
-    candidates = probable(logits, reads)
+    candidates = probable(logits, reads, draw)
     if reads.saliency and saliency is not None:
         view = view.with_(saliency=saliency(candidates.tokens))
     judgement = method.judge(candidates, view)

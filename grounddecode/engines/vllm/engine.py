@@ -218,10 +218,10 @@ def _chat(request: Request, max_pixels: int) -> list[dict[str, Any]]:
 def _params(request: Request, decoding: Decoding, methods: Sequence[Method]) -> Any:
     from vllm import SamplingParams
 
-    options: dict[str, Any] = {"max_tokens": decoding.max_new_tokens, "temperature": 0.0}
+    seed = zlib.crc32(f"{decoding.seed}\n{request.sample_id}".encode())  # what is drawn depends on no other request
+    options: dict[str, Any] = {"max_tokens": decoding.max_new_tokens, "temperature": 0.0, "seed": seed}
     if decoding.do_sample:
-        seed = zlib.crc32(f"{decoding.seed}\n{request.sample_id}".encode())  # what is drawn depends on no other request
-        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "min_p": decoding.min_p, "seed": seed}
+        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "min_p": decoding.min_p}
     if methods:
         options["extra_args"] = {KEY: written(methods)}
     return SamplingParams(**options)

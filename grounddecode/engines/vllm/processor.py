@@ -75,6 +75,7 @@ class Processing:
         asked = self.worker.asked(row)
         if asked is not None:
             self.worker.requests.shaped[asked.slot] = not self._is_alone or is_shaped(params)
+            asked.seed = params.seed if params.seed is not None or params.temperature > 0 else 0
 
     def _id_of(self, output: list[int]) -> str:
         """vLLM's id of the request whose output this list is."""
@@ -241,10 +242,21 @@ def _judged(
             if worker.saliency is None:
                 raise RuntimeError(f"{method.name}: the server was not started for gradients")
             saliency = functools.partial(worker.saliency.of, members, logits, lengths, at, reads.saliency)
+        draw = functools.partial(_drawn, members, lengths, device=logits.device)
         view = view.with_(state=_state(method, view, part))
-        raised, judgement = chosen(given, method, reads, view, saliency, note, look)
+        raised, judgement = chosen(given, method, reads, view, saliency, note, look, draw=draw)
         _keep(method, part, judgement.state)
         return raised
+
+
+def _drawn(members: Sequence[Asked], lengths: np.ndarray, shape: torch.Size, device: torch.device) -> Tensor:
+    """Random numbers (R, K) in [0, 1): by the seed of each request and how long it is, where it has one."""
+    found = torch.rand(shape)
+    for row, (one, length) in enumerate(zip(members, lengths.tolist(), strict=True)):
+        if one.seed is not None:
+            numbers = np.random.default_rng((one.seed % 2**64, length)).random(shape[1], dtype=np.float32)
+            found[row] = torch.from_numpy(numbers)
+    return found.to(device)
 
 
 def _remembered(method: Method, logits: Tensor, view: StepView, part: _Part) -> Any:

@@ -69,6 +69,7 @@ class Asked:
     place: int
     mark: str
     started: set[Method] = field(default_factory=set)  # those that have a state of it
+    seed: int | None = None  # of what is drawn for it
 
 
 class Requests:

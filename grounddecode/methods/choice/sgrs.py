@@ -36,11 +36,11 @@ class SGRS(Method):
     remembered.
 
     `draw="greedy"` draws the most probable first, so `alpha=0` is greedy decoding and counts as switched off;
-    `draw="sample"` draws without replacement from the probabilities of the candidates, with torch's global generator,
-    one number a candidate and step. Either way the method chooses the token: its logit is raised far above the others,
-    so greedy search and sampling of `generate` both take it, whatever their temperature; a logits processor that
-    forbids it gets the next best token. Beam search, assisted decoding and a second stream are refused. Rows without an
-    image are left alone.
+    `draw="sample"` draws without replacement from the probabilities of the candidates, one number a candidate and step,
+    with torch's global generator; on vLLM by the seed of the request, which at temperature 0 without one is 0. Either
+    way the method chooses the token: its logit is raised far above the others, so greedy search and sampling of
+    `generate` both take it, whatever their temperature; a logits processor that forbids it gets the next best token.
+    Beam search, assisted decoding and a second stream are refused. Rows without an image are left alone.
 
     `layers`: `auto` is from half to three quarters of the depth (the paper says "middle-to-deep"), `released` the
     released code's 6 to 8 of 32, scaled. Cost: one backward pass for all candidates, through the layers above the
