@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from grounddecode.method import Method
     from grounddecode.view import StepView
 
+OTHERS = "vllm.logits_processors"  # packages that bring processors of their own, which vLLM runs unasked
 _NOBODY: tuple[tuple[int, bytes], list[_Part]] = (-1, b""), []
 
 
@@ -39,7 +42,8 @@ class Processing:
         self.worker = worker
         self._states: Any = given if is_second else None
         self._waiting: list[tuple[int, str, Any, Any]] = []
-        self._is_alone = len(vllm_config.model_config.logits_processors or ()) == 1
+        others = len(vllm_config.model_config.logits_processors or ()) - 1 + len(entry_points(group=OTHERS))
+        self._is_alone = others == 0
         device = given.device if is_second else given
         worker.open(device, int(given.max_num_reqs) if is_second else worker.max_requests)
         worker.announce("V2" if is_second else "V1")

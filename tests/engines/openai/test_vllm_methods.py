@@ -169,6 +169,15 @@ def test_what_cannot_be_is_refused_in_one_sentence(server: str, wanted: Any, sen
     assert is_healthy(server)
 
 
+def test_beam_search_with_a_method_is_refused(server: str) -> None:
+    image = next(iter(world.scenes("evaluation", 1))).image
+    for wanted, words in (({"method": "avc"}, "avc cannot"), (None, "locore, the default of this server, cannot")):
+        response = ask(server, body(image, wanted, tokens=2, use_beam_search=True, n=2))
+        assert response.status_code == 400
+        assert f"{words} follow vLLM's beam search" in response.json()["error"]["message"]
+    assert len(ask(server, body(None, tokens=2, use_beam_search=True, n=2)).json()["choices"]) == 2
+
+
 def test_a_method_without_an_image_is_refused(server: str) -> None:
     response = ask(server, body(None, {"method": "locore"}))
     assert response.status_code == 400
