@@ -24,7 +24,7 @@ def methods(
     from grounddecode import registry
 
     if json_schema:
-        from grounddecode.engines.vllm.params import json_schema as schema
+        from grounddecode.engines.vllm.frontend.schema import json_schema as schema
 
         write_json(schema())
         return

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from grounddecode import registry
-from grounddecode.engines.vllm.params import Settings, json_schema, not_offered, read_request, restored, written
+from grounddecode.engines.vllm.frontend.schema import json_schema
+from grounddecode.engines.vllm.params import Settings, not_offered, read_request, restored, written
 from grounddecode.methods.attention.locore import LocoRE
 from grounddecode.methods.attention.var import VAR
 from grounddecode.methods.contrast.avc import AvisC
