@@ -219,6 +219,14 @@ def _without_vision(method: Method) -> str:
 
 
 # -- servers ----------------------------------------------------------------------------------------------------------
+def beyond_adapters(methods: Sequence[Method], vllm_config: Any) -> str | None:
+    """Why methods cannot run on a server with adapters, in one sentence; None: they can, or it has none."""
+    streaming = next((m for m in methods if Needs.SECOND_STREAM in m.active_needs()), None)
+    if streaming is None or vllm_config.lora_config is None:
+        return None
+    return f"{streaming.name}: adapters (LoRA) do not reach a second stream, ask a server without --enable-lora"
+
+
 def is_asked_for(model_config: Any) -> bool:
     """Whether a server was started with the flag."""
     given = getattr(model_config, "logits_processors", None) or ()
@@ -232,8 +240,10 @@ def settings_of(vllm_config: Any) -> Settings:
     settings = Settings.read(additional.get(KEY) if isinstance(additional, dict) else None)
     if settings.default:
         n_layers = int(model.hf_text_config.num_hidden_layers)
-        reason = not_offered(settings.default, settings, n_layers) or unmet(
-            settings.default, settings.knowledge(model.hf_config), n_layers, int(model.get_vocab_size())
+        reason = (
+            not_offered(settings.default, settings, n_layers)
+            or beyond_adapters(settings.default, vllm_config)
+            or unmet(settings.default, settings.knowledge(model.hf_config), n_layers, int(model.get_vocab_size()))
         )
         if reason is not None:
             raise ValueError(f"grounddecode: the default of --additional-config cannot run here: {reason}")

@@ -22,6 +22,7 @@ from grounddecode.engines.vllm.params import (
     KEY,
     MARK,
     Settings,
+    beyond_adapters,
     is_asked_for,
     not_offered,
     read_request,
@@ -129,14 +130,13 @@ def _wanted(frontend: Any, params: Any) -> tuple[tuple[Method, ...], bool]:
 
 def _cannot(methods: tuple[Method, ...], params: Any, frontend: Any) -> str | None:
     """What about this one request its methods cannot do."""
-    streaming = next((m for m in methods if Needs.SECOND_STREAM in m.active_needs()), None)
-    if streaming is not None and frontend.vllm_config.lora_config is not None:
-        return f"{streaming.name}: adapters (LoRA) do not reach a second stream, ask a server without --enable-lora"
     model = frontend.model_config
     if not hasattr(frontend, "_grounddecode_knowledge"):
         frontend._grounddecode_knowledge = _settings(frontend).knowledge(model.hf_config)
     n_layers, vocabulary = int(model.hf_text_config.num_hidden_layers), int(model.get_vocab_size())
-    return unmet(methods, frontend._grounddecode_knowledge, n_layers, vocabulary)
+    return beyond_adapters(methods, frontend.vllm_config) or unmet(
+        methods, frontend._grounddecode_knowledge, n_layers, vocabulary
+    )
 
 
 def _check_beams(frontend: Any, prompts: Sequence[Any], given: object) -> None:
