@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +120,12 @@ def test_sgrs_judges_whatever_is_allowed_and_a_bias_switches_nothing_off(
     assert worker.saliency._proven
     assert worker.saliency._by_form is not None
     assert all(answer.tokens for answer in forced)
+
+
+@pytest.mark.slow
+def test_the_second_runner_has_it_too() -> None:
+    """Under Triton's interpreter, in a process of its own."""
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "-k", "engine_hf and flb"]
+    given = os.environ | {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
+    done = subprocess.run(command, env=given, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
