@@ -60,6 +60,11 @@ def plan_layers(methods: Sequence[Method], layers: Iterable[int], n_layers: int)
     return plans
 
 
+def gradient_layers(method: Method, n_layers: int) -> tuple[int, ...]:
+    """The layers, ascending, in which a method sees saliency of candidates. Raises ValueError for one there is not."""
+    return method.reads(n_layers).saliency if Needs.CANDIDATES in method.active_needs() else ()
+
+
 def first_query(methods: Iterable[Method], prompt_length: int, image_end: int) -> int:
     """Position of the first token of a request that an edit of any of the methods concerns."""
     last = prompt_length - 1

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from grounddecode import registry, schema
 from grounddecode.calibration import Calibration, known
-from grounddecode.engines.plan import hf_only, refusal
+from grounddecode.engines.plan import gradient_layers, hf_only, refusal
 from grounddecode.engines.state import unmet
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
@@ -174,7 +174,7 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
         if Needs.ATTENTION_EDIT in needs and not any(method.acts_on(layer, n_layers) for layer in range(n_layers)):
             return f"{method.name} acts on no layer of this model, which has layers 0 to {n_layers - 1}"
         try:
-            wanted = _gradients(method, n_layers)
+            wanted = gradient_layers(method, n_layers)
         except ValueError as error:  # layers that the model has not
             return str(error)
         if prepared_for(method, n_layers):
@@ -189,7 +189,7 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
                     f"{method.name}: this server looks for sinks as {written(served)} says, before any request asks, "
                     "leave those hyper-parameters out or start it with others"
                 )
-            lowest = min((layer for m in settings.serves for layer in _gradients(m, n_layers)), default=0)
+            lowest = min((layer for m in settings.serves for layer in gradient_layers(m, n_layers)), default=0)
             if wanted and wanted[0] < lowest:
                 return (
                     f"{method.name}: this server takes gradients in layers from {lowest} on, not in layer {wanted[0]}, "
@@ -200,12 +200,7 @@ def not_offered(methods: Sequence[Method], settings: Settings, n_layers: int) ->
 
 def prepared_for(method: Method, n_layers: int) -> bool:
     """Whether a server has to be started for a method: it flags tokens, or sees gradients."""
-    return Needs.TOKEN_FLAGS in method.active_needs() or bool(_gradients(method, n_layers))
-
-
-def _gradients(method: Method, n_layers: int) -> tuple[int, ...]:
-    """The layers, ascending, in which a method sees saliency of candidates."""
-    return method.reads(n_layers).saliency if Needs.CANDIDATES in method.active_needs() else ()
+    return Needs.TOKEN_FLAGS in method.active_needs() or bool(gradient_layers(method, n_layers))
 
 
 def _without_vision(method: Method) -> str:
