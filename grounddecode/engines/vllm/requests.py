@@ -139,7 +139,7 @@ class Requests:
         count = len(self.by_slot)
         self.by_slot += [None] * count
         self._free = list(range(2 * count - 1, count - 1, -1))
-        for name in ("first", "sure", "order", "last", "streaming", "judging", "deciding"):
+        for name in ("first", "sure", "order", "last", "streaming", "judging", "deciding", "shaped"):
             known = vars(self)[name]
             vars(self)[name] = np.concatenate([known, known[NOBODY:].repeat(count)])
         for name, none in (("image", 0), ("image_end", -1), ("prompt_length", 0)):
