@@ -233,21 +233,24 @@ def test_after_a_refusal_the_same_picture_is_answered(server: str) -> None:
 def test_clients_that_leave_take_their_second_streams_with_them(server: str, local: Engine) -> None:
     scenes = list(world.scenes("evaluation", 4))
     _crowd(server, scenes, 100)
-    before = _memory(server)
-    for _ in range(5):
-        _crowd(server, scenes, 100)
-    assert _memory(server) - before < 40, "megabytes by which the server has grown in 500 requests"
+    grown = {False: 0.0, True: 0.0}  # vLLM's own processes grow for a while, also where no method was asked for
+    for plain in (True, False) * 3:
+        before = _memory(server)
+        _crowd(server, scenes, 100, plain)
+        grown[plain] += _memory(server) - before
+    assert grown[False] - grown[True] < 24, "megabytes by which 300 requests grow the server beyond plain ones"
     assert is_healthy(server)
     image = scenes[0].image
     assert text(ask(server, body(image, METHODS["avc:alpha=1"]))) == by_hf(local, image, "avc:alpha=1")
 
 
-def _crowd(server: str, scenes: list[Any], count: int) -> None:
-    """Requests of all methods, a third of whose clients leave in the middle."""
+def _crowd(server: str, scenes: list[Any], count: int, plain: bool = False) -> None:
+    """Requests of all methods, or of none, a third of whose clients leave in the middle."""
     specs = list(METHODS)
 
     def one(i: int) -> None:
-        sent = body(scenes[i % 4].image, METHODS[specs[i % len(specs)]], stream=True)
+        wanted = {"method": "none"} if plain else METHODS[specs[i % len(specs)]]
+        sent = body(scenes[i % 4].image, wanted, stream=True)
         with httpx.stream("POST", f"{server}/v1/chat/completions", json=sent, timeout=300, trust_env=False) as response:
             for n, _ in enumerate(response.iter_lines()):
                 if i % 3 == 0 and n > i % 20:
