@@ -140,6 +140,9 @@ def tensors(value: Any) -> list[Tensor]:
     return found
 
 
+adjusting = pytest.mark.parametrize("method", [m for m in METHODS if Needs.LOGITS in m.needs()], ids=repr)
+
+
 @pytest.fixture(params=METHODS, ids=repr)
 def method(request: pytest.FixtureRequest) -> Method:
     return request.param
@@ -208,17 +211,15 @@ def test_what_is_read_of_hidden_states_is_declared(method: Method) -> None:
     assert all(0 <= layer < LAYERS for layer in reads.hidden)
 
 
+@adjusting
 def test_half_precision_in_gives_half_precision_out(method: Method) -> None:
-    if Needs.LOGITS not in method.needs():
-        pytest.skip("adjusts no logits")
     logits = torch.randn(ROWS, WORDS, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert method.adjust_logits(logits, fresh_view(method, 0)).dtype == torch.bfloat16
 
 
+@adjusting
 def test_logits_that_half_precision_cannot_hold(method: Method) -> None:
     """The same tokens stay, and are as probable, as where nothing is rounded."""
-    if Needs.LOGITS not in method.needs():
-        pytest.skip("adjusts no logits")
     step = mapped(fresh_view(method, 0), lambda t: t * 25000 if t.is_floating_point() else t)
     states = {method: step.state}
     logits = torch.randn(ROWS, WORDS, generator=torch.Generator().manual_seed(0)) * 25000

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, StaticCache
 
@@ -247,8 +248,10 @@ def test_a_cache_that_is_reset_is_used_again(method: Method, kind: type) -> None
                 cache = kind(config=model.config, **room)
             elif logits:
                 cache.reset()
-                if cache.get_seq_length():
-                    pytest.skip("in older releases a growing cache keeps its tokens, as zeros")
+                if kind is DynamicCache and transformers.__version__.startswith("5.16."):
+                    assert cache.get_seq_length() > 0  # that release fills a growing cache with zeros, and keeps those
+                    cache = kind(config=model.config)
+                assert cache.get_seq_length() == 0
             given = {"input_ids": inputs["input_ids"], "pixel_values": inputs["pixel_values"]}
             logits.append(model(**given, past_key_values=cache).logits[:, -1])
             logits.append(model(input_ids=token, past_key_values=cache).logits[:, -1])
