@@ -139,8 +139,8 @@ class Requests:
         count = len(self.by_slot)
         self.by_slot += [None] * count
         self._free = list(range(2 * count - 1, count - 1, -1))
-        for name in ("first", "sure", "order", "last", "streaming", "judging", "deciding", "shaped"):
-            known = vars(self)[name]
+        arrays = {name: known for name, known in vars(self).items() if isinstance(known, np.ndarray)}
+        for name, known in arrays.items():
             vars(self)[name] = np.concatenate([known, known[NOBODY:].repeat(count)])
         for name, none in (("image", 0), ("image_end", -1), ("prompt_length", 0)):
             held = vars(self)[name]

@@ -14,8 +14,10 @@ def data_folder(run_folder: Path | str, run: RunFile, moved: Path | None = None)
 
     `moved`: where somebody says that it is.
     """
-    if run["data"] == LAB_DATA or moved is not None:
-        return None if run["data"] == LAB_DATA else moved
+    if run["data"] == LAB_DATA:
+        return None
+    if moved is not None:
+        return moved
     given = Path(run["data"])
     place = next((place for place in _places(Path(run_folder), run) if place.is_dir()), given)
     return given if given.is_dir() and place.samefile(given) else place

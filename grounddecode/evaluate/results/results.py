@@ -122,10 +122,13 @@ def _measured(
 
 def _base(name: str, entry: Entry, entries: Sequence[Entry], part: Part) -> Entry | None:
     """The entry that `entry` is compared with under a baseline's name."""
-    named = [one for one in entries if one.method == name and one.source == entry.source and part in one.parts]
+    named = [one for one in entries if one.method == name and part in one.parts]
+    own = next((one for one in named if one.run == entry.run), None)
+    if own is not None or not named:
+        return own
     asked = set(map(question, entry.parts[part]))
-    same = [one for one in named if one.run == entry.run or not asked.isdisjoint(map(question, one.parts[part]))]
-    return min(same, key=lambda one: (one.run != entry.run, one.run), default=None)
+    same = (one for one in named if one.source == entry.source)
+    return next((one for one in same if not asked.isdisjoint(map(question, one.parts[part]))), None)
 
 
 def placed(blocks: Mapping[Part, dict[str, Any]]) -> dict[str, Any]:
@@ -205,11 +208,8 @@ def paired(ours: Scored, theirs: Scored) -> tuple[Scored, Scored]:
     return ours.only(shared), theirs.only(shared)
 
 
-def compared(measure: Measure, ours: Scored, theirs: Scored, resamples: int) -> dict[str, dict[str, Any]]:
-    """`{number: {"difference", "ci", "verdict"}}` on the samples that both answered; empty where there are none."""
-    mine, yours = paired(ours, theirs)
-    if not mine.records:
-        return {}
+def compared(measure: Measure, mine: Scored, yours: Scored, resamples: int) -> dict[str, dict[str, Any]]:
+    """`{number: {"difference", "ci", "verdict"}}` of answers to the same questions, one at least, see `paired`."""
     counts = mine.counts()
     found = differences(counts, yours.counts(), measure.ratios, resamples)
     decidable = len(counts.clusters) >= LEAST
@@ -233,15 +233,15 @@ def block(measure: Measure, ours: Scored, others: Mapping[str, Scored], scoring:
     numbers["warnings"] = [*numbers.get("warnings", ()), *few(len(counts.clusters))]
     numbers["ci"] = intervals(counts, measure.ratios, scoring.resamples)
     for name, theirs in others.items():
-        differing = compared(measure, ours, theirs, scoring.resamples)
-        if differing:
-            numbers[BASELINES[name]] = differing
-            numbers[f"n_{BASELINES[name]}"] = len(paired(ours, theirs)[0].records)
+        mine, yours = paired(ours, theirs)
+        if mine.records:
+            numbers[BASELINES[name]] = compared(measure, mine, yours, scoring.resamples)
+            numbers[f"n_{BASELINES[name]}"] = len(mine.records)
     if measure.captions and BASELINES[GREEDY] in numbers:
         matched = control(measure, ours, others[GREEDY], scoring)
         numbers["control"] = matched.numbers
-        numbers["vs_control"] = compared(measure, ours, matched, scoring.resamples)
-        numbers["control_vs_greedy"] = compared(measure, matched, others[GREEDY], scoring.resamples)
+        numbers["vs_control"] = compared(measure, *paired(ours, matched), scoring.resamples)
+        numbers["control_vs_greedy"] = compared(measure, *paired(matched, others[GREEDY]), scoring.resamples)
     return numbers
 
 
