@@ -14,6 +14,7 @@ the gradients of `sgrs`: they follow the last layer and read the weights of all 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.machinery
 import itertools
 import json
@@ -45,13 +46,17 @@ class Compiled:
         self.__name__ = function.__name__
         self._filled = FILLED.get(function.__name__)
 
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Compiled]:
-        return self._launch
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., dict[tuple[int, ...], Callable[..., Any]]]:
+        return lambda *arguments: {grid: self._made(*arguments)}
 
-    def _launch(self, *arguments: Any) -> Compiled:
-        if self._filled is not None:
-            arguments[self._filled].zero_()
-        return self
+    def _made(self, *arguments: Any) -> Callable[..., Any]:
+        """What launches over a grid, given addresses of tensors like these."""
+        filled = self._filled
+        if filled is None:
+            return lambda *places: None
+        result, zeros = arguments[filled].zero_(), ctypes.memset
+        size = result.nbytes
+        return lambda *places: zeros(places[filled], 0, size)
 
 
 class Recorded:

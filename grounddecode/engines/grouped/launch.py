@@ -1,7 +1,8 @@
 """Launches of a Triton kernel that cost the host little: what Triton finds out about the arguments is found out once.
 
 A kernel is launched in every layer of every step, and Triton looks at all arguments each time to choose among what it
-has compiled. Here that is chosen once for all launches that are alike, and again where an address is not round.
+has compiled. Here that is chosen once for all launches that are alike, and again where an address is not round. What is
+compiled is given addresses in place of tensors, each of which its launcher would ask the driver about.
 """
 
 from __future__ import annotations
@@ -63,24 +64,21 @@ class _Form:
 class Launch:
     """One kernel over one grid with constants, of tensors on one device."""
 
-    __slots__ = ("_form", "_odd", "_steady")
+    __slots__ = ("_form", "_odd", "_places", "_steady")
 
     def __init__(self, form: _Form, steady: tuple[Tensor, ...]) -> None:
-        self._form, self._steady, self._odd = form, steady, _joined(steady)
+        self._form, self._steady = form, steady
+        self._places = tuple([tensor.data_ptr() for tensor in steady])
+        self._odd = 0
+        for place in self._places:
+            self._odd |= place
 
     def __call__(self, changing: tuple[Tensor, ...], numbers: tuple[float, ...]) -> None:
         form, odd = self._form, self._odd
-        for tensor in changing:
-            odd |= tensor.data_ptr()
-        given = *changing, *self._steady, *numbers, *form.constants
+        places = [tensor.data_ptr() for tensor in changing]
+        for place in places:
+            odd |= place
         if form.compiled is None or odd & 15 or not form.alone:
-            form.launch(given, odd)
+            form.launch((*changing, *self._steady, *numbers, *form.constants), odd)
         else:
-            form.compiled(*given)
-
-
-def _joined(tensors: tuple[Tensor, ...]) -> int:
-    odd = 0
-    for tensor in tensors:
-        odd |= tensor.data_ptr()
-    return odd
+            form.compiled(*places, *self._places, *numbers, *form.constants)
