@@ -54,7 +54,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--families", type=_listed, help="of tiny models, for correctness")
     parser.add_argument("--models", type=_listed, help="shapes to time")
     parser.add_argument("--batches", type=_listed, default=["1", "8"], help="rows to time")
-    parser.add_argument("--repeats", type=int, default=7, help="pairs of calls, plain and grounded, of each method")
+    parser.add_argument("--runs", type=int, default=8, help="of each method beside the plain model, at most")
     parser.add_argument(
         "--budget", type=float, default=420, help="seconds after which what is left is skipped; the parts share it"
     )
@@ -95,17 +95,20 @@ def _kernel(device: str) -> dict:
 
 def _speed(args: Any, device: str, until: float) -> Iterable[dict]:
     names = args.models or [name for name in shapes.builders(device, args.reduced) if "8x" not in name]
-    tokens, repeats = (4, 1) if args.reduced else (12, args.repeats)
+    tokens, runs = (4, 1) if args.reduced else (24, args.runs)
     batches = [int(b) for b in args.batches]
-    for number, name in enumerate(names):
+    left = len(names) * len(batches)
+    for name in names:
         begin = time.monotonic()
-        stop = begin + (until - begin) / (len(names) - number)
         built = shapes.builders(device, args.reduced)[name]()
         yield {"model": name, "built_in_s": time.monotonic() - begin}
-        for line in speed.measured(name, built, _specs(args), batches, tokens, repeats, stop):
-            if "bar" in line and line["batch"] == 1 and not args.reduced:
-                line["passed"] = line["decode_ratio"] <= line["bar"]
-            yield line
+        for batch in batches:
+            stop = time.monotonic() + (until - time.monotonic()) / left
+            left -= 1
+            for line in speed.measured(name, built, _specs(args), batch, tokens, runs, stop):
+                if "bar" in line and batch == 1 and not args.reduced:
+                    line["passed"] = line["decode_ratio"] <= line["bar"]
+                yield line
         del built
         gc.collect()
         torch.cuda.empty_cache()
@@ -144,15 +147,22 @@ PART = {"correctness": _correctness, "speed": _speed, "compiled": _compiled, "vl
 def _specs(args: Any) -> list[str]:
     from grounddecode import registry
 
-    return args.methods or list(registry.names())
+    first = [name for name in speed.BAR_OF if name in registry.names()]  # the time may not do for all
+    return args.methods or [*first, *(name for name in registry.names() if name not in first)]
 
 
 def _told(part: str, lines: Iterable[dict]) -> Iterable[dict]:
     for line in lines:
         mark = {True: "PASS", False: "FAIL", None: "    "}[line.get("passed")]
-        shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items() if k != "passed")
+        shown = (f"{k} {_rounded(v)}" for k, v in line.items() if k != "passed")
         print(mark, part, *shown, sep="  ")
         yield line
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_rounded(part) for part in value) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _machine(device: str) -> dict[str, Any]:
@@ -194,13 +204,21 @@ def _right(lines: list[dict]) -> str:
 
 def _costs(lines: list[dict]) -> str:
     columns = {"model": "model", "batch": "batch", "method": "method", "decode step": "decode_ratio"}
-    columns |= {"ms": "decode_ms", "plain ms": "plain_decode_ms", "prefill": "prefill_ratio"}
+    columns |= {
+        "interval": "decode_interval",
+        "all steps": "decode_whole",
+        "ms": "decode_ms",
+        "plain ms": "plain_decode_ms",
+        "prefill": "prefill_ratio",
+    }
     columns |= {"peak memory": "peak_ratio", "bar, one row": "bar"}
     return _table(columns, [line for line in lines if "decode_ratio" in line])
 
 
 def _table(columns: dict[str, str], lines: list[dict]) -> str:
     def shown(value: Any) -> str:
+        if isinstance(value, (tuple, list)):
+            return " to ".join(shown(part) for part in value)
         return f"{value:.2f}" if isinstance(value, float) else str(value)
 
     rows = [[shown(line.get(key, "")) for key in columns.values()] for line in lines]

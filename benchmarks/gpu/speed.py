@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing.speed import PLAIN, clocked_generate, generate
+from benchmarks.timing.lockstep import Generate, Lockstep, twin
+from benchmarks.timing.paired import interval
+from benchmarks.timing.speed import PLAIN, generate
+from benchmarks.timing.subjects import placed
 
 BARS = {"attention": 1.05, "contrast": 1.15, "sgrs": 1.8}  # decode, one row, at the 7B shapes
 BAR_OF = {"avc": "contrast", "vcd": "contrast", "sgrs": "sgrs"} | dict.fromkeys(
@@ -17,51 +20,78 @@ BAR_OF = {"avc": "contrast", "vcd": "contrast", "sgrs": "sgrs"} | dict.fromkeys(
 )
 
 
-def measured(name: str, built: Any, specs: list[str], batches: list[int], tokens: int, repeats: int, until: float):
-    """One line a (method, batch): plain and grounded calls alternate; medians, and their ratio to plain.
+def measured(name: str, built: Any, specs: list[str], batch: int, tokens: int, runs: int, until: float):
+    """One line a method: plain and grounded decoding take turns; medians, and their ratio to plain.
 
-    What `until` (a time of `time.monotonic`) leaves no time for gets a line that says so.
+    What `until` (a time of `time.monotonic`) leaves no time for gets a line that says so; methods share the time, and
+    as many runs are made, at most, as it allows.
     """
     model, make = built
-    for batch in batches:
-        inputs = make(batch)
-        _clocked(model, PLAIN, inputs, 4)
-        for spec in specs:
-            line = {"model": name, "batch": batch, "method": spec}
-            if time.monotonic() > until:
-                yield line | {"skipped": "the time was up"}
-                continue
-            try:
-                yield line | _compared(model, spec, inputs, tokens, repeats) | _bar(spec)
-            except Exception as error:  # a refusal, or a kernel that does not compile: the others go on
-                yield line | {"refused": f"{type(error).__name__}: {error}"[:300]}
+    plain, inputs = twin(model), make(batch)
+    for number, spec in enumerate(specs):
+        line, begin = {"model": name, "batch": batch, "method": spec}, time.monotonic()
+        if begin > until:
+            yield line | {"skipped": "the time was up"}
+            continue
+        stop = begin + (until - begin) / (len(specs) - number)
+        try:
+            yield line | _compared(plain, model, spec, inputs, tokens, runs, stop) | _bar(spec)
+        except Exception as error:  # a refusal, or a kernel that does not compile: the others go on
+            yield line | {"refused": f"{type(error).__name__}: {error}"[:300]}
 
 
-def _compared(model: Any, spec: str, inputs: dict, tokens: int, repeats: int) -> dict[str, Any]:
-    """Ratios to the plain call beside it, the median of many short pairs: the clocks of card and host drift."""
-    _clocked(model, spec, inputs, 7)  # past the step with which graphs begin
-    pairs = [(_clocked(model, PLAIN, inputs, tokens), _clocked(model, spec, inputs, tokens)) for _ in range(repeats)]
-    steps = [(statistics.median(plain[1]), statistics.median(ours[1])) for plain, ours in pairs]
-    tops = [max(call[2] for call in calls) for calls in zip(*pairs, strict=True)]
+def _compared(plain: Any, model: Any, spec: str, inputs: dict, tokens: int, runs: int, stop: float) -> dict[str, Any]:
+    """Ratios of steps to those of the plain model in turn with them, and of the peaks of memory.
+
+    A method keeps its place from call to call, as in a server. One call of each warms up: what is compiled, and what
+    libraries plan for a number of keys.
+    """
+    sides, on_card = ((plain, PLAIN), (placed(model, spec), spec)), inputs["input_ids"].is_cuda
+    options = {"max_new_tokens": tokens, "do_sample": False}
+
+    def side(number: int, length: int = tokens) -> Generate:
+        held, asked = sides[number], options | {"max_new_tokens": length}
+        return lambda last: generate(*held, inputs, asked | {"logits_processor": last})
+
+    peaks = [_peak(side(number, 7), on_card) for number in range(2)]  # past the step with which graphs begin
+    lockstep = Lockstep(side(0), side(1), on_card)
+    try:
+        lockstep.run()
+        pairs = []
+        for turn in range(runs):
+            begin = time.monotonic()
+            pairs.append(lockstep.run(turn % 2))
+            if turn and 2 * time.monotonic() - begin > stop:
+                break
+    finally:
+        lockstep.close()
+    return _figures(pairs) | {"peak_gib": peaks[1] / 2**30, "peak_ratio": peaks[1] / max(peaks[0], 1)}
+
+
+def _figures(pairs: list[tuple[list[float], list[float]]]) -> dict[str, Any]:
+    """`decode_ratio`: the median over steps beside each other; `decode_whole`: of all their time together."""
+    steps = [step for plain, ours in pairs for step in zip(plain[1:], ours[1:], strict=True)]
+    ratios = [ours / plain for plain, ours in steps]
     return {
         "decode_ms": 1000 * statistics.median(ours for _, ours in steps),
         "plain_decode_ms": 1000 * statistics.median(plain for plain, _ in steps),
-        "decode_ratio": statistics.median(ours / plain for plain, ours in steps),
+        "decode_ratio": statistics.median(ratios),
+        "decode_interval": interval(ratios),
+        "decode_whole": sum(ours for _, ours in steps) / sum(plain for plain, _ in steps),
         "prefill_ms": 1000 * statistics.median(ours[0] for _, ours in pairs),
         "prefill_ratio": statistics.median(ours[0] / plain[0] for plain, ours in pairs),
-        "peak_gib": tops[1] / 2**30,
-        "peak_ratio": tops[1] / max(tops[0], 1),
+        "runs": len(pairs),
     }
 
 
-def _clocked(model: Any, spec: str, inputs: dict, tokens: int) -> tuple[float, list[float], int]:
-    """Seconds to the first token, of each further step, and the peak of the device's memory in bytes."""
-    on_card = model.device.type == "cuda"
+def _peak(one: Generate, on_card: bool) -> int:
+    """The peak of the device's memory in one generation alone, in bytes."""
     if on_card:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    prefill, steps = clocked_generate(model, spec, inputs, tokens)
-    return prefill, steps, torch.cuda.max_memory_allocated() if on_card else 0
+    with torch.no_grad():
+        one([])
+    return torch.cuda.max_memory_allocated() if on_card else 0
 
 
 def _bar(spec: str) -> dict[str, float]:
