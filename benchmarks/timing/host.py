@@ -46,17 +46,23 @@ class Compiled:
         self.__name__ = function.__name__
         self._filled = FILLED.get(function.__name__)
 
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., dict[tuple[int, ...], Callable[..., Any]]]:
-        return lambda *arguments: {grid: self._made(*arguments)}
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., types.SimpleNamespace]:
+        return self._made
 
-    def _made(self, *arguments: Any) -> Callable[..., Any]:
-        """What launches over a grid, given addresses of tensors like these."""
-        filled = self._filled
-        if filled is None:
-            return lambda *places: None
-        result, zeros = arguments[filled].zero_(), ctypes.memset
-        size = result.nbytes
-        return lambda *places: zeros(places[filled], 0, size)
+    def _made(self, *arguments: Any, num_warps: int) -> types.SimpleNamespace:
+        """What launches, given addresses of tensors like these behind nine others."""
+        run, filled = _nothing, self._filled
+        if filled is not None:
+            size, zeros, place = arguments[filled].zero_().nbytes, ctypes.memset, 9 + filled
+
+            def run(*given: Any) -> None:
+                zeros(given[place], 0, size)
+
+        return types.SimpleNamespace(run=run, function=None, packed_metadata=None)
+
+
+def _nothing(*_: Any) -> None:
+    """In place of a launch."""
 
 
 class Recorded:
@@ -79,7 +85,10 @@ def _triton() -> dict[str, types.ModuleType]:
         jit=lambda function=None, **_: Compiled if function is None else Compiled(function),
         next_power_of_2=lambda n: 1 << (n - 1).bit_length(),
     )
-    return {"triton": triton, "triton.language": language}
+    runtime = types.ModuleType("triton.runtime")
+    active = types.SimpleNamespace(get_current_stream=int)
+    vars(runtime).update(driver=types.SimpleNamespace(active=active))
+    return {"triton": triton, "triton.language": language, "triton.runtime": runtime}
 
 
 def _there(tensor: Tensor) -> bool:

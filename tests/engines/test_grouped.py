@@ -91,5 +91,19 @@ def test_the_kernels_give_these_sums() -> None:
 
 
 @needs_triton
+def test_triton_launches_what_is_compiled_as_launches_do() -> None:
+    """`launch.Launch` calls what Triton's own runner calls, with the same arguments in the same order."""
+    place = importlib.util.find_spec("triton")
+    assert place is not None
+    assert place.origin is not None
+    source = " ".join((Path(place.origin).parent / "compiler" / "compiler.py").read_text(encoding="utf-8").split())
+    assert "stream = driver.active.get_current_stream(device)" in source
+    assert (
+        "self.run(grid[0], grid[1], grid[2], stream, self.function, self.packed_metadata, launch_metadata, " in source
+    )
+    assert "knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook, *args)" in source
+
+
+@needs_triton
 def test_the_kernels_compile_for_a_card(tmp_path: Path) -> None:
-    assert told("compile", TRITON_CACHE_DIR=str(tmp_path)) == ["7 kernels compile"]
+    assert told("compile", TRITON_CACHE_DIR=str(tmp_path)) == ["8 kernels compile"]

@@ -73,21 +73,32 @@ def check_sloped(device: str, heads: int, width: int, keys: int, dtype: torch.dt
     """One shape of the kernel with slopes: a dense row in float64, hidden keys in front of one row."""
     generator = torch.Generator().manual_seed(width + keys)
     rows, key_heads = 2, 2
+    bound = 2e-5 if dtype == torch.float32 else 2e-2
     query = (3 * torch.randn(rows, heads, 1, width, generator=generator)).to(device, dtype)
     key, value = (torch.randn(rows, key_heads, keys, width, generator=generator).to(device, dtype) for _ in range(2))
     room = torch.rand(rows, 2, keys + 9, generator=generator) * 1.5
     room[1, :, :7] = -1.0
     slopes = room.to(device)[..., :keys]  # a slice, as the engine has it
-    found = sloped.SlopedAttention(query, key, slopes, 1 / math.sqrt(width))(query, key, value)
+    scaling = 1 / math.sqrt(width)
+    found = sloped.SlopedAttention(query, key, slopes, scaling)(query, key, value)
     repeated = [x.double().repeat_interleave(heads // key_heads, dim=1) for x in (key, value)]
-    scores = (query.double() @ repeated[0].mT / math.sqrt(width)).squeeze(2)
-    scores = torch.where(scores > 0, scores * slopes[:, :1], scores * slopes[:, 1:])
+    plain = (query.double() @ repeated[0].mT / math.sqrt(width)).squeeze(2)
+    scores = torch.where(plain > 0, plain * slopes[:, :1], plain * slopes[:, 1:])
     scores = scores.masked_fill(slopes[:, :1] < 0, -torch.inf)
-    expected = (scores.softmax(-1)[:, :, None] @ repeated[1]).transpose(1, 2)
-    assert found.shape == expected.shape
-    assert found.dtype == dtype
-    apart = float((found.double() - expected).abs().max())
-    assert apart <= (2e-5 if dtype == torch.float32 else 2e-2), (device, heads, width, keys, dtype, apart)
+
+    def right(found: torch.Tensor, scores: torch.Tensor) -> None:
+        expected = (scores.softmax(-1)[:, :, None] @ repeated[1]).transpose(1, 2)
+        assert found.shape == expected.shape
+        assert found.dtype == dtype
+        apart = float((found.double() - expected).abs().max())
+        assert apart <= bound, (device, heads, width, keys, dtype, apart)
+
+    right(found, scores)
+    for of_heads in (1, heads):  # raised scores, by as much in all heads and by each head's own
+        room = torch.randn(rows, of_heads, keys + 9, generator=generator)
+        room[1, :, :7], room[0, -1, 3] = -torch.inf, -torch.inf
+        more = room.to(device)[..., :keys]
+        right(sloped.SlopedAttention(query, key, more, scaling, raised=True)(query, key, value), plain + more)
 
 
 def check_peaks(device: str, width: int, dims: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -202,6 +213,7 @@ def check_engine() -> float:
             return 2 * super().extra(sensitivity)
 
     methods = (
+        create("locore"),
         create("vaf", layers=(0, 9)),
         create("paint", layers=(0, 9), summary_tokens=((1, 2),)),
         create("heads", alpha=3.0),
@@ -209,14 +221,18 @@ def check_engine() -> float:
         Doubled(alpha=1.5),
         create("var", sink_dims=(1, 2), tau=1.0),
     )
-    options = {"max_new_tokens": 7, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    for name, method in [*itertools.product(("llava",), methods), *itertools.product(("qwen2_5_vl",), methods[1::4])]:
+    plain = {"max_new_tokens": 7, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    beams = plain | {"num_beams": 2, "num_return_sequences": 2}
+    runs = [(name, [method], plain) for name, method in itertools.product(("llava",), methods)]
+    runs += [("qwen2_5_vl", [method], plain) for method in methods[::2]]
+    runs += [("llava", [methods[-1]], beams), ("llava", [methods[-1], create("avc", alpha=1.0)], plain)]
+    for name, chosen, options in runs:
         model, inputs = zoo.model(name), zoo.family(name).batch()
         found = []
         for here in (usual, (lambda _: True, lambda _: True, ByHand)):
             (card.on_card, flags.on_card, card.Replay), Launcher.over = here, counted
             try:
-                with torch.no_grad(), ground(model, [method]):
+                with torch.no_grad(), ground(model, chosen):
                     found.append(torch.stack(model.generate(**inputs, **options).logits))
             finally:
                 (card.on_card, flags.on_card, card.Replay), Launcher.over = usual, over
@@ -239,7 +255,7 @@ def compile_all() -> int:
     sizes = {"HEADS": 32, "HEAD_ROOM": 32, "REPEAT": 1, "WIDTH": 128, "ROOM": 128, "NONE": HIDDEN, "BLOCK": 64}
     split = {"SPLITS": 4, "SPLIT_ROOM": 4, "DIMS": 2, "DIM_ROOM": 2, "INNER": 4096, "INNER_BLOCK": 1024}
     forms = [(merging, rule, groups) for rule, groups in ((0, 2), (1, 2), (2, 4))]
-    forms += [(kernel, 0, 2), (kernel, 0, 4), (sloped, 0, 2), (peaks, 0, 2)]
+    forms += [(kernel, 0, 2), (kernel, 0, 4), (sloped, 0, 2), (sloped, 1, 2), (peaks, 0, 2)]
     for module, rule, groups in forms:
         given = sizes | split | {"RULE": rule, "GROUPS": groups, "FLAGGED": groups // 2 if groups == 4 else 0}
         given |= {} if groups == 4 or module is peaks else {"DIMS": 0}
@@ -248,7 +264,7 @@ def compile_all() -> int:
         elif module is kernel:
             given |= {"BLOCK": 64 // groups}
         elif module is sloped:
-            given |= {"SPLITS": 1}
+            given |= {"SPLITS": 1, "BLOCK": 256, "RAISED": rule}
         function = module._launches.kernel
         types = {
             name: "constexpr" if name.isupper() else numbers.get(name) or others.get(name) or "i32"

@@ -16,6 +16,7 @@ from grounddecode.engines.grouped.peaks import Bound, towers
 
 _PROGRAMS = 128  # about as many as a card has processors: fewer rows and heads share out their keys
 _MOST_SPLITS = 8
+_WARPS = {2: 8, 4: 4, 8: 4}  # of a program, by groups: what took least on an H100
 _NO_BOUND = Bound(torch.empty(0), 0.0, (0, 0, 1, 1))
 
 
@@ -96,7 +97,7 @@ class PartialAttention:
         newest: whether the newest token is flagged is to be found out by this, of tokens like that beside it.
     """
 
-    __slots__ = ("_labels", "_launch", "_numbers")
+    __slots__ = ("_labels", "_launch")
 
     def __init__(
         self,
@@ -116,14 +117,15 @@ class PartialAttention:
         of_groups = groups, groups // 2 if flagged else 0, block, HIDDEN
         bound, hidden = newest or (_NO_BOUND, query)
         marks = labels.bool() if flagged else labels
+        share = -(-n_keys // splits)
         self._launch = _launches.over(
             (rows, heads, splits),
             (*sizes, *of_groups, *bound.constants),
             (query, key, key, marks, hidden),
             (labels, labels if newest is None else bound.dims, *into),
+            (scaling, bound.least, n_keys, -(-share // block) * block, labels.stride(0), marks.stride(0)),
+            _WARPS[groups],
         )
-        share = -(-n_keys // splits)
-        self._numbers = scaling, bound.least, n_keys, -(-share // block) * block, labels.stride(0)
         self._labels = labels
 
     def __call__(
@@ -133,6 +135,10 @@ class PartialAttention:
 
         `hidden`: (rows, 1, inner), contiguous, with `newest`.
         """
-        marks = self._labels if flags is None else flags
-        given = query, key, value, marks, query if hidden is None else hidden
-        self._launch(given, (*self._numbers, marks.stride(0)))
+        if flags is None:
+            self._launch(query, key, value, self._labels, query)
+            return
+        launch, stride = self._launch, flags.stride(0)
+        if launch.numbers[-1] != stride:
+            launch.numbers = *launch.numbers[:-1], stride
+        launch(query, key, value, flags, query if hidden is None else hidden)

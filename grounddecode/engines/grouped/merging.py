@@ -94,21 +94,21 @@ class Merging:
         rule: of the factors.  dtype: of what is returned.
     """
 
-    __slots__ = ("_launch", "_numbers", "_shape")
+    __slots__ = ("_launch", "_shape")
 
     def __init__(self, parts: tuple[Tensor, Tensor, Tensor], rule: FactorRule, dtype: torch.dtype) -> None:
         rows, heads, splits, groups, width = parts[0].shape
         rooms = heads, triton.next_power_of_2(heads), splits, triton.next_power_of_2(splits)
         constants = (*rooms, groups, width, triton.next_power_of_2(width), _RULES[rule.name])
         self._shape = rows, 1, heads, width
-        self._launch = _launches.over((rows, heads, 1), constants, (parts[0].new_empty(0, dtype=dtype),), parts)
-        first, second, third = (*(float(x) for x in rule.numbers), 0.0, 0.0)[:3]
-        self._numbers = first, second, third
+        numbers = (*(float(x) for x in rule.numbers), 0.0, 0.0)[:3]
+        like = (parts[0].new_empty(0, dtype=dtype),)
+        self._launch = _launches.over((rows, heads, 1), constants, like, parts, numbers)
 
     def __call__(self, like: Tensor) -> Tensor:
         """(rows, 1, heads, width); `like`: any tensor of the dtype and device."""
         into = like.new_empty(self._shape)
-        self._launch((into,), self._numbers)
+        self._launch(into)
         return into
 
 

@@ -94,7 +94,8 @@ class Peaks:
 
     def __call__(self, hidden: Tensor, flags: Tensor, column: int) -> None:
         """Write what is true of each row into a column of `flags`."""
-        self._launch((hidden, flags), (self._bound.least, column, flags.stride(0)))
+        self._launch.numbers = self._bound.least, column, flags.stride(0)
+        self._launch(hidden, flags)
 
 
 @cache

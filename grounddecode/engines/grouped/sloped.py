@@ -1,7 +1,8 @@
-"""A Triton kernel: one query of each row against all keys, whose scores are scaled by two slopes a key.
+"""A Triton kernel: one query of each row against all keys, whose scores are scaled by two slopes a key or raised.
 
-`Method.key_slopes` says by which: `z' = a_j z` where `z > 0`, `z' = b_j z` elsewhere. Scores and weights never leave
-the kernel, so a layer takes one launch. Very long rows are read in parts, which `merge.merged` puts together.
+`Method.key_slopes` says by which: `z' = a_j z` where `z > 0`, `z' = b_j z` elsewhere. A factor on the weight of a key
+raises its score by the factor's logarithm, `z' = z + c_j`. Scores and weights never leave the kernel, so a layer takes
+one launch. Very long rows are read in parts, which `merge.merged` puts together.
 """
 
 from __future__ import annotations
@@ -16,30 +17,20 @@ from grounddecode.engines.grouped.launch import Launcher
 from grounddecode.engines.grouped.merge import merged
 
 LONG = 4096  # keys that one program reads at most
-_BLOCK = 64
+_TILE, _WARPS = 32768, 8  # numbers of keys that a program reads at once, and its warps: what took least on an H100
 
 
 def _sloped_attention(
-    query: tl.tensor,
-    key: tl.tensor,
-    value: tl.tensor,
-    into: tl.tensor,
-    tops: tl.tensor,
-    masses: tl.tensor,
-    slope: tl.tensor,
-    scaling: tl.tensor,
-    n_keys: tl.tensor,
-    n_split: tl.tensor,
-    row_stride: tl.tensor,
-    side_stride: tl.tensor,
-    HEADS: tl.constexpr,
-    REPEAT: tl.constexpr,
-    SPLITS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    ROOM: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    """One program: one head of one row over its part of the keys."""
+    query: tl.tensor, key: tl.tensor, value: tl.tensor, into: tl.tensor, tops: tl.tensor, masses: tl.tensor,
+    slope: tl.tensor, scaling: tl.tensor, n_keys: tl.tensor, n_split: tl.tensor,
+    row_stride: tl.tensor, side_stride: tl.tensor,
+    HEADS: tl.constexpr, REPEAT: tl.constexpr, SPLITS: tl.constexpr, WIDTH: tl.constexpr, ROOM: tl.constexpr,
+    BLOCK: tl.constexpr, RAISED: tl.constexpr,
+) -> None:  # fmt: skip
+    """One program: one head of one row over its part of the keys.
+
+    With `RAISED`, `slope` is what is added, -inf hides a key, and `side_stride` leads to the next head's.
+    """
     row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     column = tl.arange(0, ROOM)
     real = column < WIDTH
@@ -54,12 +45,16 @@ def _sloped_attention(
         inside = at < end
         place = (first + at)[:, None] * WIDTH + column[None, :]
         wanted = inside[:, None] & real[None, :]
-        above = tl.load(slope + row * row_stride + at, mask=inside, other=-1.0)
-        below = tl.load(slope + row * row_stride + side_stride + at, mask=inside, other=-1.0)
         read = tl.load(value + place, mask=wanted, other=0.0).to(tl.float32)
         score = tl.sum(tl.load(key + place, mask=wanted, other=0.0).to(tl.float32) * asked[None, :], axis=1)
-        score = score * tl.where(score > 0.0, above, below)
-        score = tl.where(above >= 0.0, score, -float("inf"))
+        if RAISED:
+            own = slope + row * row_stride + head * side_stride
+            score = score + tl.load(own + at, mask=inside, other=-float("inf"))
+        else:
+            above = tl.load(slope + row * row_stride + at, mask=inside, other=-1.0)
+            below = tl.load(slope + row * row_stride + side_stride + at, mask=inside, other=-1.0)
+            score = score * tl.where(score > 0.0, above, below)
+            score = tl.where(above >= 0.0, score, -float("inf"))
         higher = tl.maximum(top, tl.max(score, axis=0))
         shift = tl.where(higher == -float("inf"), 0.0, higher)
         power = tl.exp(score - shift)
@@ -88,11 +83,12 @@ class SlopedAttention:
         query: (rows, heads, 1, width), contiguous.  key: (rows, key heads, T, width), contiguous, as its value is.
         slopes: (rows, 2, T) float32, the last dimension dense: of scores above 0, and of others; negative: hidden.
         scaling: of the scores.
+        raised: whether `slopes` is what scores are raised by, (rows, heads or 1, T) instead; -inf: hidden.
     """
 
-    __slots__ = ("_launch", "_numbers", "_parts", "_shape")
+    __slots__ = ("_launch", "_parts", "_shape")
 
-    def __init__(self, query: Tensor, key: Tensor, slopes: Tensor, scaling: float) -> None:
+    def __init__(self, query: Tensor, key: Tensor, slopes: Tensor, scaling: float, raised: bool = False) -> None:
         rows, heads, _, width = query.shape
         key_heads, n_keys = key.shape[1], key.shape[2]
         splits = 1 if n_keys <= LONG else splits_of(rows, heads)
@@ -101,17 +97,19 @@ class SlopedAttention:
         if splits > 1:
             sums, masses = (query.new_empty((*shape, *more), dtype=torch.float32) for more in ((1, width), (1,)))
             self._parts = sums, query.new_empty(shape, dtype=torch.float32), masses
-        constants = heads, heads // key_heads, splits, width, triton.next_power_of_2(width), _BLOCK
+        room = triton.next_power_of_2(width)
+        constants = heads, heads // key_heads, splits, width, room, _TILE // room, int(raised)
         into = self._parts or (query,) * 3
-        self._launch = _launches.over(shape, constants, (query, key, key, *into), (slopes,))
         share = n_keys if splits == 1 else -(-n_keys // splits)
-        self._numbers = scaling, n_keys, share, slopes.stride(0), slopes.stride(1)
+        side = 0 if slopes.shape[1] == 1 else slopes.stride(1)
+        numbers = scaling, n_keys, share, slopes.stride(0), side
+        self._launch = _launches.over(shape, constants, (query, key, key, *into), (slopes,), numbers, _WARPS)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(rows, 1, heads, width) in the dtype of `query`."""
         into = query.new_empty(self._shape)
         if self._parts is None:
-            self._launch((query, key, value, into, into, into), self._numbers)
+            self._launch(query, key, value, into, into, into)
             return into
-        self._launch((query, key, value, *self._parts), self._numbers)
+        self._launch(query, key, value, *self._parts)
         return into.copy_(merged(*self._parts, torch.ones_like)[:, None])

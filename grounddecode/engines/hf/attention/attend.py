@@ -73,10 +73,13 @@ def _newest(call: Call, base: BaseAttention, plan: LayerPlan, step: Step) -> Way
     """How layers with these edits go that have a call like this one, of the newest tokens of answers."""
     if not plan.edits:
         return Way(_plain(call, base, step), call)
+    way = by_kernel(call, plan, step)
+    if way is not None:
+        return way
     if plan.gains_only and step.kernel == "sdpa":
         bias = _bias(call, plan, step)
         return Way(lambda call, *_: masked(call, bias), call)
-    return by_kernel(call, plan, step) or Way(lambda call, _, plan, step: _rows(call, plan, step, 0), call)
+    return Way(lambda call, _, plan, step: _rows(call, plan, step, 0), call)
 
 
 def _plain(call: Call, base: BaseAttention, step: Step) -> Act:

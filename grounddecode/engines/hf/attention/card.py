@@ -1,4 +1,4 @@
-"""Decode steps on a card under one edit that scales groups of keys or has two slopes a key: by kernels of our own.
+"""Decode steps on a card under one edit that scales groups of keys or has two slopes a key, or gains: by our kernels.
 
 A step of one token is bound by what the host launches, not by what the card computes. `attend` takes this way where it
 can be had: keys in a contiguous cache on CUDA, Triton at hand, no gradient, nothing recorded.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from grounddecode.engines.grouped.merge import HIDDEN, merged
 from grounddecode.engines.grouped.replay import PAYS_FROM, Replay
+from grounddecode.engines.hf.attention.gains import coming_gains
 from grounddecode.engines.hf.attention.ways import Way, is_dense
 from grounddecode.engines.hf.generation import FLAGS
 from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS, WINDOW
@@ -24,7 +25,9 @@ from grounddecode.method import Needs
 
 if TYPE_CHECKING:
     from grounddecode.engines.grouped.kernel import PartialAttention
+    from grounddecode.engines.grouped.sloped import SlopedAttention
     from grounddecode.engines.hf.attention.call import Call, Output
+    from grounddecode.engines.hf.attention.ways import Act
     from grounddecode.engines.hf.step import Step
     from grounddecode.engines.plan import LayerPlan
     from grounddecode.method import Method
@@ -42,8 +45,10 @@ def by_kernel(call: Call, plan: LayerPlan, step: Step) -> Way | None:
     """How a call of the newest tokens of answers goes by a kernel; None: not so."""
     if not _can_go(call, step):
         return None
+    if plan.gains_only:
+        return Way(_raised(plan, call, step), call, dense=True)
     if plan.sloped is not None:
-        return Way(_Sloped(plan.sloped, call, step), call, dense=True)
+        return Way(_sloped(plan.sloped, call, step), call, dense=True)
     if plan.grouped is not None and _pays(plan.grouped, call, plan, step):
         return Way(_Grouped(plan.grouped, call, plan, step), call, dense=True)
     return None
@@ -97,19 +102,27 @@ def _at_keys(what: Callable[[StepView], Tensor], method: Method, call: Call, ste
     return columns.kept[known][..., first : first + keys]
 
 
-class _Sloped:
+def _sloped(method: Method, call: Call, step: Step) -> Act:
     """One launch a layer: `engines.grouped.sloped`."""
+    from grounddecode.engines.grouped.sloped import SlopedAttention
 
-    def __init__(self, method: Method, call: Call, step: Step) -> None:
-        from grounddecode.engines.grouped.sloped import SlopedAttention
+    slopes, hidden = _at_keys(method.key_slopes, method, call, step), _hidden(call)
+    slopes = slopes if hidden is None else slopes.masked_fill(hidden[:, None], -1.0)
+    return _by(SlopedAttention(call.query, call.key, slopes, call.scaling))
 
-        slopes, hidden = _at_keys(method.key_slopes, method, call, step), _hidden(call)
-        slopes = slopes if hidden is None else slopes.masked_fill(hidden[:, None], -1.0)
-        self._attention = SlopedAttention(call.query, call.key, slopes, call.scaling)
 
-    def __call__(self, call: Call, *_: Any) -> Output:
-        """Edited output (B, 1, H, D)."""
-        return self._attention(call.query, call.key, call.value), None
+def _raised(plan: LayerPlan, call: Call, step: Step) -> Act:
+    """The same, of edits that are factors on keys: beside their logarithms in a mask, attention costs the host more."""
+    from grounddecode.engines.grouped.sloped import SlopedAttention
+
+    logs, hidden = coming_gains(plan, step, call.key.shape[2], call.key.device)[:, 0].float(), _hidden(call)
+    logs = logs if hidden is None else logs.masked_fill(hidden[:, None], -torch.inf)
+    return _by(SlopedAttention(call.query, call.key, logs, call.scaling, raised=True))
+
+
+def _by(attention: SlopedAttention) -> Act:
+    """Edited output (B, 1, H, D)."""
+    return lambda call, *_: (attention(call.query, call.key, call.value), None)
 
 
 class _Grouped:
