@@ -98,16 +98,16 @@ class Columns:
 class Sequence:
     """What is known of the sequences being generated: their prompt, in padded columns, and what methods remember.
 
-    `memory`: by method and layer, tensors whose first dimension is the row of the cache. `states`: what methods
-    remember of the rows. `joined`: these rows and, behind them, those of the second stream, which share one cache once
-    both have read the prompt.
+    `remembered`: by method and layer, tensors whose first dimension is the row of the cache, as `memory` has them but
+    for what rooms took since they were asked last. `states`: what methods remember of the rows. `joined`: these rows
+    and, behind them, those of the second stream, which share one cache once both have read the prompt.
     """
 
     prompt_length: int
     image: Tensor  # (rows, prompt) bool
     ids: Tensor  # (rows, prompt) long; rows of one request have the same
     there: Tensor  # (rows, prompt) bool: no padding
-    memory: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    remembered: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     states: dict[Method, Any] = field(default_factory=dict)
     joined: Sequence | None = None
     further: int = 0  # columns that the longest prompt of a further stream has before this one, in the joined cache
@@ -115,6 +115,7 @@ class Sequence:
     fixed: str | None = None  # why its rows may not be reordered, if so
     read: int = 0  # tokens of every row, prompt and answer, that forward passes were given so far
     kept: dict[object, Any] = field(default_factory=dict)  # what parts of the engine keep of it
+    rooms: dict[int, Any] = field(default_factory=dict)  # by layer, see `watch.flags`
     _columns: dict[torch.device, Columns] = field(default_factory=dict)
 
     @property
@@ -137,12 +138,19 @@ class Sequence:
         ends = self.columns(self.prompt_length, self.image.device).image_end
         return int(torch.where(ends >= 0, ends, self.prompt_length).min())
 
+    @property
+    def memory(self) -> dict[tuple[str, int], Tensor]:
+        """What is remembered of the rows, up to the newest token."""
+        for room in self.rooms.values():
+            room.show(self.remembered)
+        return self.remembered
+
     def flags_of(self, layer: int) -> Tensor | None:
         """(rows, tokens) bool: the token flags of a layer, if a method asked for them."""
-        room = self.kept.get((FLAGS, layer))
+        room = self.rooms.get(layer)
         if room is not None:
-            room.settle()
-        return self.memory.get((FLAGS, layer))
+            room.show(self.remembered)
+        return self.remembered.get((FLAGS, layer))
 
     def columns(self, count: int, device: torch.device) -> Columns:
         """The columns, at least `count` of them."""
@@ -177,7 +185,7 @@ class Sequence:
         self.joined.all_see = self.all_see and not any(twin.is_plain for twin in twins)
         if self.vision is not None:
             self.joined.vision = _seen([x.vision or self.vision for x in all_rows])
-        self.memory = {}
+        self.remembered = {}
 
     def reorder(self, beams: Tensor) -> Tensor:
         """Follow a beam reordering; returns the rows of the cache to keep, those of the second stream included."""
@@ -194,7 +202,7 @@ class Sequence:
     def _select(self, rows: Tensor) -> None:
         kept = rows.to(self.image.device)
         self.image, self.ids, self.there = self.image[kept], self.ids[kept], self.there[kept]
-        self.memory = {key: value[rows.to(value.device)] for key, value in self.memory.items()}
+        self.remembered = {key: value[rows.to(value.device)] for key, value in self.memory.items()}
         self.states = {method: rows_of(state, rows) for method, state in self.states.items()}
         if self.vision is not None:
             self.vision = self.vision.of_rows(rows.to(self.vision.image_of_key.device))

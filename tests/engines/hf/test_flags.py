@@ -154,7 +154,7 @@ def test_a_kernel_notes_flags_of_the_tokens_it_was_made_for_alone(device: str, d
     grouped, calls = object.__new__(card._Grouped), []
     grouped._noting, grouped._dtype = (lambda *given: calls.append(given)), torch.float32
     room = SimpleNamespace(hidden=torch.zeros(1, 1, 4, dtype=dtype), flags=torch.zeros(1, 8, device=device), bound=None)
-    step = SimpleNamespace(sequence=SimpleNamespace(kept={(FLAGS, 3): room}))
+    step = SimpleNamespace(sequence=SimpleNamespace(rooms={3: room}))
     call = SimpleNamespace(query=None, key=torch.zeros(1), value=None)
     assert grouped._noted(call, SimpleNamespace(layer=3), step) is noted
     assert len(calls) == noted

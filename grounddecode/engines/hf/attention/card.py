@@ -19,7 +19,6 @@ from grounddecode.engines.grouped.merge import HIDDEN, merged
 from grounddecode.engines.grouped.replay import PAYS_FROM, Replay
 from grounddecode.engines.hf.attention.gains import coming_gains
 from grounddecode.engines.hf.attention.ways import Way, is_dense
-from grounddecode.engines.hf.generation import FLAGS
 from grounddecode.engines.hf.transformers_names import SOFT_CAP, WANTS_WEIGHTS, WINDOW
 from grounddecode.method import Needs
 
@@ -154,7 +153,7 @@ class _Grouped:
 
     def _noted(self, call: Call, plan: LayerPlan, step: Step) -> bool:
         """Attention that finds out whether the newest token is flagged, where that is still to do."""
-        room = step.sequence.kept.get((FLAGS, plan.layer))
+        room = step.sequence.rooms.get(plan.layer)
         if room is None or room.hidden is None or room.flags.device != call.key.device:
             return False  # a block may be given what lies on the device before
         hidden = room.hidden

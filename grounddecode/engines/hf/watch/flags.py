@@ -41,15 +41,15 @@ class TokenFlags(Part):
 
     def _over(self, layer: int, source: int) -> Callable[..., Any]:
         """The layer over the forward of a decoder block."""
-        here, key = self.binding.here, (FLAGS, layer)
+        here = self.binding.here
 
         def forward(under: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             step = here.step
             if step is None or here.aside:
                 return under(*args, **kwargs)
             hidden = args[0] if args else kwargs["hidden_states"]
-            room = step.sequence.kept.get(key) if step.is_newest else None
-            known = room is not None and room.take(hidden, step, key)
+            room = step.sequence.rooms.get(layer) if step.is_newest else None
+            known = room is not None and room.take(hidden, step)
             if not known and (step.capture is None or not step.capture.repeats):
                 self._note(layer, source, hidden, step)
             return under(*args, **kwargs)
@@ -74,7 +74,7 @@ class TokenFlags(Part):
     def _in_place(self, hidden: Tensor, layer: int, step: Step) -> bool:
         """On a card, for a method that says by which peaks: room for flags behind those that are known."""
         sequence, key = step.sequence, (FLAGS, layer)
-        room, known = sequence.kept.get(key), sequence.memory.get(key)
+        room, known = sequence.rooms.get(layer), sequence.memory.get(key)
         if known is None or known.shape[1] != step.past or known.device != hidden.device:
             return False
         if room is not None and known is not room.shown:  # rows were reordered, and may be so at every step
@@ -82,8 +82,8 @@ class TokenFlags(Part):
         peaks = self._peaks(hidden.shape[-1])
         if peaks is None or not on_card(hidden) or torch.is_grad_enabled() or not hidden.is_contiguous():
             return False
-        room = sequence.kept[key] = Room(hidden, peaks, known)
-        return room.take(hidden, step, key)
+        room = sequence.rooms[layer] = Room(layer, hidden, peaks, known)
+        return room.take(hidden, step)
 
     def _peaks(self, width: int) -> tuple[tuple[int, ...], float] | None:
         if width not in self._known_peaks:
@@ -105,31 +105,35 @@ class TokenFlags(Part):
 
 
 class Room:
-    """The flags of a layer, in `Sequence.kept`, with room for as many again.
+    """The flags of a layer, in `Sequence.rooms`, with room for as many again.
 
-    `flags` (rows, room); `shown`: those that are known, as `Sequence.memory` has them. `hidden`: the newest token, if
-    nothing has said yet whether it is flagged: `settle` does, or a kernel that reads the flags anyway.
+    `flags` (rows, room). `hidden`: the newest token, if nothing has said yet whether it is flagged: `show` does, or a
+    kernel that reads the flags anyway. `ahead`: whether tokens were taken since those that are known were shown.
     """
 
-    __slots__ = ("_count", "_device", "_dtype", "_launch", "_shape", "_size", "bound", "flags", "hidden", "shown")
+    __slots__ = (
+        "_count", "_device", "_dtype", "_key", "_launch", "_shape", "_size", "ahead", "bound", "flags", "hidden",
+        "shown",
+    )  # fmt: skip
 
-    def __init__(self, hidden: Tensor, peaks: tuple[tuple[int, ...], float], known: Tensor) -> None:
+    def __init__(self, layer: int, hidden: Tensor, peaks: tuple[tuple[int, ...], float], known: Tensor) -> None:
         from grounddecode.engines.grouped.peaks import Bound, Peaks
 
+        self._key = FLAGS, layer
         self._count = known.shape[1]
         self._size = 2 * self._count
-        self.flags, self.shown = nn.functional.pad(known, (0, known.shape[1])), known
+        self.flags, self.shown, self.ahead = nn.functional.pad(known, (0, known.shape[1])), known, False
         self.bound = Bound.of(*peaks, hidden)
         self.hidden: Tensor | None = None
         self._launch = Peaks(hidden, self.bound, self.flags)
         self._shape, self._dtype, self._device = hidden.shape, hidden.dtype, hidden.device
 
-    def take(self, hidden: Tensor, step: Step, key: tuple[str, int]) -> bool:
-        """Make the newest token of a step known; False: it does not fit."""
-        memory, past, shown = step.sequence.memory, step.past, self.shown
+    def take(self, hidden: Tensor, step: Step) -> bool:
+        """Take the newest token of a step; False: it does not fit."""
+        past = step.past
         fits = (
-            memory.get(key) is shown
-            and past == self._count < self._size
+            past == self._count < self._size
+            and (self.ahead or step.sequence.remembered.get(self._key) is self.shown)
             and hidden.dtype is self._dtype
             and hidden.shape == self._shape
             and hidden.device == self._device
@@ -137,15 +141,17 @@ class Room:
             and not torch.is_grad_enabled()
         )
         if fits:
-            self.hidden, self._count = hidden, past + 1
-            self.shown = memory[key] = self.flags.narrow(1, 0, past + 1)
+            self.hidden, self.ahead, self._count = hidden, True, past + 1
         return fits
 
-    def settle(self) -> None:
-        """Write down whether the newest token is flagged, if that is still to do."""
+    def show(self, memory: dict[tuple[str, int], Tensor]) -> None:
+        """Write down whether the newest token is flagged, if that is still to do, and what is known into `memory`."""
         if self.hidden is not None:
             self._launch(self.hidden, self.flags, self._count - 1)
             self.hidden = None
+        if self.ahead:
+            self.shown = memory[self._key] = self.flags.narrow(1, 0, self._count)
+            self.ahead = False
 
 
 def _append(known: Tensor | None, new: Tensor, step: Step) -> Tensor:
