@@ -77,7 +77,8 @@ def methods_of(spec: str, model):
     if spec == "icd":
         return (create("icd", instruction=tuple(range(5, 17))),)  # as many tokens as the sentence has
     if spec.split(":")[0] == "cicd":
-        return parse(f"{spec}{',' if ':' in spec else ':'}bank={bank_of(int(model.config.vision_config.image_size))}")
+        size = int(getattr(model.config.vision_config, "image_size", 336))
+        return parse(f"{spec}{',' if ':' in spec else ':'}bank={bank_of(size)}")
     return parse(spec)
 
 
