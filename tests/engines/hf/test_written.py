@@ -116,9 +116,59 @@ def test_gains_on_keys_are_constants_and_other_edits_are_not() -> None:
     assert not any(alone(steps(model, methods=[HeadModulation(alpha=4.0), METHOD])))
 
 
-def test_it_is_compared_once_for_all_runs() -> None:
-    found = steps(zoo.model("llava"), runs=2)
-    assert alone(found) == [False, False, *[True] * (STEPS - 2), False, *[True] * (STEPS - 1)]
+@pytest.mark.parametrize("name", FITTING)
+def test_it_is_compared_once_for_all_runs_whose_prompts_need_no_graph_then(name: str) -> None:
+    model = zoo.model(name)
+    found = steps(model, name, runs=2)
+    if turns_by_axes(model):
+        return
+    assert alone(found) == [False, False, *[True] * (2 * STEPS - 2)]
+    assert close(found, by_autograd(model, name, runs=2))
+    assert torch.equal(found[0][1] > 0, found[STEPS][1] > 0)  # of the same prompt: rows, keys and candidates
+
+
+@pytest.mark.parametrize(
+    "options", [{"cache_implementation": "static"}, {"attention": "eager"}, {"prefill_chunk_size": 16}]
+)
+def test_prompts_of_later_runs_under_other_options(options: dict[str, Any]) -> None:
+    model, settings = zoo.fresh("llava"), dict(options)
+    model.set_attn_implementation(settings.pop("attention", "sdpa"))
+    found = steps(model, runs=2, **settings)
+    assert found[len(found) // 2][0]
+    assert close(found, by_autograd(model, runs=2, **settings))
+
+
+def test_prompts_under_gains_need_no_graph_either() -> None:
+    gains: list[Method] = [LocoRE(beta=3.0), METHOD]
+    found = steps(zoo.model("llava"), methods=gains, runs=2)
+    assert found[STEPS][0]
+    assert close(found, by_autograd(zoo.model("llava"), methods=gains, runs=2))
+
+
+def test_of_a_prompt_the_last_row_alone_is_kept() -> None:
+    held: list[int] = []
+    saliency = RowGradients.saliency
+
+    def seen(self: RowGradients, tokens: Tensor, total: int) -> Tensor:
+        kept = [value for of_block in self._written._kept.values() for value in of_block.values()]
+        tensors = [value for value in kept if isinstance(value, Tensor)]
+        held.append(max((x.untyped_storage().nbytes() // (len(x) * x.element_size()) for x in tensors), default=0))
+        return saliency(self, tokens, total)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowGradients, "saliency", seen)
+        steps(zoo.model("llava"), runs=2)
+    assert 0 < held[STEPS] <= max(held[2:STEPS])  # numbers a row, no more than a decode step's
+
+
+def test_a_later_prompt_under_autocast_is_left_to_autograd() -> None:
+    model, inputs = zoo.fresh("llava"), zoo.family("llava").batch()
+    with judged() as found, ground(model, METHOD):
+        model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)
+        before = len(found)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert not any(alone(found[before:]))
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.attention.attend import weighted_values, weights_of
 from grounddecode.engines.hf.attention.call import Call, Output
-from grounddecode.engines.hf.saliency.last_row import LastRowCall, times_matrix, wide
+from grounddecode.engines.hf.saliency.last_row import LastRowCall, last_row, times_matrix, wide
 from grounddecode.engines.hf.saliency.places import Places
 from grounddecode.engines.hf.saliency.replay import PromptReplay
 from grounddecode.engines.hf.saliency.unembedding import Unembedding
@@ -52,7 +52,8 @@ class RowGradients(Capture):
     the upper layers once more, alone, against the keys and values just computed. The cache gets detached entries,
     parameters are left alone, and all candidates share one batched backward pass that never enters the unembedding (one
     candidate at a time where the final norm has read a whole prompt). Where the layers have a form whose way back is
-    written out, that takes the place of the graph from the second decode step on.
+    written out, that takes the place of the graph from the second decode step on, and of the second run of a later
+    prompt's last row.
     """
 
     def __init__(self, name: str) -> None:
@@ -119,7 +120,7 @@ class RowGradients(Capture):
             self._written.begin(step, cache, self._unembedding.module.weight)
             with torch.no_grad(), self._detached_cache(cache):
                 self._recording = True
-                self._replay.begin(step)
+                self._replay.begin(step, lambda: self._alone)
                 output = forward(kwargs)
         finally:
             self._recording, step.capture = False, None
@@ -158,7 +159,12 @@ class RowGradients(Capture):
         if self._replay.active:
             row = self._replay.row(call, plan.layer, step)
         elif step.length > 1:
-            self._replay.note(call, plan.layer, step)
+            self._replay.check(call, step)
+            if self._alone:
+                self._written.note(last_row(call), plan)
+                self._place(call, plan, step)
+            else:
+                self._replay.note(call, plan.layer)
             return usual()
         else:
             output = self._written.attend(call, plan, step) if self._written.on else None

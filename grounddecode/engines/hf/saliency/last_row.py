@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,6 +95,11 @@ def wide(device: torch.device) -> AbstractContextManager[Any]:
 def own_column(step: Step, keys: int) -> int:
     """Column of the last row's own key among `keys`: the last one, or its position in a static cache."""
     return step.total - 1 - max(0, step.total - keys)
+
+
+def last_row(call: Call) -> Call:
+    """The call of the last row alone, a copy of its query: the rest of the queries may go."""
+    return replace(call, query=call.query[:, :, -1:].clone())
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +30,7 @@ class PromptReplay:
         self.method = method
         self.active = False  # a layer is being run for the last row
         self._step: Step | None = None
+        self._needless: Callable[[], bool] = bool
         self._calls: dict[int, Call] = {}
         self._row: Tensor | None = None  # the row behind the layers so far, in the graph
         self._plain: Tensor | None = None  # the same without
@@ -39,24 +40,25 @@ class PromptReplay:
             hook = functools.partial(self._behind, layer.index, layer.index == upper[-1].index)
             binding.hook(layer.block.register_forward_hook, hook, with_kwargs=True)
 
-    def begin(self, step: Step) -> None:
-        self._step = step if step.length > 1 else None
+    def begin(self, step: Step, needless: Callable[[], bool]) -> None:
+        """`needless`: asked behind each layer, whether the row needs no gradients."""
+        self._step, self._needless = step if step.length > 1 else None, needless
 
     def clear(self) -> None:
         self._step = self._row = self._plain = None
         self._calls.clear()
 
-    def note(self, call: Call, layer: int, step: Step) -> None:
-        """Keys, values and mask of the whole prompt in one layer.
-
-        Raises ValueError where earlier rows look at the last one: what goes through them would be missed.
-        """
+    def check(self, call: Call, step: Step) -> None:
+        """Raises ValueError where earlier rows look at the last one: what goes through them would be missed."""
         if call.mask is not None and call.mask.dim() == 4:
             seen = call.mask[:, :, :-1, own_column(step, call.key.shape[2])]
             if bool((seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 2).any()):
                 raise ValueError(
                     f"{self.method}: tokens of the prompt look at later ones in this model, set first_step='skip'"
                 )
+
+    def note(self, call: Call, layer: int) -> None:
+        """Keys, values and mask of the whole prompt in one layer."""
         self._calls[layer] = call
 
     def row(self, call: Call, layer: int, step: Step) -> LastRowCall:
@@ -67,7 +69,7 @@ class PromptReplay:
         self, layer: int, last: bool, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         step = self._step
-        if step is None:
+        if step is None or self._needless():
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
         given = hidden[:, -1:].detach()

@@ -1,4 +1,4 @@
-"""What a decode step leaves of its upper layers for the way back that is written out."""
+"""What a step leaves of its upper layers for the way back of its last row that is written out."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ _CHANGES = (transformers_names.SOFT_CAP, transformers_names.LEARNT_SINKS, transf
 
 
 class WrittenOut:
-    """Keeps of a decode step what `way_back.down` needs, where the upper layers have the form for it.
+    """Keeps of a step what `way_back.down` needs of its last row, where the upper layers have the form for it.
 
-    The first decode step goes both ways. Only where that says the same as autograd is it `proven`, and later steps make
-    no graph of autograd; else it is never `on` again. Steps under autocast are left to autograd, which knows what was
-    rounded. On a card a graph of another kind makes one launch of it, see `graphed.Graphed`.
+    The first decode step goes both ways. Only where that says the same as autograd is it `proven`, and later steps, the
+    prompts of later runs among them, make no graph of autograd; else it is never `on` again. Steps under autocast are
+    left to autograd, which knows what was rounded. On a card a graph of another kind makes one launch of the way back
+    of a decode step, see `graphed.Graphed`.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class WrittenOut:
         self._ungraphed = False  # a graph was refused
         self._parts: list[form.Parts] | None = None
         self._kept: defaultdict[int, dict[str, Any]] = defaultdict(dict)  # by block; of the norm behind the last
+        self._angles: dict[int, tuple[Any, Any]] = {}  # by what blocks were given: that, and the last row's
 
     def attach(self, binding: Binding, upper: Sequence[AttentionLayer], targets: tuple[int, ...]) -> None:
         self._binding, self._targets, self._lowest = binding, targets, targets[0]
@@ -72,7 +74,8 @@ class WrittenOut:
 
     def begin(self, step: Step, cache: Any, unembedding: Tensor) -> None:
         self.clear()
-        self.on = step.length == 1 and self._parts is not None and not self._refuted and not self._lowered
+        can = self._parts is not None and not self._refuted and not self._lowered
+        self.on = can and (step.length == 1 or self.proven)
         if self.on and self.proven and self._graph is not None and self._parts is not None:
             self.graphed = self._graph.begin(step, cache, (self._parts[0].down.weight, unembedding))
         self._step = step
@@ -80,6 +83,7 @@ class WrittenOut:
     def clear(self) -> None:
         self.on = self.graphed = False
         self._kept.clear()
+        self._angles.clear()
 
     def finish(self) -> None:
         """Let go of a run's graph: the next one's weights may be others, and it holds memory."""
@@ -92,21 +96,34 @@ class WrittenOut:
             self._lowered = lowers(given.device)
             self.on = self.on and not self._lowered
         if self.on:
-            self._kept[at]["total"], self._kept[at]["angles"] = given, kwargs.get(form.ROTATION)
+            self._kept[at]["total"] = self._last(given)
+            self._kept[at]["angles"] = self._last_angles(kwargs.get(form.ROTATION))
 
     def _before(self, what: str, at: int, _: nn.Module, args: tuple[Any, ...]) -> None:
         if self.on:
-            self._kept[at][what] = args[0]
+            self._kept[at][what] = self._last(args[0])
 
     def _behind(self, what: str, at: int, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self.on:
-            self._kept[at][what] = output
+            self._kept[at][what] = self._last(output)
+
+    def _last(self, tensor: Tensor) -> Tensor:
+        """(B, 1, ...) of (B, tokens, ...): of a prompt a copy, the rest of it may go."""
+        return tensor if tensor.shape[1] == 1 else tensor[:, -1:].clone()
+
+    def _last_angles(self, angles: Any) -> Any:
+        if angles is None or self._step.length == 1:
+            return angles
+        known = self._angles.get(id(angles))  # what it was is kept beside, so its id stays its own
+        if known is None:
+            known = self._angles[id(angles)] = angles, tuple(part[..., -1:, :] for part in angles)
+        return known[1]
 
     def attend(self, call: Call, plan: LayerPlan, step: Step) -> Tensor:
-        """The attention of an upper layer (B, 1, H, Dv), without a graph."""
+        """The attention of an upper layer (B, 1, H, Dv), of the last row without a graph."""
         at, kept = plan.layer - self._lowest, KeptCall.of(call)
         with torch.no_grad():
-            weights = weights_of(kept, plan, step, 0, 1)
+            weights = weights_of(kept, plan, step, step.length - 1, step.length)
             output = weighted_values(weights, kept).to(call.query.dtype)
         self._kept[at] |= {"call": kept, "weights": weights, "own": own_column(step, call.key.shape[2])}
         if not self.proven and not _is_softmax(kept, plan):
@@ -119,7 +136,7 @@ class WrittenOut:
         return self._graph.followed if self._graph is not None and self.graphed else None
 
     def note(self, call: Call, plan: LayerPlan) -> None:
-        """The call of an upper layer whose attention is the usual one."""
+        """The call of an upper layer, of the last row, whose attention is the usual one."""
         kept = self._kept[plan.layer - self._lowest]
         kept["call"], kept["plan"] = call, plan
 
