@@ -48,7 +48,7 @@ class Launcher:
 
 
 class _Form:
-    """What launches that are alike share; `ready`: for round addresses, once there was one."""
+    """What launches that are alike share; `ready`: for round addresses, once there was one. `alone`: of all devices."""
 
     __slots__ = ("_kernel", "_warps", "alone", "constants", "device", "grid", "ready")
 
@@ -60,11 +60,11 @@ class _Form:
         self.alone = device.type != "cuda" or torch.cuda.device_count() == 1
         self.ready: Ready | None = None
 
-    def launch(self, given: tuple[Any, ...], odd: int) -> None:
-        """As Triton launches anything, where nothing is known yet, addresses are odd or there are several devices."""
+    def ask(self, given: tuple[Any, ...], odd: int) -> None:
+        """Launch as Triton launches anything, and keep what it has compiled for round addresses."""
         with nullcontext() if self.alone else torch.cuda.device(self.device):
             made = self._kernel[self.grid](*given, num_warps=self._warps)
-        if made is not None and self.alone and not odd & 15:  # Triton's interpreter makes nothing
+        if made is not None and not odd & 15:  # Triton's interpreter makes nothing
             from triton.runtime import driver
 
             stream, index = driver.active.get_current_stream, self.device.index or 0
@@ -90,9 +90,13 @@ class Launch:
             odd |= place
         ready = form.ready
         if ready is None or odd & 15:
-            form.launch((*changing, *self._steady, *self.numbers, *form.constants), odd)
+            form.ask((*changing, *self._steady, *self.numbers, *form.constants), odd)
             return
         run, stream, device, function, about = ready
-        x, y, z = form.grid
-        given = *places, *self._places, *self.numbers, *form.constants
-        run(x, y, z, stream(device), function, about, None, None, None, *given)
+        front = *form.grid, stream(device), function, about, None, None, None
+        given = *front, *places, *self._places, *self.numbers, *form.constants
+        if form.alone:
+            run(*given)
+        else:
+            with torch.cuda.device(form.device):
+                run(*given)
