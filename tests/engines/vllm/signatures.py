@@ -64,6 +64,7 @@ USED = {
     "entrypoints/openai/completion/protocol.py": ["CompletionRequest.to_beam_search_params"],
     "entrypoints/generate/beam_search/online.py": ["BeamSearchOnlineMixin.beam_search"],
     "entrypoints/generate/beam_search/offline.py": ["BeamSearchOfflineMixin.beam_search"],
+    "multimodal/inputs.py": ["MultiModalFeatureSpec", "PlaceholderRange"],
     "sampling_params.py": ["BeamSearchParams"],
     "exceptions.py": ["VLLMValidationError.__init__"],
 }  # fmt: skip
