@@ -145,6 +145,16 @@ def test_prompts_under_gains_need_no_graph_either() -> None:
     assert close(found, by_autograd(zoo.model("llava"), methods=gains, runs=2))
 
 
+@pytest.mark.parametrize("name", FITTING)
+def test_logits_are_the_same_to_the_bit_however_a_prompts_last_row_is_read(name: str) -> None:
+    """With autograd, and in later runs without: a bench that goes on answers as one that was never stopped."""
+    model, inputs = zoo.model(name), zoo.family(name).batch()
+    options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True, "max_new_tokens": STEPS}
+    with ground(model, METHOD):
+        first, later = (model.generate(**inputs, **options) for _ in range(2))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(first.logits, later.logits, strict=True))
+
+
 def test_of_a_prompt_the_last_row_alone_is_kept() -> None:
     held: list[int] = []
     saliency = RowGradients.saliency

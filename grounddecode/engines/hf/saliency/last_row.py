@@ -82,6 +82,23 @@ class _Sums(torch.autograd.Function):
         return times_matrix(grad, value.mT), to_newest, None, None
 
 
+class _Standing(torch.autograd.Function):
+    """A value whose gradient goes to another tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, None
+
+
+def standing(row: Tensor, value: Tensor) -> Tensor:
+    """`value`, which stands for `row` where they are the same but for rounding: gradients go to `row`."""
+    return _apply(_Standing, row, value)
+
+
 def lowers(device: torch.device) -> bool:
     """Whether products are made in half precision there now, whatever they are given."""
     return torch.is_autocast_enabled(device.type)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.attention.call import Call
 from grounddecode.engines.hf.decoder import AttentionLayer
-from grounddecode.engines.hf.saliency.last_row import LastRowCall, own_column
+from grounddecode.engines.hf.saliency.last_row import LastRowCall, own_column, standing
 
 if TYPE_CHECKING:
     from grounddecode.engines.hf.attach.binding import Binding
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class PromptReplay:
     """After each upper layer has read the whole prompt, runs it again for the last row against the same keys.
 
-    The row's result in the last layer takes the place of the one without gradients, so that the model's own final norm
-    leads from it to the unembedding. What the model adds between two layers is added to the row as a constant.
+    Behind the last layer the result without gradients stands for the row, so that the model's own final norm leads from
+    it to the unembedding, and logits are the same to the bit where the row needs no gradients. What the model adds
+    between two layers is added to the row as a constant.
     """
 
     def __init__(self, method: str) -> None:
@@ -82,7 +83,7 @@ class PromptReplay:
         if not last:
             return None
         torch.set_grad_enabled(True)  # until the unembedding
-        joined = torch.cat([plain[:, :-1], self._row], dim=1)
+        joined = torch.cat([plain[:, :-1], standing(self._row, self._plain)], dim=1)
         return (joined, *output[1:]) if isinstance(output, tuple) else joined
 
     def _alone(
