@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from grounddecode import SGRS, HeadModulation, LocoRE, ground
@@ -128,11 +129,15 @@ def test_it_is_compared_once_for_all_runs_whose_prompts_need_no_graph_then(name:
 
 
 @pytest.mark.parametrize(
-    "options", [{"cache_implementation": "static"}, {"attention": "eager"}, {"prefill_chunk_size": 16}]
+    "options", [{"cache_implementation": "static"}, {"attention": "eager"}, {"prefill_chunk_size": 16}], ids=str
 )
 def test_prompts_of_later_runs_under_other_options(options: dict[str, Any]) -> None:
     model, settings = zoo.fresh("llava"), dict(options)
     model.set_attn_implementation(settings.pop("attention", "sdpa"))
+    if "prefill_chunk_size" in options and transformers.__version__.startswith("5.16."):
+        with pytest.raises(ValueError, match="drops the images of a prompt read in chunks"):
+            steps(model, **settings)
+        return
     found = steps(model, runs=2, **settings)
     assert found[len(found) // 2][0]
     assert close(found, by_autograd(model, runs=2, **settings))
