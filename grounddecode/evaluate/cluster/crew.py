@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from grounddecode.evaluate.cluster.connection import Cluster, joined, shares
@@ -25,11 +27,13 @@ class Turn:
     """A batch on its way through the plans: one actor asks all of them, so that their times suffer alike.
 
     Attributes:
+        at: its place among the batches of this start.
         plans: those still to be asked.
         lost: how often the process was lost that was asking the first of them.
         value: the batch with its pictures in the cluster's store, for processes that do not see them.
     """
 
+    at: int
     group: Sequence[Unit]
     plans: deque[Plan]
     lost: int = 0
@@ -89,12 +93,18 @@ class Crew:
 
     def answer(self, keeping: Keeping, groups: Sequence[Sequence[Unit]]) -> None:
         """Have the batches asked for what has no answer yet, and keep what comes back."""
-        Round(self.hands, keeping, deque(Turn(group, deque(keeping.plans)) for group in keeping.pending(groups))).go()
+        pending = enumerate(keeping.pending(groups))
+        Round(self.hands, keeping, deque(Turn(at, group, deque(keeping.plans)) for at, group in pending)).go()
         keeping.end_silent_rows()
 
 
 class Round:
-    """The batches of one start, on their way through the actors."""
+    """The batches of one start, on their way through the actors.
+
+    A plan that has answered nothing yet goes from one batch to the next in their order, as it does in one process,
+    where it may end on the first of them: whichever actor is quicker must not decide that. An actor waits before such a
+    plan with its batch, or goes on with an earlier one whose process was lost.
+    """
 
     def __init__(self, hands: Hands, keeping: Keeping, turns: deque[Turn]) -> None:
         self._hands, self._keeping, self._waiting = hands, keeping, turns
@@ -120,6 +130,11 @@ class Round:
                 self._try(idle[0], self._untried[0])
             return
         for hand in idle:
+            if hand in self._at:
+                if self._waiting and self._waiting[0].at < self._at[hand].at:
+                    self._back(self._at[hand])
+                    self._at[hand] = self._waiting.popleft()
+                self._go_on(hand)
             while hand not in self._at and self._waiting:
                 self._at[hand] = self._waiting.popleft()
                 self._go_on(hand)
@@ -148,25 +163,26 @@ class Round:
         while turn.plans:
             plan = turn.plans[0]
             wanted = keeping.wanted(plan, turn.group, draws_alone=draws_alone) if plan.name in going_on else []
+            if wanted and not self._may(plan, turn):
+                return
             if wanted:
                 places = [at for at, unit in enumerate(turn.group) if unit in wanted]
-                proven = sorted(keeping.proven)
-                ref = hand.actor.ask.remote(plan.name, self._sent(hand, turn), places, proven, hand.fresh)
+                ref = hand.actor.ask.remote(plan.name, self._sent(hand, turn), places, hand.fresh)
                 self._hands.send(hand, ref, lambda found: self._keep(hand, found), lambda why: self._lose(hand, why))
                 return
             turn.plans.popleft()
         hand.fresh = False
         del self._at[hand]
 
+    def _may(self, plan: Plan, turn: Turn) -> bool:
+        """Whether the plan has proven itself, or this batch is the first of those it has still to answer."""
+        others = (other for other in (*self._at.values(), *self._waiting) if plan in other.plans)
+        return self._keeping.proven(plan) or turn.at == min(other.at for other in others)
+
     def _keep(self, hand: Hand, pieces: Sequence[Asked]) -> None:
         turn = self._at[hand]
-        plan = turn.plans[0]
-        if not (any(asked.ended for asked in pieces) and plan.name in self._keeping.proven):
-            for asked in pieces:
-                self._keeping.keep(plan, asked)
-            turn.plans.popleft()
-            turn.lost = 0
-        # Else others have answered by this plan meanwhile: it is asked again, and believed.
+        self._keeping.keep(turn.plans.popleft(), pieces)
+        turn.lost = 0
         self._go_on(hand)
 
     def _lose(self, hand: Hand, why: str) -> None:
@@ -180,11 +196,14 @@ class Round:
             text = f"the process that was asked was lost {PATIENCE} times: {why}"
             unanswered = self._keeping.wanted(plan, turn.group, draws_alone=True)
             records = [record for unit in unanswered for record in failed(plan, unit, text)]
-            self._keeping.keep(plan, Asked(turn.benchmark, records))
+            self._keeping.keep(plan, [Asked(turn.benchmark, records)])
             turn.plans.popleft()
             turn.lost = 0
-        self._waiting.appendleft(turn)
+        self._back(turn)
         self._hands.begin()
+
+    def _back(self, turn: Turn) -> None:
+        insort(self._waiting, turn, key=attrgetter("at"))
 
     def _sent(self, hand: Hand, turn: Turn) -> Any:
         """The batch as the actor takes it: by name where it sees the pictures, else with them."""

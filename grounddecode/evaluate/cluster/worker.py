@@ -87,7 +87,6 @@ class Worker:
         plan: str,
         group: Sequence[Unit] | Sequence[Opened],
         wanted: Sequence[int],
-        proven: Iterable[str],
         fresh: bool,
     ) -> list[Asked]:
         """All that `Asker.ask` gives, each record with the node and process that answered.
@@ -95,10 +94,8 @@ class Worker:
         Args:
             group: a batch; its pictures are opened here where it has none.
             wanted: places in the batch of what is asked.
-            proven: plans that have answered something anywhere.
             fresh: the first batch of this process.
         """
-        self._asker.believe(proven)
         pieces = self._opened(group)
         asked = self._asker.ask(self._plans[plan], [pieces[at] for at in wanted], warming_up=fresh)
         return [self._signed(piece) for piece in asked]

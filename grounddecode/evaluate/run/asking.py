@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -16,7 +16,6 @@ from grounddecode.registry import Plan
 from grounddecode.secrets import hidden
 
 log = logging.getLogger(__name__)
-PATIENCE = 3  # samples that fail before anything has succeeded, until a plan is given up
 PROBE = 2  # tokens of the answer that shows whether a model takes a method
 LONGEST = 300  # characters of an error that are stored
 
@@ -29,39 +28,32 @@ class Asked:
         benchmark: of its first sample.
         records: of the samples that are through, answered or failed.
         note: a remark in one line about something that went another way than asked for, else "".
-        ended: why the plan is given up, else "".
+        error: what the engine failed with on its sample, else "".
     """
 
     benchmark: str
     records: list[Record] = field(default_factory=list)
     note: str = ""
-    ended: str = ""
+    error: str = ""
 
 
 @dataclass
 class Asker:
-    """An engine, and what has been learnt about it: how much it has room for, and which plans it answers.
+    """An engine, and what has been learnt about it: how much it has room for.
 
     A batch that does not fit into memory is halved, for this method from then on. Where a batch fails otherwise, its
     samples are asked one by one, and those that fail are recorded as failed. An engine that can tell which requests of
-    a batch failed (`BatchError`) is believed: what it answered counts, and nothing is asked twice. A plan that fails
-    on all of its first samples is given up.
+    a batch failed (`BatchError`) is believed: what it answered counts, and nothing is asked twice.
 
     What goes in and what comes out can be pickled, so that all of it may happen in another process:
-    `list(asker.ask(plan, group))`.
-
-    Attributes:
-        proven: names of the plans that have answered something, also in an earlier start of the run.
+    `list(asker.ask(plan, group))`. Who keeps the answers may stop on the way.
     """
 
     engine: Engine
     seed: int = 0
     batch_size: int = 8
-    proven: set[str] = field(default_factory=set)
     _device: str | None = field(init=False)
     _room: dict[str, int] = field(default_factory=dict)
-    _vain: dict[str, int] = field(default_factory=dict)
-    _given_up: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         device = self.engine.describe().get("device")
@@ -71,11 +63,6 @@ class Asker:
     def draws_alone(self) -> bool:
         """Whether what is drawn for a sample does not depend on those beside it in the batch."""
         return getattr(self.engine, "draws_alone", False)
-
-    def believe(self, proven: Iterable[str]) -> None:
-        """Plans that have answered elsewhere: failures here do not end them."""
-        self.proven |= set(proven)
-        self._given_up -= self.proven
 
     def refusal(self, plan: Plan, group: Sequence[Opened]) -> str | None:
         """Why the model does not take the plan's methods, else None: the engine is asked, then tried on a picture."""
@@ -106,7 +93,7 @@ class Asker:
         yield from self._in_pieces(plan, readable, self.batch_size, warming_up)
 
     def _in_pieces(self, plan: Plan, group: Sequence[Opened], size: int, warming_up: bool) -> Iterator[Asked]:
-        while group and plan.name not in self._given_up:
+        while group:
             # Asked anew each time: a piece that did not fit has made the room smaller.
             taken = min(size, self._room.get(plan.name, size))
             yield from self._piece(plan, group[:taken], warming_up)
@@ -120,12 +107,16 @@ class Asker:
             full, text = out_of_memory(error), _sentence(error)
             log.debug("a batch of %s failed", plan.name, exc_info=True)
         else:
-            yield from self._through(plan, group, records, failures)
+            if records:
+                yield Asked(group[0].unit.first.benchmark, records)
+            for one in group:
+                if one.unit.first.sample_id in failures:
+                    yield _unanswered(plan, one, failures[one.unit.first.sample_id])
             return
         if full:
             release()
         if len(group) == 1:
-            yield self._fail(plan, group[0], text)
+            yield _unanswered(plan, group[0], text)
         elif full:
             half = self._room[plan.name] = len(group) // 2
             benchmark = group[0].unit.first.benchmark
@@ -133,25 +124,6 @@ class Asker:
             yield from self._in_pieces(plan, group, half, warming_up)
         else:
             yield from self._in_pieces(plan, group, 1, warming_up)
-
-    def _through(
-        self, plan: Plan, group: Sequence[Opened], records: list[Record], failures: Mapping[str, str]
-    ) -> Iterator[Asked]:
-        if records:
-            self.proven.add(plan.name)
-            yield Asked(group[0].unit.first.benchmark, records)
-        for one in group:
-            if one.unit.first.sample_id in failures:
-                yield self._fail(plan, one, failures[one.unit.first.sample_id])
-
-    def _fail(self, plan: Plan, one: Opened, text: str) -> Asked:
-        ended = ""
-        if plan.name not in self.proven:
-            self._vain[plan.name] = self._vain.get(plan.name, 0) + 1
-            if self._vain[plan.name] >= PATIENCE:
-                self._given_up.add(plan.name)
-                ended = reason(f"{plan.name} could answer none of the first {PATIENCE} samples: {text[:LONGEST]}")
-        return Asked(one.unit.first.benchmark, failed(plan, one.unit, text), ended=ended)
 
     def _generate(self, plan: Plan, group: Sequence[Opened], warming_up: bool) -> tuple[list[Record], dict[str, str]]:
         """Records of the samples that were answered, and why others were not, by sample id."""
@@ -199,6 +171,10 @@ def _answers(plan: Plan, unit: Unit, response: Response, facts: Mapping[str, Any
     return [{**first.to_dict(), **answer}] + [
         {**other.to_dict(), **answer, "same_as": first.sample_id} for other in others
     ]
+
+
+def _unanswered(plan: Plan, one: Opened, text: str) -> Asked:
+    return Asked(one.unit.first.benchmark, failed(plan, one.unit, text), error=text)
 
 
 def failed(plan: Plan, unit: Unit, text: str) -> list[Record]:

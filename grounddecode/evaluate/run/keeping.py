@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from grounddecode.evaluate.folder.store import Record, RunFolder
-from grounddecode.evaluate.run.asking import Asked, Asker, reason
+from grounddecode.evaluate.run.asking import LONGEST, Asked, Asker, reason
 from grounddecode.evaluate.run.batches import Opened, Unit, opened
 from grounddecode.evaluate.sample import Pictures
 from grounddecode.registry import Plan
 
+PATIENCE = 3  # samples that fail before anything has succeeded, until a plan is given up
 Piece = TypeVar("Piece", Unit, Opened)
 
 
@@ -37,8 +38,9 @@ class Keeping:
     """The answers of one start of a run, on their way into its folder.
 
     Every method answers a batch before the next batch begins, so that their times suffer alike from a busy machine.
-    A plan that the model refuses, or that is given up, ends: `refused` says why, by plan. `known` holds the answered
-    sample ids of each plan; answers are added to it.
+    A plan that the model refuses ends, and so does one that the engine fails with on all of its first samples:
+    `refused` says why, by plan. `known` holds the answered sample ids of each plan, those of an earlier start included;
+    answers are added to it.
     """
 
     folder: RunFolder
@@ -54,32 +56,30 @@ class Keeping:
 
     def __post_init__(self) -> None:
         self._there = self.done
+        self._vain: dict[str, int] = {}
 
     def answer(self, groups: Sequence[Sequence[Unit]], asker: Asker) -> None:
         """Ask the batches, in this process, for what has no answer yet."""
         pending = self.pending(groups)
-        asker.proven |= self.proven
         pictures = Pictures(max_pixels=asker.engine.max_pixels, side=asker.engine.side)
         self._refuse_beforehand(pending[:1], asker, pictures)
         for at, group in enumerate(opened(pending, pictures)):
             for plan in self.going_on():
                 wanted = self.wanted(plan, group, draws_alone=asker.draws_alone)
-                for asked in asker.ask(plan, wanted, warming_up=at == 0):
-                    self.keep(plan, asked)
+                self.keep(plan, asker.ask(plan, wanted, warming_up=at == 0))
         self.end_silent_rows()
 
     def pending(self, groups: Sequence[Sequence[Unit]]) -> list[Sequence[Unit]]:
         """The batches in which a plan has something to answer."""
         return [group for group in groups if any(self._unknown(plan, group) for plan in self.plans)]
 
-    @property
-    def proven(self) -> set[str]:
-        """Names of the plans that have answered something."""
-        return {plan.name for plan in self.plans if self.known.get(plan.name)}
+    def proven(self, plan: Plan) -> bool:
+        """Whether the plan has answered something: no failure ends it any more."""
+        return bool(self.known.get(plan.name))
 
     def untried(self) -> list[Plan]:
         """Plans with methods that have answered nothing yet: whether the model takes them is asked beforehand."""
-        return [plan for plan in self.plans if plan.methods and not self.known.get(plan.name)]
+        return [plan for plan in self.plans if plan.methods and not self.proven(plan)]
 
     def going_on(self) -> Iterator[Plan]:
         """The plans whose rows have not ended."""
@@ -93,15 +93,20 @@ class Keeping:
             return list(group)
         return [one for one in group if self._unknown(plan, [_unit(one)])]
 
-    def keep(self, plan: Plan, asked: Asked) -> None:
-        """Store what became of a piece of a batch."""
-        if asked.records:
-            self._store(plan, asked.records)
-            self._tell(plan, asked.benchmark)
-        if asked.note:
-            self.remark(plan, asked.benchmark, asked.note)
-        if asked.ended:
-            self.refused[plan.name] = asked.ended
+    def keep(self, plan: Plan, pieces: Iterable[Asked]) -> None:
+        """Store what became of the pieces of a batch, in their order, until the plan ends."""
+        for asked in pieces:
+            if asked.records:
+                self._store(plan, asked.records)
+                self._tell(plan, asked.benchmark)
+            if asked.note:
+                self.remark(plan, asked.benchmark, asked.note)
+            if asked.error and not self.proven(plan):
+                self._vain[plan.name] = self._vain.get(plan.name, 0) + 1
+                if self._vain[plan.name] == PATIENCE:
+                    text = f"{plan.name} could answer none of the first {PATIENCE} samples: {asked.error[:LONGEST]}"
+                    self.refused[plan.name] = reason(text)
+                    return
 
     def remark(self, plan: Plan, benchmark: str, note: str) -> None:
         """Tell and remember what went another way than asked for."""
@@ -111,13 +116,13 @@ class Keeping:
     def end_silent_rows(self) -> None:
         """When everything was asked: a plan without any answer has ended."""
         for plan in self.going_on():
-            if not self.known.get(plan.name):
+            if not self.proven(plan):
                 why = self.last_errors.get(plan.name, "no reason")
                 self.refused[plan.name] = reason(f"{plan.name} could answer no sample: {why}")
 
     def refuse_silence(self) -> None:
         """Raises RuntimeError where no plan could answer anything: that is no result."""
-        if self.refused and not any(self.known.get(plan.name) for plan in self.plans):
+        if self.refused and not any(map(self.proven, self.plans)):
             raise RuntimeError(next(iter(self.refused.values())))
 
     def _unknown(self, plan: Plan, units: Iterable[Unit]) -> bool:

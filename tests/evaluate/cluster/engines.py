@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from grounddecode.engines.base import Decoding, Request, Response
 from grounddecode.method import Method
 from tests.evaluate.fake import FakeEngine
@@ -42,13 +44,20 @@ def slow(name: str, model: str, /, **options: Any) -> Fake:
     return Fake(SLOW)
 
 
+def _number(request: Request) -> int:
+    """Of its picture."""
+    image = request.images[0]
+    assert isinstance(image, Image.Image)
+    return int(image.getpixel((0, 0))[0])
+
+
 class Raises(Fake):
     """Fails on every request about the second picture."""
 
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
     ) -> list[Response]:
-        if any(request.images[0].getpixel((0, 0))[0] == 1 for request in requests):
+        if any(_number(request) == 1 for request in requests):
             raise ValueError("this engine does not like the second picture")
         return super().generate(requests, decoding, methods)
 
@@ -57,13 +66,70 @@ def raising(name: str, model: str, /, **options: Any) -> Raises:
     return Raises()
 
 
+class Hasty(Raises):
+    """Takes its time over the first picture, so that another process fails on the second one before."""
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        time.sleep(any(_number(request) == 0 for request in requests))
+        return super().generate(requests, decoding, methods)
+
+
+def hasty(name: str, model: str, /, **options: Any) -> Hasty:
+    return Hasty()
+
+
+class Tender(Fake):
+    """Fails with a method on the first picture."""
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        if methods and any(_number(request) == 0 for request in requests):
+            raise RuntimeError("this engine does not like the first picture")
+        return super().generate(requests, decoding, methods)
+
+
+def tender(name: str, model: str, /, **options: Any) -> Tender:
+    return Tender()
+
+
+class Once(Fake):
+    """Of all processes, the one that is asked about the first picture first dies. `mark`: is there when it has."""
+
+    def __init__(self, mark: Path) -> None:
+        super().__init__()
+        self.mark = mark
+
+    def generate(
+        self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
+    ) -> list[Response]:
+        if _number(requests[0]) == 0 and not self.mark.exists():
+            self.mark.mkdir()
+            time.sleep(2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().generate(requests, decoding, methods)
+
+
+def once(name: str, model: str, /, **options: Any) -> Once:
+    """A process that comes up after that says so in `mark`, and stands when something is answered. `model`: the run."""
+    mark, answers = Path(f"{model}.dead"), Path(model) / "samples.jsonl"
+    if mark.exists():
+        (mark / str(os.getpid())).touch()
+    deadline = time.monotonic() + 60
+    while mark.exists() and not answers.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Once(mark)
+
+
 class Deadly(Fake):
     """Its process dies, as from a fault in a kernel, when it is asked about the second picture for a caption."""
 
     def generate(
         self, requests: Sequence[Request], decoding: Decoding, methods: Sequence[Method] = ()
     ) -> list[Response]:
-        if any(r.images[0].getpixel((0, 0))[0] == 1 and not r.prompt.startswith("Is there") for r in requests):
+        if any(_number(r) == 1 and not r.prompt.startswith("Is there") for r in requests):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().generate(requests, decoding, methods)
 

@@ -155,6 +155,38 @@ def test_an_engine_that_raises_fails_samples_not_the_run(nodes: Any, pictures: P
     assert mended["run"]["n_failed"] == 0
 
 
+def test_the_quicker_engine_does_not_end_a_row(nodes: Any, pictures: Path, tmp_path: Path) -> None:
+    """While one process is at the first batch, the other would fail on the whole second one."""
+    both = partial(engines.met, tmp_path / "met", engines.hasty)
+    more: dict[str, Any] = {"methods": METHODS, "benchmarks": ["pope"], "batch_size": 4}
+    found = spread(nodes, pictures, tmp_path / "spread", both, **more)
+    whole = run(pictures, tmp_path / "alone", engines.Raises(), **more)
+    assert "refused" not in {**found["run"], **whole["run"]}
+    assert found["run"]["n_failed"] == whole["run"]["n_failed"] == 54
+    assert found["results"] == whole["results"]
+
+
+def test_a_row_ends_where_it_ends_in_one_process(nodes: Any, pictures: Path, tmp_path: Path) -> None:
+    """Its first samples fail, in batches that go to two processes; later ones would not."""
+    both = partial(engines.met, tmp_path / "met", engines.tender)
+    more: dict[str, Any] = {"methods": ["locore", "greedy"], "benchmarks": ["pope"], "batch_size": 2}
+    found = spread(nodes, pictures, tmp_path / "spread", both, **more)
+    whole = run(pictures, tmp_path / "alone", engines.Tender(), **more)
+    assert list(whole["run"]["refused"]) == ["locore"]
+    assert found["run"]["refused"] == whole["run"]["refused"]
+    assert answers(tmp_path / "spread") == answers(tmp_path / "alone")
+
+
+def test_a_lost_batch_is_not_waited_for(nodes: Any, pictures: Path, tmp_path: Path) -> None:
+    """An engine whose batch may not begin before it takes it, though the new process is long in coming."""
+    out = tmp_path / "run"
+    both = partial(engines.met, tmp_path / "met", engines.once)
+    spread(nodes, pictures, out, both, model=str(out), methods=["greedy"])
+    late = [int(mark.name) for mark in (tmp_path / "run.dead").iterdir()]
+    assert lines(out)[0]["pid"] not in late
+    assert len(answers(out)) == 114
+
+
 def test_a_batch_that_ends_every_process_is_given_up(nodes: Any, pictures: Path, tmp_path: Path) -> None:
     found = spread(nodes, pictures, tmp_path, engines.deadly, methods=["greedy"], batch_size=1)
     failed = [line for line in lines(tmp_path) if line["status"] == "failed"]

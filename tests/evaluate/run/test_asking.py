@@ -9,8 +9,10 @@ from pathlib import Path
 from grounddecode.engines.base import Decoding, Request, Response
 from grounddecode.evaluate.benchmarks.base import Wanted
 from grounddecode.evaluate.benchmarks.table import load
-from grounddecode.evaluate.run.asking import PATIENCE, Asked, Asker
+from grounddecode.evaluate.folder.store import RunFolder
+from grounddecode.evaluate.run.asking import Asked, Asker
 from grounddecode.evaluate.run.batches import Opened, batches, opened, units
+from grounddecode.evaluate.run.keeping import PATIENCE, Keeping
 from grounddecode.evaluate.run.recipe import Recipe
 from grounddecode.evaluate.sample import Pictures
 from grounddecode.method import Method
@@ -51,14 +53,23 @@ class Broken(FakeEngine):
         return super().generate(requests, decoding, methods)
 
 
-def test_a_plan_that_answers_nothing_at_first_is_given_up_unless_it_has_answered_before(data: Path) -> None:
+def test_a_plan_that_answers_nothing_at_first_is_given_up_unless_it_has_answered_before(
+    data: Path, tmp_path: Path
+) -> None:
     group, greedy = captions(data), plan("greedy")
     asked = list(Asker(Broken()).ask(greedy, group))
-    assert [one.ended for one in asked] == ["", "", asked[-1].ended]
-    assert asked[-1].ended == f"greedy could answer none of the first {PATIENCE} samples: RuntimeError: no luck"
-    asked = list(Asker(Broken(), proven={"greedy"}).ask(greedy, group))
     assert [record["status"] for one in asked for record in one.records] == ["failed"] * 3 + ["ok"] * 3
-    assert not any(one.ended for one in asked)
+    with RunFolder(tmp_path / "fresh") as folder:
+        fresh = Keeping(folder, [greedy])
+        fresh.keep(greedy, asked)
+    said = f"greedy could answer none of the first {PATIENCE} samples: RuntimeError: no luck"
+    assert fresh.refused == {"greedy": said}
+    assert (fresh.done, fresh.failed) == (3, 3)
+    with RunFolder(tmp_path / "before") as folder:
+        before = Keeping(folder, [greedy], known={"greedy": {"answered in an earlier start"}})
+        before.keep(greedy, asked)
+    assert not before.refused
+    assert (before.done, before.failed) == (6, 3)
 
 
 def test_what_was_asked_first_says_so(data: Path) -> None:

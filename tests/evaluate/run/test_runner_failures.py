@@ -11,7 +11,7 @@ from PIL import Image
 from grounddecode.engines.base import Decoding, Request, Response
 from grounddecode.evaluate.folder.store import RunFolder
 from grounddecode.evaluate.results.compare import compare
-from grounddecode.evaluate.run.asking import PATIENCE
+from grounddecode.evaluate.run.keeping import PATIENCE
 from grounddecode.evaluate.run.runner import Progress
 from grounddecode.method import Method
 from tests.evaluate.fake import FakeEngine, run, write_folder
