@@ -59,9 +59,9 @@ def hardware() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line, without the folder of the program and without secrets; `python -m` is called by its package."""
-    program = Path(sys.argv[0])
-    name = program.parent.name if program.name == "__main__.py" else program.name
+    """The command line, as it is given again: without the folder of the program and without secrets."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = Path(sys.argv[0]).name if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
     return hidden(" ".join([name, *sys.argv[1:]]))
 
 

@@ -44,3 +44,18 @@ def test_a_change_anywhere_in_the_package_is_told(tree):
         assert told(tree)["dirty"] is True, name
         module.write_text(kept)
     assert told(tree)["dirty"] is False
+
+
+def test_the_command_can_be_given_again(tmp_path):
+    """A script by its name; a module and a package by `python -m`, wherever they lie."""
+    said = "from grounddecode.evaluate.run.provenance import command; print(command())"
+    (tmp_path / "rooms").mkdir()
+    for name in ("rooms/script.py", "rooms/__main__.py"):
+        (tmp_path / name).write_text(said)
+    for given, told in (
+        ([str(tmp_path / "rooms" / "script.py"), "--n", "2"], "script.py --n 2"),
+        (["-m", "rooms.script", "--n", "2"], "python -m rooms.script --n 2"),
+        (["-m", "rooms", "--api-key", "sk-proj-0123456789abcdef0123"], "python -m rooms --api-key ***"),
+    ):
+        done = subprocess.run([sys.executable, *given], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == told
