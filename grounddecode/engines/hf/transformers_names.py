@@ -36,7 +36,7 @@ TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 # Arguments of a forward that say how to run, not what is read.
 NO_INPUTS = ("logits_to_keep", "return_dict", "output_attentions", "output_hidden_states")
 # Rows of a model's output that belong to the batch, beside its logits.
-ROW_OUTPUTS = ("hidden_states", "attentions")
+_, WEIGHTS = ROW_OUTPUTS = ("hidden_states", "attentions")
 # Features that Qwen3-VL and its like add again in early layers, and where.
 DEEPSTACK, DEEPSTACK_PLACES = "deepstack_visual_embeds", "visual_pos_masks"
 

@@ -105,6 +105,26 @@ def test_all_ways_in_are_one(case: Case) -> None:
     assert torch.equal(dropped_in, logits)
 
 
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+@pytest.mark.parametrize("case", [BY_NAME[name] for name in ("icd", "m3id", "vcd")], ids=lambda case: case.name)
+def test_attention_that_is_given_out_is_over_the_columns_of_the_main_prompt(name: str, case: Case) -> None:
+    """A contrast leaves the main stream alone: its weights are those of the plain model along the same tokens."""
+    model, family = zoo.fresh(name), zoo.family(name)
+    model.set_attn_implementation("eager")
+    inputs, steps = family.batch(), 3
+    options = {"output_attentions": True, "return_dict_in_generate": True, "do_sample": False}
+    with ground(model, case.methods):
+        found = model.generate(**inputs, **options, max_new_tokens=steps)
+    for n in range(1, steps):
+        grown = family.extended(inputs, found.sequences[:, -steps:][:, :n])
+        grown["position_ids"] = (grown["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        with torch.no_grad():
+            expected = model(**grown, output_attentions=True).attentions
+        for given, whole in zip(found.attentions[n], expected, strict=True):
+            assert given.shape[-1] <= whole.shape[-1]  # a sliding layer has forgotten the oldest columns
+            assert torch.allclose(given[:, :, 0], whole[:, :, -1, -given.shape[-1] :], atol=TOLERANCE)
+
+
 def test_rows_without_an_image_are_untouched() -> None:
     mixed = zoo.family("llava").batch([(1, 5, 6, -1, 7, 8), (1, 5, 6, 7, 8, 9, 10)])
     plain, _ = generate(zoo.model("llava"), mixed, max_new_tokens=4)

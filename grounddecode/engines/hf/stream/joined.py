@@ -32,13 +32,15 @@ def _repeated(name: str, value: Any, rows: int, streams: int) -> Any:
     return torch.cat([value] * streams) if value.shape[0] == rows else value
 
 
-def main_rows(output: Any, rows: int) -> Any:
-    """The output of the batch of all streams with the main rows only."""
+def main_rows(output: Any, rows: int, columns: int | None) -> Any:
+    """The output of the batch of all streams with the main rows only. `columns`: how many keys these have, if fewer."""
     output.logits = output.logits[:rows]
     for name in transformers_names.ROW_OUTPUTS:
         value = getattr(output, name, None)
         if value is not None:
             setattr(output, name, tuple(entry[:rows] for entry in value))
+    if columns is not None and getattr(output, transformers_names.WEIGHTS, None) is not None:
+        output.attentions = tuple(entry[..., -columns:] for entry in output.attentions)
     return output
 
 

@@ -144,7 +144,7 @@ class SecondStream(Part):
         step.seen = both.seen
         step.hidden = {layer: hidden[:rows] for layer, hidden in both.hidden.items()}
         step.second_logits = _as_given(output.logits[rows:, -1].view(streams - 1, rows, -1))
-        return joined.main_rows(output, rows)
+        return joined.main_rows(output, rows, step.total if sequence.further else None)
 
     def _for_all(self, step: Step, kept: _Kept, kwargs: dict[str, Any], every: Sequence) -> dict[str, Any]:
         """The inputs of a decode step for the rows of all streams."""
