@@ -125,15 +125,19 @@ def _padded(ids: Tensor, more: int) -> Tensor:
     return torch.cat([ids[:, -1:].expand(-1, more), ids], dim=1)
 
 
-def whole_prompt(chunks: Sequence[tuple[dict[str, Any], Tensor | None]]) -> tuple[dict[str, Any], Tensor | None]:
+def whole_prompt(
+    chunks: Sequence[tuple[dict[str, Any], Tensor | None]], there: Tensor
+) -> tuple[dict[str, Any], Tensor | None]:
     """Arguments of one forward pass over a prompt that was read in pieces, less its pictures, and its positions.
 
     Args:
         chunks: the arguments of the forward over each piece, and the positions its layers were given.
+        there: (rows, prompt) bool, no padding.
     """
     if len(chunks) == 1:
         return chunks[0]
     whole = dict(chunks[-1][0])
+    whole["attention_mask"] = there.long()  # beside a static cache, a piece has a mask of its own tokens alone
     for name in ("input_ids", "inputs_embeds", transformers_names.POSITIONS, *transformers_names.TOKEN_TYPES):
         parts = [kwargs.get(name) for kwargs, _ in chunks]
         whole[name] = torch.cat(parts, dim=1 if name == "inputs_embeds" else -1) if _tensors(parts) else None

@@ -105,7 +105,7 @@ class Reader:
             known = None if heads is None else self._shelf.found(heads)
             if heads is not None and known is not None:
                 return self._behind_head(step, pieces[0], heads.length, known, fresh, forward)
-            kwargs = self._with_pictures(step, self._whole(pieces)[0], number)
+            kwargs = self._with_pictures(step, self._whole(step, pieces)[0], number)
             pieces = [Piece(0, kwargs, pieces[0].memo)]
         twin, output = Sequences(given.prompt_length, given.image, given.ids, given.there), None
         for piece in pieces:
@@ -198,7 +198,7 @@ class Reader:
     # -- other tokens --------------------------------------------------------------------------------------------
     def _other(self, step: Step, pieces: Sequence[Piece], number: int, fresh: Any, forward: Forward) -> Stream:
         """A prompt of other tokens, in one piece."""
-        kwargs, positions = self._whole(pieces)
+        kwargs, positions = self._whole(step, pieces)
         if self._other_pictures:
             kwargs = self._with_pictures(step, kwargs, number)
         sequence = prompts.grown(step.sequence, kwargs.get("input_ids"))
@@ -255,9 +255,10 @@ class Reader:
         flat = mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
         return step.phase is Phase.PROMPT and alone and flat and prefix.shareable(main, binding.decoder.text)
 
-    def _whole(self, pieces: Sequence[Piece]) -> tuple[dict[str, Any], Tensor | None]:
+    def _whole(self, step: Step, pieces: Sequence[Piece]) -> tuple[dict[str, Any], Tensor | None]:
         """Arguments of one forward pass over the main prompt, and the positions that its layers were given."""
-        kwargs, positions = prompts.whole_prompt([(piece.kwargs, piece.memo.positions) for piece in pieces])
+        read = [(piece.kwargs, piece.memo.positions) for piece in pieces]
+        kwargs, positions = prompts.whole_prompt(read, step.sequence.there)
         if len(pieces) > 1 and self._inputs.pictures != "none":
             kwargs |= encoded_anew(self.binding, {}, self.method)
         return kwargs, positions
