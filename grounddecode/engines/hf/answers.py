@@ -12,8 +12,6 @@ from grounddecode.engines.choose import MODEL, adjusted, showing
 from grounddecode.engines.hf.generation import FLAGS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from grounddecode.engines.choose import Hear, Look, Note
     from grounddecode.engines.hf.attach.binding import Binding
     from grounddecode.engines.hf.step import Step
@@ -22,12 +20,13 @@ if TYPE_CHECKING:
     from grounddecode.view import Candidates, Judgement, StepView
 
 
-def ended(model: PreTrainedModel, step: Step, kwargs: Mapping[str, Any]) -> Tensor | None:
+def ended(binding: Binding, step: Step, kwargs: Mapping[str, Any]) -> Tensor | None:
     """Bool (rows,): rows whose answer has ended, told by the end or padding token that they read; None: unknown."""
     ids = kwargs.get("input_ids")
     if ids is None or not step.generated:
         return None
-    settings = model.generation_config
+    run = binding.run
+    settings = binding.model.generation_config if run is None or run.settings is None else run.settings
     known = [x for x in (settings.eos_token_id, settings.pad_token_id) if x is not None]
     stops = [token for x in known for token in (x if isinstance(x, list) else [x])]
     return torch.isin(ids[:, -1], torch.tensor(stops, dtype=ids.dtype, device=ids.device))
@@ -49,7 +48,7 @@ def adjusted_answers(
         step.refuse_several(methods[0].name)
     view, note = step.answer_view(logits.device), None
     if binding.trace is not None:
-        note = note_of(binding.trace, step, view, ended(binding.model, step, kwargs))
+        note = note_of(binding.trace, step, view, ended(binding, step, kwargs))
     last = adjusted(logits[:, -1], methods, view, step.sequence.states, note, look)
     return last[:, None] if logits.shape[1] == 1 else torch.cat([logits[:, :-1], last[:, None]], dim=1)
 
@@ -60,7 +59,7 @@ def _tell_doings(
     """To a trace: what methods that act inside of the model tell of the step."""
     if binding.telling:
         view = step.answer_view(device)
-        note = note_of(trace, step, view, ended(binding.model, step, kwargs))
+        note = note_of(trace, step, view, ended(binding, step, kwargs))
         for method in binding.telling:
             for what, value in method.tells(view).items():
                 note(method, what, value)

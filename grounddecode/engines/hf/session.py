@@ -196,8 +196,9 @@ class Session:
         ids = arguments["input_ids"]
         padding = arguments.get("attention_mask")
         run = Run(False, ids if ids.shape[1] else None, padding, tower, encoding)
-        run.copies = transformers_names.copies(arguments["generation_config"])
-        self._keep_from_compiling(arguments["generation_config"])
+        run.settings = arguments["generation_config"]
+        run.copies = transformers_names.copies(run.settings)
+        self._keep_from_compiling(run.settings)
         with self._running(run), self._in_place():
             try:
                 result = loop(**set_aside(arguments, self._callback))

@@ -34,14 +34,18 @@ def test_contrast_is_how_far_the_log_probabilities_of_the_streams_are_apart(meth
     assert trace.summary()[f"{method.name}.contrast"] > 0
 
 
-def test_a_row_whose_answer_has_ended_says_nothing() -> None:
-    model, inputs = zoo.fresh("llava"), zoo.family("llava").batch()
+@pytest.mark.parametrize("told", ["model", "call"])
+@pytest.mark.parametrize("name", ["llava", "blip2"])
+def test_a_row_whose_answer_has_ended_says_nothing(name: str, told: str) -> None:
+    model, inputs = zoo.fresh(name), zoo.family(name).batch()
     trace = Trace()
     with ground(model, AvisC(alpha=1.0)):
         _, tokens = generate(model, inputs, max_new_tokens=STEPS)
-    model.generation_config.eos_token_id = int(tokens[0, 0])
+    ends = {"eos_token_id": int(tokens[0, 0]), "pad_token_id": 3}
+    if told == "model":
+        zoo.at(model, zoo.family(name).runner).generation_config.update(**ends)
     with ground(model, AvisC(alpha=1.0), trace=trace):
-        generate(model, inputs, max_new_tokens=STEPS)
+        generate(model, inputs, max_new_tokens=STEPS, **(ends if told == "call" else {}))
     ended = [event.value.isnan().tolist() for event in trace.select("contrast")]
     assert not ended[0][0]
     assert all(step[0] for step in ended[1:])

@@ -48,6 +48,7 @@ class Run:
     tower: Tower = field(default_factory=dict)
     encoding: Encoding | None = None  # of the images, if that was done before the loop
     copies: int = 1  # rows that `generate` made of each prompt
+    settings: Any = None  # of the `generate` call: which tokens end an answer, and pad it
     edit: StreamEdit | None = None  # what a second stream sees, decided when the prompt was read first
     steps: int = 0
     sequence: Sequence | None = None  # the latest one

@@ -69,7 +69,7 @@ class Rejection(Part):
         last, trace = logits[:, -1], self.binding.trace
         view = step.answer_view(last.device)
         state = step.sequence.state_of(self.method, view)
-        note = None if trace is None else note_of(trace, step, view, ended(self.binding.model, step, kwargs))
+        note = None if trace is None else note_of(trace, step, view, ended(self.binding, step, kwargs))
         saliency = (lambda tokens: self._gradients.saliency(tokens, step.total)) if seen else None
         raised, judgement = chosen(
             last, self.method, self.reads, view.with_(state=state), saliency,
