@@ -172,6 +172,8 @@ class Oracle:
     def _first_logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """A fresh `generate` of one token prepares positions and pixels just as the family wants them."""
         options = {"do_sample": False, "use_cache": False, "output_logits": True, "return_dict_in_generate": True}
+        if self.steering is not None and _sources(self.stack):
+            options["logits_to_keep"] = 0  # of all: else layers that share keys are given the newest token alone
         return self.model.generate(**inputs, max_new_tokens=1, **options).logits[0].float()
 
     def _prepared(self, inputs: dict[str, Tensor]) -> dict[str, Any]:

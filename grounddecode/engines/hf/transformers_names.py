@@ -21,7 +21,8 @@ CACHE = ("cache", "past_key_values")  # the first since 5.24, the second before,
 LAYER_CACHE = (*CACHE, "past_key_value")
 # Arguments whose first dimension is no batch row, which a doubled batch must not double.
 COLUMNS = "cache_position"  # of the cache, that new tokens are written to, where a release passes them
-NOT_ROWS = frozenset({COLUMNS, "logits_to_keep", *CACHE})
+LOGITS = "logits_to_keep"  # of how many of the newest tokens, or which columns
+NOT_ROWS = frozenset({COLUMNS, LOGITS, *CACHE})
 # Images and videos that `generate` encoded before the first forward, which gets them in place of pixels (5.19 on).
 ENCODED = "mm_encoder_outputs"
 _PIXELS = ("pixel_values", "image_pixel_values", "pixel_values_images")
@@ -34,7 +35,7 @@ POSITIONS = "position_ids"
 # Which tokens are images, or see what follows them; one entry a token of the prompt.
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 # Arguments of a forward that say how to run, not what is read.
-NO_INPUTS = ("logits_to_keep", "return_dict", "output_attentions", "output_hidden_states")
+NO_INPUTS = (LOGITS, "return_dict", "output_attentions", "output_hidden_states")
 # Rows of a model's output that belong to the batch, beside its logits.
 _, WEIGHTS = ROW_OUTPUTS = ("hidden_states", "attentions")
 # Features that Qwen3-VL and its like add again in early layers, and where.
@@ -43,8 +44,7 @@ DEEPSTACK, DEEPSTACK_PLACES = "deepstack_visual_embeds", "visual_pos_masks"
 # -- generate --------------------------------------------------------------------------------------------------------
 # `generate` reads the prompt in pieces; some releases give the images to none of them.
 CHUNK = "prefill_chunk_size"
-# Static caches make `generate` compile the forward pass by itself; this switches that off.
-CACHE_KIND, NO_COMPILE = "cache_implementation", "disable_compile"
+CACHE_KIND, NO_COMPILE = "cache_implementation", "disable_compile"  # static ones make `generate` compile by itself
 # Ways to generate with a paged cache, whose loop swallows what an attention function raises.
 CONTINUOUS_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from grounddecode import AvisC, Trace, ground
+from grounddecode.method import Method
 from grounddecode.methods.layers.memvr import MemVR
 from grounddecode.view import StepView
 from tests import zoo
 from tests.engines.hf.test_families import TOLERANCE, difference, generate
-from tests.oracle.memvr import Retracing
+from tests.oracle.case import Case
+from tests.oracle.memvr import CASES, Retracing
 
 STEPS = 3
 METHOD = MemVR(r=0.4, tau=0.99, layers=(0, 3))
@@ -59,6 +61,28 @@ def test_every_row_has_its_own_features_all_the_way(name: str) -> None:
         for features, own in zip(step.image_features, wanted, strict=True):
             torch.testing.assert_close(features[: len(own)], own.float())
             assert not features[len(own) :].any()
+
+
+@pytest.mark.parametrize("asked", ["output_hidden_states", "output_attentions"])
+@pytest.mark.parametrize("methods", [[MemVR(r=0.3, tau=0.0)], [MemVR(r=0.3, tau=0.0), AvisC(alpha=1.0)]], ids=len)
+def test_what_is_given_out_changes_no_answer(methods: list[Method], asked: str) -> None:
+    """Gemma 4 leaves out tokens of a prompt in its upper half, unless states of all of them are asked for."""
+    model, inputs = zoo.model("gemma4"), zoo.family("gemma4").batch()
+    with ground(model, methods):
+        logits, tokens = generate(model, inputs, max_new_tokens=3)
+        given_out, same = generate(model, inputs, max_new_tokens=3, **{asked: True})
+    assert difference(given_out, logits) <= TOLERANCE
+    assert torch.equal(same, tokens)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_layers_that_share_keys_decide_for_the_whole_prompt_too(case: Case) -> None:
+    model, family = zoo.model("gemma4"), zoo.family("gemma4")
+    with ground(model, case.methods):
+        logits, tokens = generate(model, family.batch(), max_new_tokens=STEPS)
+    expected, expected_tokens = case.expected(model, family, family.batch(), STEPS)
+    assert difference(logits, expected) <= TOLERANCE
+    assert torch.equal(tokens, expected_tokens)
 
 
 def test_a_second_stream_has_the_features_that_it_reads() -> None:

@@ -85,12 +85,24 @@ class HiddenStates(Part):
 
     def run(self, step: Step, kwargs: dict[str, Any], forward: Forward) -> Any:
         try:
-            output = forward(kwargs)
+            output = forward(self._of_every_token(kwargs, step))
         finally:
             self._given.clear()
         if self._lens is not None and step.completes_prompt and self.binding.step is step:  # not a second stream's
             self._lens.check(step.hidden[step.n_layers - 1], output.logits[:, -1])
         return output
+
+    def _of_every_token(self, kwargs: dict[str, Any], step: Step) -> dict[str, Any]:
+        """The same arguments, such that layers which share keys are given all tokens, as when their states are wanted.
+
+        They leave out those whose logits nobody reads (Gemma 4), where that is said by a number.
+        """
+        kept, layers = kwargs.get(transformers_names.LOGITS), self.binding.decoder.layers
+        if not self._sites or not isinstance(kept, int) or not 0 < kept < step.length:
+            return kwargs
+        if not any(transformers_names.shares_keys(layer.module) for layer in layers):
+            return kwargs
+        return kwargs | {transformers_names.LOGITS: torch.arange(-kept, 0, device=step.sequence.ids.device)}
 
     # -- where ---------------------------------------------------------------------------------------------------
     def _sites_of(self, layer: int, block: nn.Module) -> list[_Site]:
