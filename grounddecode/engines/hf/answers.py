@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from grounddecode.engines.choose import MODEL, adjusted, showing
+from grounddecode.engines.hf import transformers_names
 from grounddecode.engines.hf.generation import FLAGS
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def adjusted_answers(
         if look is not None and not step.shown:
             look(MODEL, logits[:, -1])
         return logits
-    if logits.shape[1] > 1 and not step.completes_prompt:
+    anew = transformers_names.given_cache(kwargs) is None  # without a cache the answer so far is read with its prompt
+    if logits.shape[1] > 1 and step.generated and not (step.completes_prompt and anew):
         step.refuse_several(methods[0].name)
     view, note = step.answer_view(logits.device), None
     if binding.trace is not None:

@@ -89,9 +89,10 @@ class Step:
         self.is_newest = self.length == 1 and self.phase is Phase.DECODE  # of an answer, one token a row
 
     def refuse_several(self, name: str) -> None:
-        """Raise ValueError: a method that takes an answer token by token was given several."""
+        """Raise ValueError: a method that takes an answer token by token is to say what follows several."""
+        count = min(self.length, self.generated + 1)  # the last one of a prompt and those behind it, or the latter
         raise ValueError(
-            f"{name} takes an answer token by token and was given {self.length} at once, switch assisted decoding off, "
+            f"{name} takes an answer token by token and was given {count} at once, switch assisted decoding off, "
             "and by hand begin every turn with the whole prompt"
         )
 

@@ -14,7 +14,7 @@ from grounddecode import ground
 from tests import zoo
 from tests.engines.hf.test_families import TOLERANCE, difference, generate
 from tests.engines.hf.test_generate import MAIN, STEPS, cases_on, every_case, oracle, some_cases
-from tests.oracle.cases import CASES, Case
+from tests.oracle.cases import CASES, EVERY_CASE, Case
 from tests.oracle.whole import Oracle
 
 
@@ -195,3 +195,22 @@ def test_assisted_decoding_equals_greedy(case: Case) -> None:
 def test_who_cannot_verify_drafts_refuses_them(case: Case) -> None:
     with ground(zoo.model("llava"), case.methods), pytest.raises(ValueError, match="assisted decoding off"):
         zoo.model("llava").generate(**_repeating(), do_sample=False, max_new_tokens=16, **LOOKUP)
+
+
+@pytest.mark.parametrize("case", [c for c in EVERY_CASE if c.refuses_drafts or c.rejection], ids=lambda c: c.name)
+def test_a_draft_that_is_read_with_the_prompt_is_refused_too(case: Case) -> None:
+    """One draft, of one token, and none later: the token before it must not be the plain model's."""
+    model = zoo.model("llava")
+    inputs = zoo.family("llava").batch([(1, 70, 82, 76, -1, 7, 5, 56, 43, 5, 26, 82)])
+    drafts: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, __, kwargs: drafts.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    options = {"do_sample": False, "max_new_tokens": 3, "prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}
+    try:
+        model.generate(**inputs, **options)
+    finally:
+        handle.remove()
+    assert drafts[0] == inputs["input_ids"].shape[1] + 1
+    with ground(model, case.methods), pytest.raises(ValueError, match="assisted decoding off"):
+        model.generate(**inputs, **options)

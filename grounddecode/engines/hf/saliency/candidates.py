@@ -54,7 +54,7 @@ class Rejection(Part):
             raise ValueError(f"{name} chooses tokens, and no gradient runs through a choice: leave labels out")
         if transformers_names.given_cache(kwargs) is None:
             raise ValueError(f"{name} needs the cache, leave use_cache on")
-        if step.phase is Phase.DECODE and step.length > 1:
+        if step.generated and step.length > 1:
             step.refuse_several(name)
         if step.phase is Phase.PROMPT and not step.completes_prompt:
             return forward(kwargs)
