@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.models.ministral3.modeling_ministral3 import Ministral3Attention
 
 from grounddecode import SGRS, HeadModulation, LocoRE, ground
 from grounddecode.engines.hf.saliency import form
@@ -269,6 +270,16 @@ def test_what_no_name_tells_the_first_comparison_does(factor: float) -> None:
     found = steps(model)
     assert not any(alone(found))
     assert close(found, by_autograd(model))
+
+
+def test_queries_that_are_scaled_far_on_alone_are_left_to_autograd() -> None:
+    """Ministral 3's: the step that is compared is of the form, a later one is not."""
+    model, near = zoo.fresh("mistral3"), zoo.family("mistral3").batch()["input_ids"].shape[1] + 3
+    for block in zoo.at(model, zoo.family("mistral3").stack).layers:
+        block.self_attn.__class__ = Ministral3Attention
+    rope = {"llama_4_scaling_beta": 1.0, "original_max_position_embeddings": near}
+    block.self_attn.config.rope_parameters |= rope
+    assert close(steps(model, "mistral3"), by_autograd(model, "mistral3"))
 
 
 def test_what_was_found_to_differ_is_not_tried_again() -> None:

@@ -2,7 +2,7 @@
 
 Llama, Mistral, Qwen2 and what is made of them. A block with anything more (norms of queries or behind the parts,
 adapters, quantised or offloaded layers, somebody's hooks, a forward of its own) has another form. What no name tells,
-such as factors on the way, a first comparison with autograd does: `written.WrittenOut`.
+such as factors on the way, a first comparison with autograd does (`written.WrittenOut`), unless it begins later.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ROTATION = "position_embeddings"  # argument of a block: cosines and sines (rows
 INPUT = "hidden_states"  # its first argument
 _BLOCK = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_FAR = "llama_4_scaling_beta"  # of `rope_parameters`: queries are multiplied, far into a sequence (Ministral 3)
 _ROTARY = "rotary_emb"  # that attention may own, and be given the result of another
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj", "act_fn")
 _SILU = ("SiLUActivation", "SiLU")
@@ -79,8 +80,14 @@ def _has_form(block: nn.Module) -> bool:
         and _is_norm(found["input_layernorm"])
         and _is_norm(found["post_attention_layernorm"])
         and all(_is_bare(module) for module in (block, found["self_attn"], found["mlp"]))
+        and not _changes_far_on(found["self_attn"])
         and _is_plain([block, *block.modules()])
     )
+
+
+def _changes_far_on(attention: Any) -> bool:
+    rope: Any = getattr(getattr(attention, "config", None), "rope_parameters", None)
+    return bool(rope) and rope.get(_FAR) is not None
 
 
 def _parts(block: Any) -> Parts:
