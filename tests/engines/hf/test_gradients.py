@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.oracle.locore import LocoREEdit
 from tests.oracle.sgrs import Rejection
 from tests.oracle.var import VAREdit
 from tests.oracle.whole import Context, Edit, Oracle
+from tests.zoo.models import redraw
 
 STEPS = 8
 FAMILIES = ["llava", "qwen2_5_vl", "internvl", "gemma3"]
@@ -118,6 +120,22 @@ def test_settings_equal_the_oracle(method: SGRS, rejection: Rejection) -> None:
     assert torch.allclose(saliency, taken(rejection), rtol=1e-4, atol=0, equal_nan=True)
     plain = model.generate(**inputs, max_new_tokens=STEPS, do_sample=False)[:, -STEPS:]
     assert not torch.equal(tokens, plain)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_prompt_of_as_many_tokens_as_a_head_has_numbers(attention: str) -> None:
+    family, plain, inputs = zoo.family("llava"), zoo.model("llava"), zoo.family("llava").batch()
+    config = copy.deepcopy(plain.config)
+    config.text_config.head_dim = inputs["input_ids"].shape[1]
+    model = type(plain)(config).eval()
+    redraw(model)
+    model.generation_config = plain.generation_config
+    model.set_attn_implementation(attention)
+    rejection = Rejection((0, 2), alpha=0.95)
+    _, expected_tokens = rejection.greedy(model, family, inputs, 2)
+    _, tokens, saliency = generate(model, inputs, SGRS(alpha=0.95, layers=(0, 2)), max_new_tokens=2)
+    assert torch.equal(tokens, expected_tokens)
+    assert torch.allclose(saliency, taken(rejection), rtol=1e-4, atol=0, equal_nan=True)
 
 
 def test_target_layers_above_the_recurrent_ones() -> None:

@@ -104,7 +104,7 @@ class PromptReplay:
 
 
 def _last_row(value: Any, length: int) -> Any:
-    """An input of a layer for the last position alone; masks stay, the recorded one is used."""
+    """An input of a layer for the last position alone; of masks any part will do, the recorded one is used."""
     if isinstance(value, (tuple, list)):
         return type(value)(_last_row(entry, length) for entry in value)
     if not isinstance(value, Tensor) or value.dtype == torch.bool or value.dim() == 0:
@@ -112,6 +112,6 @@ def _last_row(value: Any, length: int) -> Any:
     real = value.is_floating_point() or value.is_complex()
     if not real and value.shape[-1] == length:  # position numbers
         return value[..., -1:]
-    if real and value.dim() > 2 and value.shape[-2] == length != value.shape[-1]:  # rotations, inputs of the layer
+    if real and value.dim() > 2 and value.shape[-2] == length:  # rotations, inputs of the layer
         return value[..., -1:, :]
     return value
