@@ -24,6 +24,7 @@ _FORM = {
     "self_attn": {"qkv_proj", "rotary_emb", "attn", "o_proj"},
     "mlp": {"gate_up_proj", "act_fn", "down_proj"},
 }
+_FAR = "do_llama_4_scaling"  # of attention: queries are multiplied, far into a sequence, as no first step tells
 _PRODUCTS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 
 
@@ -161,6 +162,7 @@ def fits(blocks: Sequence[nn.Module], norm: nn.Module) -> bool:
             is_norm(block.input_layernorm)
             and is_norm(block.post_attention_layernorm)
             and type(block.mlp.act_fn) is SiluAndMul
+            and not getattr(block.self_attn, _FAR, False)
             and issubclass(turn, RotaryEmbedding)
             and all(getattr(turn, f) is getattr(RotaryEmbedding, f) for f in ("forward_native", "forward_cpu"))
             and all(isinstance(block.get_submodule(part), LinearBase) for part in _PRODUCTS)

@@ -15,13 +15,29 @@ VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 
 def llava(folder: Path) -> Path:
     """4 layers, 4 query and 1 key-value heads, the lab's vocabulary and pictures."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import LlamaConfig
+
+    return _llava(folder, LlamaConfig(**_text(), num_key_value_heads=1))
+
+
+def ministral(folder: Path) -> Path:
+    """The same of Ministral 3, whose queries are scaled from a place on that answers reach in their first tokens."""
+    from transformers import Ministral3Config
+
+    near = {"original_max_position_embeddings": 81}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "llama_4_scaling_beta": 2.0} | near
+    text = Ministral3Config(**_text(), num_key_value_heads=1, head_dim=32, rope_parameters=rope)
+    text.architectures, text.llama_4_scaling = ["Ministral3ForCausalLM"], {"beta": 2.0} | near  # as vLLM asks for it
+    return _llava(folder, text)
+
+
+def _llava(folder: Path, text: Any) -> Path:
+    from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
     vision = CLIPVisionConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=96, patch_size=12,
         initializer_range=0.2, initializer_factor=10.0,
     )  # fmt: skip
-    text = LlamaConfig(**_text(), num_key_value_heads=1)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=4, image_seq_length=64)
     torch.manual_seed(0)
     save(LlavaForConditionalGeneration(config), folder)

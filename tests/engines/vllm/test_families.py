@@ -1,4 +1,4 @@
-"""Other models than the lab's: one key-value head for all, and Qwen2.5-VL with its positions of three dimensions."""
+"""Other models than the lab's: one key-value head for all, positions of three dimensions, queries that are scaled."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ SPECS = (
 )
 
 
-@pytest.mark.parametrize("build", [checkpoints.llava, checkpoints.qwen])
-def test_every_method_as_engine_hf(build: Callable[[Path], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("build", "specs"),
+    [(checkpoints.llava, SPECS), (checkpoints.qwen, SPECS), (checkpoints.ministral, ("", "locore:beta=3", SGRS))],
+)
+def test_every_method_as_engine_hf(build: Callable[[Path], Path], specs: tuple[str, ...], tmp_path: Path) -> None:
     from grounddecode.engines.base import open_engine
 
     folder = build(tmp_path / "model")
     local: Any = open_engine("hf", str(folder), device="cpu", dtype="float32")
-    asked = questions(SPECS, 2)
+    asked = questions(specs, 2)
     expected = [by_hf(local, question, 24) for question in asked]
     llm = open_llm(str(folder), additional_config={"grounddecode": {"for": [f"var:{SINKS}", SGRS]}})
     answers = by_vllm(llm, local.processor, asked, 24, ignore_eos=True)
@@ -45,7 +48,7 @@ def test_every_method_as_engine_hf(build: Callable[[Path], Path], tmp_path: Path
     off = [(q.spec, f) for q, f in zip(asked, found, strict=True) if f > 2e-4]
     assert not off, off
     plain = [a for q, a in zip(asked, expected, strict=True) if not q.spec]
-    for spec in SPECS[1:]:
+    for spec in specs[1:]:
         mine = [a for q, a in zip(asked, expected, strict=True) if q.spec == spec]
         assert any(a.differs(b) > 1e-3 for a, b in zip(mine, plain, strict=True)), f"{spec} changes nothing"
 
