@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from grounddecode.engines.state import unmet
-from grounddecode.engines.vllm.frontend import beams
+from grounddecode.engines.vllm.frontend import beams, pictures
 from grounddecode.engines.vllm.frontend.confirm import CHAT, admitted, chat, confirming
 from grounddecode.engines.vllm.own_logits import keep_own_logits
 from grounddecode.engines.vllm.params import (
@@ -85,26 +85,19 @@ def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         if not hasattr(params, "extra_args"):  # pooling
             return original(self, request_id, prompt, params, *args, **kwargs)
+        pictures.complete(prompt)
         try:
             methods, asked = _wanted(self, params)
             request = original(self, request_id, prompt, params, *args, **kwargs)
             if request.sampling_params is not None:
                 _mark(self, request, methods, asked)
         except Exception:
-            _forget_images(self, prompt)
+            pictures.take_back(self, prompt)
             raise
+        pictures.arrived(prompt)
         return request
 
     return process_inputs
-
-
-def _forget_images(frontend: Any, prompt: Any) -> None:
-    """The frontend believes that the engine holds every image it has read; after a refusal it never got it."""
-    hashes = prompt.get("mm_hashes") if isinstance(prompt, dict) else None
-    cache = getattr(frontend.renderer, "mm_processor_cache", None)
-    if hashes and cache is not None and hasattr(cache, "invalidate"):
-        for one in (key for of_kind in hashes.values() for key in of_kind if key is not None):
-            cache.invalidate(one)
 
 
 def _wanted(frontend: Any, params: Any) -> tuple[tuple[Method, ...], bool]:
@@ -150,7 +143,7 @@ def _check_beams(frontend: Any, prompts: Sequence[Any], given: object) -> None:
             raise _refused(f"{names} cannot follow vLLM's beam search, leave it out (use_beam_search)")
     except Exception:
         for prompt in prompts:
-            _forget_images(frontend, prompt)
+            pictures.take_back(frontend, prompt)
         raise
 
 

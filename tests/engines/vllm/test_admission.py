@@ -61,3 +61,26 @@ def test_an_image_token_that_somebody_wrote_is_text(llm: Any, local: Any, monkey
     assert laid[0] == laid[1] != []
     with pytest.raises(VLLMValidationError, match="locore: no image token in the prompt"):
         by_vllm(llm, local.processor, [Question("locore:beta=3", (), "Is this an <image> of a cat?")], 2)
+
+
+def test_who_reads_the_picture_of_a_refused_request_beside_it_gets_an_answer(llm: Any, local: Any) -> None:
+    """Read together, only the first brings the picture along; refused, it would take it away from the second."""
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    question = Question("", (list(world.scenes("evaluation", 23))[22].image,))
+    prompt = chat_prompt(local.processor, question.prompt, 1)
+    given = [{"prompt": prompt, "multi_modal_data": {"image": list(question.images)}} for _ in range(3)]
+    refused, *others = llm._preprocess_cmpl(given)
+    assert [read["mm_kwargs"]["image"][0] is None for read in (refused, *others)] == [False, True, True]
+    engine, plain = llm.llm_engine, SamplingParams(temperature=0, max_tokens=8)
+    asked = SamplingParams(temperature=0, max_tokens=8, extra_args={"grounddecode": "var:tau=9"})
+    with pytest.raises(VLLMValidationError, match="looks for sinks as"):
+        engine.add_request("refused", refused, asked)
+    for name, read in zip("ab", others, strict=True):
+        engine.add_request(name, read, plain)
+    answers = {}
+    while engine.has_unfinished_requests():
+        answers |= {out.request_id: list(out.outputs[0].token_ids) for out in engine.step() if out.finished}
+    expected = by_hf(local, question, 8).tokens
+    assert answers == {"a": expected, "b": expected}
