@@ -31,7 +31,7 @@ from grounddecode.engines.vllm.params import (
     written,
 )
 from grounddecode.engines.vllm.stream.limit import holding_back
-from grounddecode.engines.vllm.tally import PLACE, Collected, agree_on_a_place, mark
+from grounddecode.engines.vllm.tally import PLACE, Collected, agree_on_a_place, mark, telling_too
 from grounddecode.engines.vllm.worker import worker_of
 from grounddecode.images.layout import image_token_id
 from grounddecode.method import Method, Needs
@@ -54,7 +54,10 @@ def register() -> None:
     wrap(BaseModelLoader, "load_model", _loading, ("self", "vllm_config", "model_config"))
     answering = chat()
     if answering is not None:
+        from prometheus_client.multiprocess import MultiProcessCollector
+
         wrap(answering, "chat_completion_full_generator", confirming, CHAT)
+        wrap(MultiProcessCollector, "collect", telling_too, ("self",))
     beams.watch(wrap, _check_beams)
 
 

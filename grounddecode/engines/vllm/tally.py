@@ -10,7 +10,7 @@ import atexit
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,3 +146,13 @@ class Collected:
                 tokens.add_metric([method], all_)
                 changed.add_metric([method], moved)
         yield from (tokens, changed)
+
+
+def telling_too(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`MultiProcessCollector.collect`, all that `/metrics` asks where several processes serve: it knows no others."""
+
+    def collect(self: Any) -> Iterator[Any]:
+        yield from original(self)
+        yield from Collected(os.environ[PLACE]).collect()
+
+    return collect

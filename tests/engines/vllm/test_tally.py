@@ -80,6 +80,34 @@ def test_the_files_go_with_the_process_that_named_them(tmp_path: Path) -> None:
     assert not list((tmp_path / "files").iterdir())
 
 
+SERVES = """
+import os
+import vllm.entrypoints.openai.api_server
+from vllm.v1.metrics.prometheus import get_prometheus_registry
+from grounddecode.engines.vllm.plugin import register
+from grounddecode.engines.vllm.tally import PLACE, Tally
+from prometheus_client import Counter, generate_latest
+registry = get_prometheus_registry()
+register()
+Counter("of_this_process", "Beside it.").inc(7)
+Tally(os.environ[PLACE]).tokens(["avc"], 5)
+print(generate_latest(registry).decode())
+"""
+
+
+@pytest.mark.vllm
+def test_metrics_of_several_serving_processes_tell_it_too(tmp_path: Path) -> None:
+    """vLLM asks the processes' own counters then, by a registry that no collector can be added to."""
+    given = {key: value for key, value in os.environ.items() if key != PLACE}
+    given |= {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", SERVES]
+    page = subprocess.run(command, env=given, capture_output=True, text=True, timeout=300, check=True).stdout
+    told = [line for line in page.splitlines() if line.startswith(("of_this", "grounddecode_"))]
+    assert 'grounddecode_tokens_total{method="avc"} 5.0' in told
+    assert 'grounddecode_tokens_changed_total{method="avc"} 0.0' in told
+    assert "of_this_process_total 7.0" in told
+
+
 def test_answers_name_their_methods_unless_one_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PLACE, str(tmp_path / "counts"))
     wanted = {"one": (AvisC(alpha=1.0),), "two": (AvisC(alpha=2.0),), "beside": (AvisC(alpha=1.0),), "plain": ()}
