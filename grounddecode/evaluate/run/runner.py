@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,7 +80,7 @@ def bench(
         known = _answered(task, folder.records({sample.sample_id for sample in task.samples}))
         if stored is None or _missing(task, known):
             keeping = _keeping(task, folder, known, progress)
-            with alone(recipe, opened) if cluster is None else crew(recipe, cluster, _images(task)) as engines:
+            with _engines(task, opened, cluster) as engines:
                 stored = _generate(task, stored, keeping, engines)
         return finish(folder, scoring, recipe.root)
 
@@ -91,6 +92,13 @@ def run(
     comes back."""
     given = {name: changes.pop(name, None) for name in ("opened", "cluster")}
     return bench(replace(read(recipe), **changes), out, progress=progress, **given)
+
+
+def _engines(
+    task: Task, opened: Engine | None, cluster: Cluster | None
+) -> AbstractContextManager[Alone] | AbstractContextManager[Crew]:
+    """Of the whole run, which may have methods that this command does not name and still has to ask."""
+    return alone(task.recipe, opened) if cluster is None else crew(task.recipe, cluster, _images(task))
 
 
 def _engine_name(engine: str, opened: Engine | None) -> str:

@@ -203,6 +203,16 @@ def test_other_settings_are_refused(nodes: Any, pictures: Path, alone: Path, tmp
         spread(nodes, pictures, tmp_path, engines.half, limit=3, methods=["greedy"])
 
 
+def test_a_run_grows_by_rows_that_the_command_does_not_name(
+    nodes: Any, pictures: Path, alone: Path, tmp_path: Path
+) -> None:
+    """A further benchmark is answered by the methods that are there, too: every process has to know them."""
+    spread(nodes, pictures, tmp_path, engines.fake, methods=["greedy", "locore"], benchmarks=["pope"])
+    grown = spread(nodes, pictures, tmp_path, engines.fake, methods=["sample"], benchmarks=["chair"])
+    assert grown["run"]["n_failed"] == 0
+    assert answers(tmp_path) == answers(alone)
+
+
 def test_engines_that_are_unlike_are_refused(
     nodes: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
