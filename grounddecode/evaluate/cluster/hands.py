@@ -150,4 +150,5 @@ _COLOURS = re.compile("\x1b\\[[0-9;]*m")
 def _told(error: Exception) -> str:
     """One sentence of what Ray says of a loss: the first, or the last where that is an exception's own."""
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()] or [""]
-    return f"{type(error).__name__}: {lines[-1] if 'Traceback' in str(error) else lines[0]}"[:300]
+    raised = any(line.startswith('File "') for line in lines)
+    return f"{type(error).__name__}: {lines[-1] if raised else lines[0]}"[:300]

@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,3 +124,15 @@ def test_a_cluster_of_our_own_listens_on_loopback_alone(tmp_path: Path) -> None:
     assert set(ast.literal_eval(found)) <= LOOPBACK
     assert refused.startswith("no cluster could be joined at '127.0.0.1:1' (")
     assert not (tmp_path / ".ray").exists()  # no token is left in the home folder
+
+
+def test_what_an_actor_raised_is_told_by_its_own_sentence() -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    from grounddecode.evaluate.cluster.hands import _told
+
+    try:
+        {}["greedy"]
+    except KeyError as error:
+        raised = exceptions.RayTaskError("ask", traceback.format_exc(), error)
+    assert _told(raised) == "RayTaskError: KeyError: 'greedy'"
+    assert _told(exceptions.ActorDiedError()).startswith("ActorDiedError: The actor died")
