@@ -76,7 +76,7 @@ def score_chair(
 
     Raises:
         ValueError: not exactly one ground truth, unreadable files, no captions or only empty ones, none of an image
-            that the ground truth has, or what `chair.score` refuses.
+            that the ground truth has, `per_caption_out` among what is read, or what `chair.score` refuses.
         RuntimeError: a `wordnet` flavour without its data.
     """
     chosen = flavour or chair.default_flavour()
@@ -86,6 +86,8 @@ def score_chair(
         raise ValueError(
             f"{len(given)} sources of the ground truth are given: give one of JSON file, COCO folder, pickle."
         )
+    if per_caption_out is not None:
+        _refuse_written_over(per_caption_out, (captions_path, given[0]))
     captions = read_captions(captions_path, image_key, caption_key)
     notes: list[str] = []
     if ground_truth_path is not None:
@@ -167,6 +169,16 @@ def read_captions(path: File, image_key: str | None = None, caption_key: str | N
         if not any(text.strip() for text in texts):
             raise ValueError(f"{path} holds no captions but empty ones: there is nothing to score.")
     return found
+
+
+def _refuse_written_over(out: File, sources: Sequence[File]) -> None:
+    """Refuse to write to a file that is read, or that a folder of annotations holds."""
+    out = Path(out)
+    held = [
+        path for source in sources for kind in ("instances", "captions") for path in _annotation_files(source, kind)
+    ]
+    if out.exists() and any(path.exists() and path.samefile(out) for path in (*map(Path, sources), *held)):
+        raise ValueError(f"{out} is read for these numbers: give another file to write to.")
 
 
 def _names_images(path: File) -> bool:

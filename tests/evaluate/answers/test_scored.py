@@ -324,3 +324,15 @@ def test_lines_that_are_not_in_pairs_are_refused(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(ValueError, match="the files hold no answers"):
         scored.score_mme(tmp_path, ["count"])
+
+
+@pytest.mark.parametrize("written", ["captions.jsonl", "./captions.jsonl", "truth.json", "instances_val2014.json"])
+def test_what_is_scored_is_not_written_over(sources: dict[str, Path], tmp_path: Path, written: str) -> None:
+    captions = lines(tmp_path / "captions.jsonl", [{"image_id": 42, "caption": CAPTIONS[0]}])
+    name = "coco_dir" if written.startswith("instances") else "ground_truth_path"
+    before = (tmp_path / written).read_bytes()
+    with pytest.raises(ValueError, match="is read for these numbers: give another file to write to"):
+        scored.score_chair(
+            captions, **{name: sources[name]}, flavour="pattern", per_caption_out=f"{tmp_path}/{written}"
+        )
+    assert (tmp_path / written).read_bytes() == before
