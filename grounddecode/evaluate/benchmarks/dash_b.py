@@ -61,11 +61,8 @@ class Dash(Pope):
 
     def score(self, records: Sequence[Record], scoring: Scoring) -> tuple[dict[str, Any], list[Row]]:
         found, rows = super().score(records, scoring)
-        tnr = found["tn"] / (found["tn"] + found["fp"]) if found["tn"] + found["fp"] else None
-        tpr = found["recall"]
-        mean = 2 * (tpr * tnr) / (tpr + tnr) if tpr is not None and tnr is not None and tpr + tnr else None
-        shown = ("accuracy", "yes_ratio", "n", "tp", "fp", "tn", "fn", "rule", "warnings")
-        return {**{key: found[key] for key in shown}, "tnr": tnr, "tpr": tpr, "harmonic_mean": mean}, rows
+        counts = ("n", "tp", "fp", "tn", "fn", "rule", "warnings")
+        return {key: found[key] for key in (*self.directions, *counts)}, rows
 
     def ratios(self, sums: Mapping[str, Floats]) -> dict[str, Floats]:
         tnr, tpr = divide(sums["tn"], sums["tn"] + sums["fp"]), divide(sums["tp"], sums["tp"] + sums["fn"])

@@ -74,7 +74,7 @@ def score(
     Returns:
         `tp fp tn fn accuracy precision recall f1 yes_ratio n rule`, beside them `balanced_accuracy`, `label_yes_ratio`,
         `other` (pairs the rule counts in none of the four) and `warnings`; with the rule repope
-        `unanswered`. Fractions, not rounded; an undefined one is None.
+        `unanswered`, with dash-b `tnr tpr harmonic_mean`. Fractions, not rounded; an undefined one is None.
 
     Raises:
         ValueError: unknown rule, different lengths, no label, ids that disagree and give no order.
@@ -150,8 +150,17 @@ def _summary(
         "label_yes_ratio": (tp + fn) / counts.n if counts.n else None,
         "other": counts.other,
         **({"unanswered": counts.unanswered} if rule == "repope" else {}),
+        **(_of_dash(counts) if rule == "dash-b" else {}),
         "warnings": warnings + undefined,
     }
+
+
+def _of_dash(counts: Counts) -> dict[str, float | None]:
+    """What DASH-B's program prints beside the accuracy, in its order of operations."""
+    no, yes = counts.tn + counts.fp, counts.tp + counts.fn
+    tnr, tpr = counts.tn / no if no else None, counts.tp / yes if yes else None
+    mean = 2 * (tpr * tnr) / (tpr + tnr) if tpr is not None and tnr is not None and tpr + tnr else None
+    return {"tnr": tnr, "tpr": tpr, "harmonic_mean": mean}
 
 
 def _by_category(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:

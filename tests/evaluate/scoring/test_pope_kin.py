@@ -114,3 +114,11 @@ def test_dash_gives_what_its_authors_committed_and_not_what_they_published() -> 
     committed = [round(100 * found[key], 1) for key in ("accuracy", "tnr", "tpr")]
     assert committed == [56.4, 26.4, 86.4]
     assert committed != [62.0, 26.4, 97.7]  # their leaderboard
+
+
+def test_dash_has_its_own_numbers_for_answers_from_elsewhere() -> None:
+    found = pope.score(asked("yes", "no", "no", "no"), ["yes", "maybe", "no", "No."], "dash-b")
+    assert (found["tnr"], found["tpr"], found["harmonic_mean"]) == (2 / 3, 1.0, 2 * (2 / 3) / (1 + 2 / 3))
+    one_label = pope.score(asked("yes"), ["yes"], "dash-b")
+    assert (one_label["tnr"], one_label["tpr"], one_label["harmonic_mean"]) == (None, 1.0, None)
+    assert "tnr" not in pope.score(asked("yes", "no"), ["yes", "no"], "repope")
