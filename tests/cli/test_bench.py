@@ -320,3 +320,12 @@ def test_foreign_files_are_left_alone(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert err.count("\n") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
     assert (tmp_path / "samples.jsonl").read_text() == "my data"
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "run.json", "metrics.json"])
+def test_keep_does_not_write_over_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    run = tmp_path / "run"
+    command = ["bench", *SMALL, "--methods", "greedy", "--out", str(run), "--json", "--keep", str(run / name)]
+    assert main(command) == 2
+    assert f"{run / name} is a file of the run folder: give another --keep" in capsys.readouterr().err
+    assert not run.exists()

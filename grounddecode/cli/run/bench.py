@@ -128,6 +128,7 @@ def bench(
     options = engine_options(device, dtype, calibration, others, trust=trust, max_pixels=max_pixels)
     said = {name: context.params[name] for name in _fields(Recipe) - {"engine_options"}}
     asked, cluster = Recipe(**said, engine_options=options), _cluster(ray, ray_actors, gpus_per_actor)
+    _refuse_kept_there(keep, out)
     with results_only(), resumable(out), Meter.shown("bench") as meter:
         metrics = answer(asked, out, progress=meter.answers, cluster=cluster)
     if keep is not None:
@@ -180,6 +181,14 @@ def compare(
     else:
         shown = comparison.text(width()) if form is Form.text else getattr(comparison, form)()
         write_line(shown.rstrip("\n"))
+
+
+def _refuse_kept_there(keep: Path | None, out: Path) -> None:
+    """Raises ValueError where the metrics would be written over what the run folder holds."""
+    from grounddecode.evaluate.folder.store import METRICS, RUN, SAMPLES
+
+    if keep is not None and keep.resolve() in [(out / name).resolve() for name in (RUN, SAMPLES, METRICS)]:
+        raise ValueError(f"{keep} is a file of the run folder: give another --keep")
 
 
 def _keep(metrics: dict[str, Any], file: Path) -> None:
