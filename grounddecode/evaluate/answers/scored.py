@@ -86,8 +86,6 @@ def score_chair(
         raise ValueError(
             f"{len(given)} sources of the ground truth are given: give one of JSON file, COCO folder, pickle."
         )
-    if per_caption_out is not None:
-        _refuse_written_over(per_caption_out, (captions_path, given[0]))
     captions = read_captions(captions_path, image_key, caption_key)
     notes: list[str] = []
     if ground_truth_path is not None:
@@ -109,7 +107,7 @@ def score_chair(
     result.summary["ground_truth"] = str(given[0])
     result.summary["warnings"] += notes + _odd_captions(captions) + _unknown_objects(truth)
     if per_caption_out is not None:
-        json_lines.write(per_caption_out, result.captions)
+        _write_beside(per_caption_out, result.captions, (captions_path, given[0]))
     return result.summary
 
 
@@ -171,14 +169,15 @@ def read_captions(path: File, image_key: str | None = None, caption_key: str | N
     return found
 
 
-def _refuse_written_over(out: File, sources: Sequence[File]) -> None:
-    """Refuse to write to a file that is read, or that a folder of annotations holds."""
+def _write_beside(out: File, rows: Sequence[Mapping[str, Any]], sources: Sequence[File]) -> None:
+    """Write one JSON line a caption, but to no file that was read, or that a folder of annotations holds."""
     out = Path(out)
     held = [
         path for source in sources for kind in ("instances", "captions") for path in _annotation_files(source, kind)
     ]
     if out.exists() and any(path.exists() and path.samefile(out) for path in (*map(Path, sources), *held)):
         raise ValueError(f"{out} is read for these numbers: give another file to write to.")
+    json_lines.write(out, rows)
 
 
 def _names_images(path: File) -> bool:
