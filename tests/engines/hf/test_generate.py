@@ -173,6 +173,16 @@ def test_eager_returns_the_edited_attention() -> None:
         assert torch.allclose(weights * seen, context.weights[layer] * seen, atol=1e-6)
 
 
+@every_case
+def test_sdpa_returns_no_attention_with_a_method_either(case: Case) -> None:
+    """Weights of edited layers alone would stand at the places of others."""
+    model, inputs = zoo.model("llava"), zoo.family("llava").batch()
+    options = {"output_attentions": True, "return_dict_in_generate": True, "do_sample": False, "max_new_tokens": 3}
+    plain = model.generate(**inputs, **options).attentions
+    with ground(model, case.methods):
+        assert model.generate(**inputs, **options).attentions == plain
+
+
 @some_cases
 def test_forward_without_generate(case: Case) -> None:
     """A forward pass over a prompt is the first step of a generation."""

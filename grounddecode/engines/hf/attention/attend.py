@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from grounddecode.engines.plan import LayerPlan
 
 _MASKED = ("sdpa", "eager")  # kernels that any mask of queries and keys can be given
+_WEIGHTLESS = ("sdpa", "flash")  # beginnings of the names of those that give no weights, whoever asks for them
 _ROUND = 8  # entries of a mask
 _BLOCK_BYTES = 8 * 2**20  # rows are recomputed in blocks whose float32 scores stay below this
 
@@ -126,7 +127,8 @@ def _rows(call: Call, plan: LayerPlan, step: Step, start: int) -> Output:
     batch, heads, _, _ = call.query.shape
     keys = call.key.shape[2]
     block = max(1, _BLOCK_BYTES // (4 * batch * heads * keys))
-    outputs, weights, wanted = [], [], bool(call.options.get(WANTS_WEIGHTS))
+    outputs, weights = [], []
+    wanted = bool(call.options.get(WANTS_WEIGHTS)) and not step.kernel.startswith(_WEIGHTLESS)
     for begin in range(start, step.length, block):
         stop = min(begin + block, step.length)
         part = weights_of(call, plan, step, begin, stop)
