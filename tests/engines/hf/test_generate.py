@@ -59,6 +59,16 @@ def test_static_cache_equals_growing_cache(name: str, case: Case) -> None:
     assert torch.equal(static_tokens, tokens)
 
 
+@pytest.mark.parametrize("name", ["m3id", "nolan", "pai"])
+def test_a_picture_that_a_static_cache_keeps_in_sight_is_refused_with_the_cure(name: str) -> None:
+    """Layers that are recurrent are given no mask beside it, and would see what is to be hidden."""
+    model, inputs = zoo.model("qwen3_5"), zoo.family("qwen3_5").batch()
+    with ground(model, BY_NAME[name].methods):
+        assert generate(model, inputs, max_new_tokens=2)
+        with pytest.raises(ValueError, match="leave a static cache out"):
+            generate(model, inputs, max_new_tokens=2, cache_implementation="static")
+
+
 @cases_on(*(name for name in zoo.FAMILIES if not zoo.family(name).runner))  # a model around one hands no use_cache on
 def test_without_a_cache(name: str, case: Case) -> None:
     if (reason := zoo.broken(name)) is not None:

@@ -85,7 +85,8 @@ def hidden_from(mask: Any, replaced: Tensor, total: int, method: str) -> Any:
         return {kind: hidden_from(entry, replaced, total, method) for kind, entry in mask.items()}
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
         raise ValueError(
-            f"{method}: image tokens cannot be hidden in this attention mask, load with attn_implementation='sdpa'"
+            f"{method}: image tokens cannot be hidden in this attention mask, load with "
+            "attn_implementation='sdpa', and leave a static cache out"
         )
     keys = mask.shape[-1]
     positions = torch.arange(keys, device=mask.device) + (max(0, total - keys) if mask.dim() == 4 else 0)
