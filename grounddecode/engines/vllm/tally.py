@@ -1,7 +1,8 @@
 """How many tokens each method had a hand in, and how many it changed: counted in the worker, told under `/metrics`.
 
-The two are processes of their own. What a worker has counted lies in a small file that its frontend reads when it is
-asked; the file's name is in the environment that both have from the process that started them.
+The two are processes of their own. What a worker has counted lies in a small file, which nobody else writes to, and
+which its frontend reads when it is asked; how the files' names begin is in the environment that all have from the
+process that started them.
 """
 
 from __future__ import annotations
@@ -28,15 +29,14 @@ _PATIENCE = 32  # steps until the device is asked what has changed
 
 
 def agree_on_a_place() -> None:
-    """Name the file, in the first process that comes here; it is made when there is something to count.
+    """Name the files, in the first process that comes here; each is made when there is something to count.
 
     That process outlives those that it starts, so it takes the files away.
     """
     if PLACE in os.environ:
         return
     place = os.environ[PLACE] = str(Path(tempfile.gettempdir()) / f"grounddecode-{secrets.token_hex(8)}")
-    for file in (Path(place), _failure(place)):
-        atexit.register(file.unlink, missing_ok=True)
+    atexit.register(_take_away, place)
 
 
 def mark() -> str:
@@ -62,19 +62,29 @@ def _failure(place: str) -> Path:
     return Path(f"{place}-failed")
 
 
+def _counted(place: str) -> list[Path]:
+    """The files of all workers that have counted something."""
+    return list(Path(place).parent.glob(f"{Path(place).name}-by-*"))
+
+
+def _take_away(place: str) -> None:
+    for file in (*_counted(place), _failure(place)):
+        file.unlink(missing_ok=True)
+
+
 class Tally:
     """The counts of one worker.
 
     Args:
-        place: the file; None: nobody is told, as of all ranks but the first.
+        place: how the files are called, to which it adds its process; None: nobody is told, as of all ranks but the
+            first of an engine.
     """
 
     def __init__(self, place: str | None) -> None:
         counts: Any = np.zeros(_MOST, _COUNTS)
-        if place is not None and Path(place).is_file():  # another engine of this process counts there already
-            counts = np.memmap(place, _COUNTS, "r+", shape=(_MOST,))
-        elif place is not None:
-            counts = np.memmap(place, _COUNTS, "w+", shape=(_MOST,))
+        if place is not None:
+            mine = Path(f"{place}-by-{os.getpid()}")  # where another engine of this process may count already
+            counts = np.memmap(mine, _COUNTS, "r+" if mine.is_file() else "w+", shape=(_MOST,))
         self._counts = np.asarray(counts)  # the same memory, without what a memmap does at each look
         self._tokens, self._moved = self._counts["tokens"], self._counts["changed"]
         self._rows: dict[str, int] = {}  # where each method is counted
@@ -129,7 +139,7 @@ def _entries(counts: Any) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 class Collected:
-    """What `/metrics` tells of the file: a collector of prometheus_client."""
+    """What `/metrics` tells of the files: a collector of prometheus_client."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -141,10 +151,14 @@ class Collected:
         changed = CounterMetricFamily(
             "grounddecode_tokens_changed", "Those whose most probable token a method has changed.", labels=["method"]
         )
-        if Path(self.place).is_file():
-            for method, (all_, moved) in _entries(np.memmap(self.place, _COUNTS, "r", shape=(_MOST,))):
-                tokens.add_metric([method], all_)
-                changed.add_metric([method], moved)
+        sums: dict[str, tuple[int, int]] = {}
+        for file in _counted(self.place):
+            for method, (all_, moved) in _entries(np.memmap(file, _COUNTS, "r", shape=(_MOST,))):
+                before = sums.get(method, (0, 0))
+                sums[method] = before[0] + all_, before[1] + moved
+        for method, (all_, moved) in sums.items():
+            tokens.add_metric([method], all_)
+            changed.add_metric([method], moved)
         yield from (tokens, changed)
 
 

@@ -55,6 +55,33 @@ def test_the_frontend_tells_what_lies_in_the_file(tmp_path: Path) -> None:
     assert registry.get_sample_value("grounddecode_tokens_changed_total", {"method": "avc"}) == 0
 
 
+COUNTS = """
+import os, sys
+from grounddecode.engines.vllm.tally import Tally
+tally = Tally(sys.argv[1])
+print(flush=True)
+sys.stdin.readline()
+for _ in range(500_000):
+    tally.tokens(["avc"], 1)
+"""
+
+
+def test_workers_beside_each_other_lose_no_count(tmp_path: Path) -> None:
+    """Of a server that is data parallel: one for each copy of the model, which all begin at once."""
+    registry = pytest.importorskip("prometheus_client").CollectorRegistry()
+    place = str(tmp_path / "counts")
+    registry.register(Collected(place))
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen([sys.executable, "-c", COUNTS, place], **pipes) for _ in range(2)]
+    for worker in workers:
+        worker.stdout.readline()
+    for worker in workers:
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert registry.get_sample_value("grounddecode_tokens_total", {"method": "avc"}) == 1_000_000
+
+
 CHILD = """
 import subprocess, sys
 from grounddecode.engines.vllm.tally import PLACE, Tally, agree_on_a_place, failed
@@ -76,7 +103,7 @@ def test_the_files_go_with_the_process_that_named_them(tmp_path: Path) -> None:
     given = {key: value for key, value in os.environ.items() if key != PLACE}
     given |= {"TMPDIR": str(tmp_path / "files"), "PYTHONPATH": root}
     done = subprocess.run([sys.executable, script], env=given, capture_output=True, text=True, timeout=300, check=True)
-    assert done.stdout.split() == ["2", "2"], "the child took none away"
+    assert done.stdout.split() == ["3", "3"], "the child took none away"
     assert not list((tmp_path / "files").iterdir())
 
 
