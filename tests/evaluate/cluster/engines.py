@@ -112,15 +112,19 @@ class Once(Fake):
         return super().generate(requests, decoding, methods)
 
 
-def once(name: str, model: str, /, **options: Any) -> Once:
-    """A process that comes up after that says so in `mark`, and stands when something is answered. `model`: the run."""
-    mark, answers = Path(f"{model}.dead"), Path(model) / "samples.jsonl"
-    if mark.exists():
-        (mark / str(os.getpid())).touch()
+def first_two(place: Path) -> set[int]:
+    """The processes that `met`."""
+    came = sorted(place.iterdir(), key=lambda mark: mark.stat().st_mtime_ns)
+    return {int(mark.name) for mark in came[:2]}
+
+
+def once(place: Path, name: str, model: str, /, **options: Any) -> Once:
+    """Of the two that meet one will die. A process behind them stands when something is answered. `model`: the run."""
     deadline = time.monotonic() + 60
-    while mark.exists() and not answers.exists() and time.monotonic() < deadline:
+    late = os.getpid() not in first_two(place)
+    while late and not (Path(model) / "samples.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return Once(mark)
+    return Once(Path(f"{model}.dead"))
 
 
 class Deadly(Fake):
