@@ -2,7 +2,8 @@
 
 Llama, Mistral, Qwen2 and what is made of them. A block with anything more (norms of queries or behind the parts,
 adapters, quantised or offloaded layers, somebody's hooks, a forward of its own) has another form. What no name tells,
-such as factors on the way, a first comparison with autograd does (`written.WrittenOut`), unless it begins later.
+such as factors on the way, a first comparison with autograd does: `written.WrittenOut`. It is made once, so what sets
+in later in a sequence has to be known by name (`_FAR`).
 """
 
 from __future__ import annotations
